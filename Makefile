@@ -1,0 +1,91 @@
+# Each target sets up what it needs and then runs; a second call sets nothing up again.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.PHONY: help train test check format bench gpu build clean test-parity test-jax test-real test-browser
+
+help:
+	@echo "make train          train a network on real digits (DATA=folder/ for your own pictures)"
+	@echo "make test           the tests"
+	@echo "make check          lint, format and the tests of the rooms you touched"
+	@echo "make format         let ruff mend what it can"
+	@echo "make build          wheel and sdist into dist/"
+	@echo "make bench          kvision beside its peers (ONLY=name for one row); writes benchmarks/RESULTS.md"
+	@echo "make gpu            numeric tests, mixed_float16 training and timings on your card"
+	@echo "make test-parity | test-jax | test-real | test-browser    the marked tests, each in its own environment"
+
+train: $(VENV)/.examples
+	$(BIN)/python examples/train_digits.py $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest --durations=15 $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/touched_tests.py --run $(BIN)/python
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+
+test-parity: .venv-parity/.parity
+	.venv-parity/bin/python -m pytest -m parity $(ARGS)
+
+test-jax: .venv-jax/.jax
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(ARGS) \
+		-m "not (parity or real or browser or gpu or tensorflow_only)"
+
+test-real: .venv-parity/.parity
+	.venv-parity/bin/python -m pytest -m real $(ARGS)
+
+test-browser: $(VENV)/.test
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+# Times kvision beside its peers; ONLY="resnet50 vitals" runs some rows.
+bench: $(VENV)/.test .venv-parity/.parity .venv-bench/.bench
+	$(BIN)/python benchmarks/run.py $(ONLY)
+
+# On a machine with a card: the numeric tests, mixed_float16 training and the benchmark's steps there, in one table.
+gpu: $(VENV)/.gpu $(VENV)/.test
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
+# One environment for daily work; the heavy ones stand apart.
+$(VENV)/.base: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.%: $(VENV)/.base
+	$(BIN)/pip install --quiet --editable ".[$*]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+.venv-jax/.jax: setup.cfg pyproject.toml
+	test -x .venv-jax/bin/python || $(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/pip install --quiet --editable ".[test,jax]"
+	touch $@
+
+.venv-parity/.parity: setup.cfg pyproject.toml
+	test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/pip install --quiet --editable ".[test,parity]"
+	touch $@
+
+.venv-bench/.bench: setup.cfg
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet "tensorflow>=2.20" "keras>=3.15.1" keras-hub
+	touch $@
+
+clean:
+	rm -rf .venv .venv-jax .venv-parity .venv-bench build dist *.egg-info

@@ -1,0 +1,28 @@
+"""Errors about names: what was got, and the nearest names that exist."""
+
+import difflib
+
+
+def unknown(kind, got, known):
+    """The ValueError for a name that does not exist; lists the three nearest (or all, when there are few).
+
+    Args:
+        kind: What the name names, as the user knows it: `"norm"`, `"ResNet variant"`.
+        got: The name the user gave.
+        known: The names that exist.
+
+    Returns:
+        A ValueError, to be raised by the caller.
+    """
+    known = [str(name) for name in known]
+    near = known if len(known) <= 6 else difflib.get_close_matches(str(got), known, n=3, cutoff=0.0)
+    listed = ", ".join(repr(name) for name in near)
+    label = "known" if len(known) <= 6 else "nearest"
+    return ValueError(f"Unknown {kind}: got {got!r}. The {label} names are: {listed}.")
+
+
+def choose(kind, table, name):
+    """`table[name]`, or the ValueError of `unknown`."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]

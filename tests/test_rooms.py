@@ -1,0 +1,71 @@
+"""The import law: who may import whom, read from the imports themselves."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent / "kvision"
+
+# Each room and the rooms it may import. Siblings on one floor do not import each other; naming errors are for all.
+FLOOR = {"ops", "naming"}
+PARTS = FLOOR | {"drawing"}
+MAY_IMPORT = {
+    "naming": set(),
+    "ops": {"naming"},
+    "drawing": {"naming"},
+    "losses": FLOOR,
+    "metrics": FLOOR,
+    "layers": FLOOR,
+    "optimizers": FLOOR,
+    "detector": PARTS | {"losses", "metrics", "layers", "optimizers"},
+    "weights": PARTS | {"losses", "metrics", "layers", "optimizers"},
+    "applications": PARTS | {"losses", "metrics", "layers", "optimizers", "detector", "weights"},
+    "data": {"naming", "drawing"},
+}
+TOP = PARTS | {"losses", "metrics", "layers", "optimizers", "detector", "weights", "applications"}
+MAY_IMPORT |= {"training": TOP, "visualize": TOP, "callbacks": TOP - {"applications"}}
+
+# TensorFlow and JAX by name only where the design puts them.
+BACKEND_FILES = ("_tensorflow.py", "_jax.py")
+
+
+def room_of(path):
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(path):
+    """Every module a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            if node.module == "kvision":
+                yield from (f"kvision.{alias.name}" for alias in node.names)
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    room = room_of(path)
+    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("kvision.")}
+    assert rooms - {room} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_backends_are_named_only_where_the_design_says(path):
+    named = {name.split(".")[0] for name in imports_of(path)} & {"tensorflow", "jax"}
+    assert not named or path.name.endswith(BACKEND_FILES) or room_of(path) == "data"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_assert_in_the_package(path):
+    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
+
+
+def test_nothing_imports_examples():
+    assert not [path for path in FILES for name in imports_of(path) if name.split(".")[0] == "examples"]
