@@ -1,0 +1,33 @@
+"""Pure functions on tensors, no state: `keras.ops`, with a kernel of the backend where it is faster."""
+
+from kvision.ops.anchors import FPN_SIZES as FPN_SIZES
+from kvision.ops.anchors import RETINANET_SIZES as RETINANET_SIZES
+from kvision.ops.anchors import anchors_xyxy as anchors_xyxy
+from kvision.ops.anchors import cell_anchors_xyxy as cell_anchors_xyxy
+from kvision.ops.boxes import absolute_to_relative as absolute_to_relative
+from kvision.ops.boxes import area_xyxy as area_xyxy
+from kvision.ops.boxes import clip_xyxy as clip_xyxy
+from kvision.ops.boxes import cxcywh_to_xyxy as cxcywh_to_xyxy
+from kvision.ops.boxes import decode_deltas as decode_deltas
+from kvision.ops.boxes import encode_deltas as encode_deltas
+from kvision.ops.boxes import giou_xyxy as giou_xyxy
+from kvision.ops.boxes import iou_xyxy as iou_xyxy
+from kvision.ops.boxes import relative_to_absolute as relative_to_absolute
+from kvision.ops.boxes import xywh_to_xyxy as xywh_to_xyxy
+from kvision.ops.boxes import xyxy_to_cxcywh as xyxy_to_cxcywh
+from kvision.ops.boxes import xyxy_to_xywh as xyxy_to_xywh
+from kvision.ops.deform import deform_conv2d as deform_conv2d
+from kvision.ops.hungarian import hungarian as hungarian
+from kvision.ops.matching import BACKGROUND as BACKGROUND
+from kvision.ops.matching import IGNORED as IGNORED
+from kvision.ops.matching import match as match
+from kvision.ops.nms import batched_nms as batched_nms
+from kvision.ops.nms import nms as nms
+from kvision.ops.normalization import batch_normalize as batch_normalize
+from kvision.ops.normalization import batch_normalize_train as batch_normalize_train
+from kvision.ops.normalization import group_normalize as group_normalize
+from kvision.ops.roi import assign_levels as assign_levels
+from kvision.ops.roi import multilevel_roi_align as multilevel_roi_align
+from kvision.ops.roi import roi_align as roi_align
+from kvision.ops.roi import roi_pool as roi_pool
+from kvision.ops.sampling import sample_balanced as sample_balanced

@@ -1,0 +1,49 @@
+"""JAX's side of `kvision.ops`; `_tensorflow.py` holds functions of the same names."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from kvision.ops._roi import align_by_gather
+
+
+def fuse(function):
+    """`function` as it is: a jitted step is fused as a whole."""
+    return function
+
+
+def channel_sums(x):
+    """Sums over axis 1 of `[batch, positions, channels]`."""
+    return jnp.sum(x, axis=1)
+
+
+def channel_moments(x):
+    """Means and biased variances over axis 1 of `[batch, positions, channels]`, right when |mean| >> deviation."""
+    shift = jax.lax.stop_gradient(jnp.mean(x, axis=1))
+    centred = x - shift[:, None]
+    rest = jnp.mean(centred, axis=1)  # what rounding kept out of the first mean
+    return shift + rest, jnp.maximum(jnp.mean(jnp.square(centred), axis=1) - jnp.square(rest), 0)
+
+
+def fused_batch_normalize(x, gamma, beta, epsilon):
+    """None: JAX has no such kernel, XLA fuses the formula."""
+
+
+def multiply_add(x, scale, offset):
+    """`x * scale + offset` by channel, computed in the dtype of `scale`, returned in that of `x`."""
+    return (x.astype(scale.dtype) * scale + offset).astype(x.dtype)
+
+
+def compiled(function):
+    """`function` of tensors compiled by XLA wherever it is called, once a shape; keyword arguments are constants."""
+    parameters = inspect.signature(function).parameters.values()
+    return jax.jit(function, static_argnames=[p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
+
+
+def fuse_and_recompute(function):
+    """`function` of tensors whose gradient computes it again instead of keeping what lies between."""
+    return jax.checkpoint(function)
+
+
+roi_align = align_by_gather

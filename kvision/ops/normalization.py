@@ -1,0 +1,167 @@
+"""Batch and group normalisation, channels last.
+
+Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2; Wu and He 2018, "Group Normalization", section 3.
+Statistics, gamma and beta are float32 under 16-bit inputs; the output has the input's dtype. Rounding errors grow with
+|mean| / deviation and not with its square, as those of E[x^2] - E[x]^2 do.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from kvision.ops._backend import kernels
+
+
+def batch_normalize_train(x, gamma, beta, epsilon):
+    """Normalise by the statistics of the batch.
+
+    Ioffe and Szegedy 2015, algorithm 1.
+
+    Args:
+        x: `[batch, ..., channels]`.
+        gamma, beta: `[channels]`.
+        epsilon: Added to the variance, > 0.
+
+    Returns:
+        The output, shaped as `x`, and the mean and biased variance `[channels]` of the batch. No gradient flows
+        through these two: they are what moving averages take up.
+
+    Example:
+        ```python
+        y, mean, variance = batch_normalize_train(x, gamma, beta, epsilon=1e-3)
+        ```
+    """
+    x, gamma, beta = _tensors(x, gamma, beta)
+    fused = kernels.fused_batch_normalize(x, gamma, beta, epsilon)
+    if fused is None:
+        x_wide = ops.cast(x, gamma.dtype)
+        mean, variance = kernels.channel_moments(ops.reshape(x_wide, (1, -1, x.shape[-1])))
+        mean, variance = mean[0], variance[0]
+        y = (x_wide - mean) * ops.rsqrt(variance + epsilon) * gamma + beta
+        fused = ops.cast(y, x.dtype), mean, variance
+    y, mean, variance = fused
+    return y, ops.stop_gradient(mean), ops.stop_gradient(variance)
+
+
+def batch_normalize(x, gamma, beta, mean, variance, epsilon):
+    """Normalise by given statistics, as one multiplication and one addition.
+
+    Ioffe and Szegedy 2015, algorithm 2, step 11. Gradients flow to every argument but `epsilon`.
+
+    Args:
+        x: `[batch, ..., channels]`.
+        gamma, beta: `[channels]`.
+        mean, variance: `[channels]`.
+        epsilon: Added to the variance, > 0.
+
+    Returns:
+        The output, shaped as `x`.
+
+    Example:
+        ```python
+        y = batch_normalize(x, gamma, beta, moving_mean, moving_variance, epsilon=1e-3)
+        ```
+    """
+    x, gamma, beta, mean, variance = _tensors(x, gamma, beta, mean, variance)
+    scale = gamma * ops.rsqrt(variance + epsilon)
+    return kernels.multiply_add(x, scale, beta - mean * scale)
+
+
+def group_normalize(x, gamma, beta, groups, epsilon):
+    """Normalise every group of channels of every sample by its own statistics; the gradient is written by hand.
+
+    Wu and He 2018, section 3.1.
+
+    Args:
+        x: `[batch, ..., channels]`.
+        gamma, beta: `[channels]`.
+        groups: How many groups of neighbouring channels; divides the channels.
+        epsilon: Added to the variance, > 0.
+
+    Returns:
+        The output, shaped as `x`.
+
+    Raises:
+        ValueError: When `groups` does not divide the channels.
+
+    Example:
+        ```python
+        y = group_normalize(x, gamma, beta, groups=32, epsilon=1e-5)
+        ```
+    """
+    x, gamma, beta = _tensors(x, gamma, beta)
+    channels = x.shape[-1]
+    check_groups(groups, channels)
+
+    @ops.custom_gradient
+    def normalize(x, gamma, beta):
+        x_wide = ops.cast(x, gamma.dtype)
+        channel_mean, channel_variance = kernels.channel_moments(x_wide)
+        mean = _group_mean(channel_mean, groups)
+        variance = _group_mean(channel_variance + ops.square(channel_mean - mean), groups)
+        inverse_deviation = ops.rsqrt(variance + epsilon)
+        scale = inverse_deviation * gamma
+        offset = beta - mean * scale
+
+        def gradient(upstream):
+            return _group_gradient(upstream, x, gamma, mean, inverse_deviation, groups)
+
+        return ops.cast(x_wide * scale[:, None] + offset[:, None], x.dtype), gradient
+
+    shape = ops.shape(x)
+    flat = ops.reshape(x, (shape[0], math.prod(shape[1:-1]), channels))
+    return ops.reshape(normalize(flat, gamma, beta), shape)
+
+
+def check_groups(groups, channels):
+    """Raise a ValueError unless `groups` divides `channels`."""
+    if groups < 1 or channels % groups:
+        divisors = [count for count in range(1, channels + 1) if channels % count == 0]
+        raise ValueError(
+            f"groups must divide the {channels} channels: got groups={groups}, expected one of {divisors}. "
+            "Change either, or leave out groups= in GroupNormalization."
+        )
+
+
+def _group_gradient(upstream, x, gamma, mean, inverse_deviation, groups):
+    """Gradients for x `[batch, positions, channels]`, gamma and beta; statistics are `[batch, channels]`."""
+    positions = ops.cast(ops.shape(x)[1], gamma.dtype)
+    beta_sums = kernels.channel_sums(ops.cast(upstream, gamma.dtype))
+    gamma_sums = kernels.channel_sums(_gamma_terms(upstream, x, mean, inverse_deviation))
+    shift = _group_mean(beta_sums * gamma, groups) / positions
+    slope = _group_mean(gamma_sums * gamma, groups) / positions
+    dx = _input_gradient(upstream, x, gamma, mean, inverse_deviation, shift, slope)
+    return dx, ops.sum(gamma_sums, 0), ops.sum(beta_sums, 0)
+
+
+@kernels.fuse
+def _gamma_terms(upstream, x, mean, inverse_deviation):
+    return ops.cast(upstream, mean.dtype) * _normalized(x, mean, inverse_deviation)
+
+
+@kernels.fuse
+def _input_gradient(upstream, x, gamma, mean, inverse_deviation, shift, slope):
+    correction = shift[:, None] + _normalized(x, mean, inverse_deviation) * slope[:, None]
+    dx = (ops.cast(upstream, mean.dtype) * gamma - correction) * inverse_deviation[:, None]
+    return ops.cast(dx, x.dtype)
+
+
+def _normalized(x, mean, inverse_deviation):
+    return (ops.cast(x, mean.dtype) - mean[:, None]) * inverse_deviation[:, None]
+
+
+def _group_mean(values, groups):
+    """`[batch, channels]` with every value replaced by the mean of its group."""
+    size = values.shape[-1] // groups
+    means = ops.mean(ops.reshape(values, (-1, groups, size)), -1)
+    return ops.repeat(means, size, axis=-1)
+
+
+def _tensors(x, *parameters):
+    """`x` as a float tensor, the parameters in the dtype that statistics have: float32, or float64 as `x`."""
+    x = ops.convert_to_tensor(x)
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    if not keras.backend.is_float_dtype(x.dtype):
+        x = ops.cast(x, dtype)
+    return x, *(ops.cast(parameter, dtype) for parameter in parameters)
