@@ -1,0 +1,43 @@
+"""Focal loss: easy examples count less, so that a hundred thousand easy anchors do not drown the hard ones."""
+
+from keras import ops
+
+from kvision.ops._backend import kernels
+
+
+def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
+    """Focal loss of independent yes-or-no decisions, element by element.
+
+    Lin et al. 2017 (https://arxiv.org/abs/1708.02002), equation 5. With p the probability given to the truth it is
+    `-alpha * (1 - p)**gamma * log(p)`, computed from logits, so that it neither overflows nor loses a tiny gradient.
+
+    Nothing is summed or masked here. RetinaNet multiplies by 0 for ignored anchors, sums over all anchors and classes,
+    and divides by the number of positive anchors, at least 1.
+
+    Args:
+        targets: 1 where the class is present, else 0; `[...]`.
+        logits: Predictions before the sigmoid; `[...]`.
+        alpha: Weight in [0, 1] of the targets 1; the targets 0 weigh `1 - alpha`. None weighs both by 1.
+        gamma: How strongly easy examples are discounted, at least 0; 0 gives cross-entropy.
+
+    Returns:
+        Losses `[...]`, float32 whatever the inputs are.
+
+    Raises:
+        ValueError: If alpha or gamma is out of range.
+
+    Example:
+
+    >>> round(float(sigmoid_focal_loss(1.0, 0.0)), 4)
+    0.0433
+    """
+    if (alpha is not None and not 0 <= alpha <= 1) or gamma < 0:
+        raise ValueError(f"Focal loss needs alpha in [0, 1] or None, and gamma >= 0: got alpha={alpha}, gamma={gamma}.")
+    return _focal(ops.cast(targets, "float32"), ops.cast(logits, "float32"), alpha, gamma)
+
+
+@kernels.fuse
+def _focal(targets, logits, alpha, gamma):
+    certainty = (2.0 * targets - 1.0) * logits
+    loss = ops.softplus(-certainty) * ops.exp(-gamma * ops.softplus(certainty))
+    return loss if alpha is None else loss * ((2.0 * alpha - 1.0) * targets + (1.0 - alpha))

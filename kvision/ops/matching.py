@@ -1,0 +1,134 @@
+"""Which ground-truth box each anchor is trained towards."""
+
+from keras import ops
+
+from kvision.ops._backend import kernels
+from kvision.ops.boxes import columns, covered_share_of_columns, iou_of_columns
+
+BACKGROUND = -1
+IGNORED = -2
+
+# Share of an anchor inside a crowd from which on it is no background; Detectron filters proposals by the same figure.
+CROWD_SHARE = 0.7
+
+BOXES_A_TURN = 4
+
+
+def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, crowd=None):
+    """The index of the ground-truth box that each anchor, or proposal, is trained towards.
+
+    Ren et al. 2015 (Faster R-CNN), section 3.1.2. An anchor takes the box it overlaps most if they overlap by at least
+    `high`; it is background if it overlaps every box by less than `low`, and ignored in between. With
+    `allow_low_quality`, the anchors that overlap some box as much as any anchor does take the box they themselves
+    overlap most, however little that is. A box that no anchor touches stays unmatched.
+
+    The matrix of anchors by boxes is never held: the function walks over the boxes, up to the last one that any
+    picture of the batch has. No gradient flows through it.
+
+    Args:
+        boxes_xyxy: Ground truth `[batch, n, 4]`, padded.
+        labels: Classes `[batch, n]`. Rows with a label below 0 are padding.
+        anchors_xyxy: Anchors `[anchors, 4]`, or proposals `[batch, anchors, 4]`.
+        low: Overlap in (0, high] below which an anchor is background.
+        high: Overlap in [low, 1] from which on an anchor matches.
+        allow_low_quality: Whether every box gets its best anchors.
+        crowd: Optional `[batch, n]`, true for boxes around a crowd. They match no anchor, and background with at least
+            `CROWD_SHARE` of its area inside one is ignored.
+
+    Returns:
+        int32 `[batch, anchors]`: the index of the box, or `BACKGROUND` (-1), or `IGNORED` (-2).
+
+    Raises:
+        ValueError: If the thresholds are not in order, or if the shapes do not fit.
+
+    Example:
+
+    >>> boxes = [[[0, 0, 10, 10], [0, 0, 0, 0]]]
+    >>> anchors = [[0, 0, 10, 9], [0, 5, 10, 15], [50, 50, 60, 60]]
+    >>> matches = match(boxes, [[3, -1]], anchors, low=0.3, high=0.5)
+    >>> keras.ops.convert_to_numpy(matches).tolist()
+    [[0, -2, -1]]
+    """
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"Matching needs 0 < low <= high <= 1: got low={low} and high={high}.")
+    boxes, anchors = ops.cast(boxes_xyxy, "float32"), ops.cast(anchors_xyxy, "float32")
+    valid = ops.convert_to_tensor(labels) >= 0
+    if len(boxes.shape) != 3 or len(valid.shape) != 2 or len(anchors.shape) not in (2, 3):
+        raise ValueError(
+            "Matching needs boxes [batch, n, 4], labels [batch, n] and anchors [anchors, 4] or [batch, anchors, 4]: "
+            f"got boxes {tuple(boxes.shape)}, labels {tuple(valid.shape)} and anchors {tuple(anchors.shape)}."
+        )
+    if len(anchors.shape) == 2:
+        anchors = anchors[None]
+    if crowd is not None:
+        crowd = ops.logical_and(ops.cast(crowd, "bool"), valid)
+        valid = ops.logical_and(valid, ops.logical_not(crowd))
+    boxes, anchors = ops.stop_gradient(boxes), ops.stop_gradient(anchors)
+    matches = _match(boxes, valid, anchors, low=low, high=high, allow_low_quality=allow_low_quality)
+    return matches if crowd is None else _ignore_crowds(matches, boxes, crowd, anchors)
+
+
+def _walk(boxes, valid):
+    """Boxes as `[turns, BOXES_A_TURN, 4, batch, 1]`, zeros where not valid, and how many turns the fullest row needs.
+
+    There is one turn more than the boxes fill, so that a loop may read ahead.
+    """
+    count = boxes.shape[1]
+    turns = -(-count // BOXES_A_TURN)
+    boxes = ops.where(valid[..., None], boxes, 0.0)
+    boxes = ops.pad(boxes, [(0, 0), (0, (turns + 1) * BOXES_A_TURN - count), (0, 0)])
+    boxes = ops.reshape(ops.transpose(boxes, (1, 2, 0)), (turns + 1, BOXES_A_TURN, 4, -1, 1))
+    last = ops.max(ops.where(valid, ops.arange(1, count + 1, dtype="int32"), 0), initial=0)
+    return boxes, (last + BOXES_A_TURN - 1) // BOXES_A_TURN
+
+
+def _boxes_of(turn, walk):
+    """The columns `[batch, 1]` of each box of a turn."""
+    boxes = ops.take(walk, turn, axis=0)
+    return [[boxes[box, number] for number in range(4)] for box in range(BOXES_A_TURN)]
+
+
+def _nothing(like, dtype):
+    return ops.zeros(ops.shape(like), dtype)
+
+
+@kernels.compiled
+def _match(boxes, valid, anchors, *, low, high, allow_low_quality):
+    walk, turns = _walk(boxes, valid)
+    anchors = columns(anchors)
+
+    def overlaps_of(turn):
+        return tuple(iou_of_columns(box, anchors) for box in _boxes_of(turn, walk))
+
+    def body(turn, overlaps, best, index, is_top):
+        # Overlaps come from the turn before: XLA then compares the very numbers it took the maximum of.
+        for box, overlap in enumerate(overlaps):
+            better = overlap > best
+            best = ops.where(better, overlap, best)
+            index = ops.where(better, turn * BOXES_A_TURN + box, index)
+            if allow_low_quality:
+                top = ops.max(overlap, axis=-1, keepdims=True)
+                is_top = ops.logical_or(is_top, ops.logical_and(overlap == top, overlap > 0))
+        return turn + 1, overlaps_of(turn + 1), best, index, is_top
+
+    start = ops.convert_to_tensor(0, "int32")
+    overlaps = overlaps_of(start)
+    nothing = (_nothing(overlaps[0], dtype) for dtype in ("float32", "int32", "bool"))
+    _, _, best, index, is_top = ops.while_loop(lambda turn, *_: turn < turns, body, (start, overlaps, *nothing))
+    unmatched = ops.where(best < low, BACKGROUND, IGNORED)
+    return ops.where(ops.logical_or(is_top, best >= high), index, unmatched)
+
+
+@kernels.compiled
+def _ignore_crowds(matches, boxes, crowd, anchors):
+    walk, turns = _walk(boxes, crowd)
+    anchors = columns(anchors)
+
+    def body(turn, covered):
+        for box in _boxes_of(turn, walk):
+            covered = ops.logical_or(covered, covered_share_of_columns(anchors, box) >= CROWD_SHARE)
+        return turn + 1, covered
+
+    start = ops.convert_to_tensor(0, "int32"), _nothing(matches, "bool")
+    _, covered = ops.while_loop(lambda turn, _: turn < turns, body, start)
+    return ops.where(ops.logical_and(covered, matches == BACKGROUND), IGNORED, matches)

@@ -1,0 +1,155 @@
+"""Non-maximum suppression: of boxes that overlap, the one with the highest score stays."""
+
+from keras import ops
+
+from kvision.ops._backend import kernels
+from kvision.ops.boxes import columns, iou_of_columns
+
+BOXES_A_TURN = 128
+
+
+def nms(boxes_xyxy, scores, iou_threshold, max_outputs):
+    """Greedy non-maximum suppression, exact, of a fixed size.
+
+    From the highest score down, a box stays unless its overlap with one that stays exceeds `iou_threshold`. Of equal
+    scores the first comes first. The function walks through the sorted boxes, 128 at a time: within these the rule is
+    applied until nothing changes, then they suppress all later ones. It stops when every picture has `max_outputs`.
+    No gradient flows through it.
+
+    Args:
+        boxes_xyxy: Boxes `[..., n, 4]`; any number of leading dimensions, such as pictures and pyramid levels.
+        scores: Scores `[..., n]`. A box of score -inf (or NaN) is never chosen: so padding is left out.
+        iou_threshold: Overlap in [0, 1] above which the lower score gives way.
+        max_outputs: How many boxes to choose at most.
+
+    Returns:
+        A pair of int32: indices `[..., max_outputs]` into the `n` boxes, by falling score, padded with -1; and how many
+        were chosen, `[...]`.
+
+    Raises:
+        ValueError: If shapes or numbers do not fit.
+
+    Example:
+
+    >>> boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]]
+    >>> indices, count = nms(boxes, [0.7, 0.9, 0.8], iou_threshold=0.5, max_outputs=3)
+    >>> keras.ops.convert_to_numpy(indices).tolist()
+    [1, 2, -1]
+    """
+    return _nms_of_any_rank(boxes_xyxy, scores, None, iou_threshold, max_outputs)
+
+
+def batched_nms(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
+    """Non-maximum suppression in which only boxes of the same label suppress each other.
+
+    Args:
+        boxes_xyxy: Boxes `[..., n, 4]`.
+        scores: Scores `[..., n]`. A box of score -inf (or NaN) is never chosen.
+        labels: Integers `[..., n]`: classes, or pyramid levels, or any other groups.
+        iou_threshold: Overlap in [0, 1] above which the lower score gives way.
+        max_outputs: How many boxes to choose at most, over all labels.
+
+    Returns:
+        As `nms`.
+
+    Raises:
+        ValueError: If shapes or numbers do not fit.
+
+    Example:
+
+    >>> boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10]]
+    >>> indices, count = batched_nms(boxes, [0.7, 0.9, 0.8], [5, 5, 6], iou_threshold=0.5, max_outputs=3)
+    >>> keras.ops.convert_to_numpy(indices).tolist()
+    [1, 2, -1]
+    """
+    return _nms_of_any_rank(boxes_xyxy, scores, labels, iou_threshold, max_outputs)
+
+
+def _nms_of_any_rank(boxes, scores, labels, iou_threshold, max_outputs):
+    boxes, scores = ops.cast(boxes, "float32"), ops.cast(scores, "float32")
+    if not 0 <= iou_threshold <= 1 or max_outputs < 1:
+        raise ValueError(
+            "Non-maximum suppression needs 0 <= iou_threshold <= 1 and max_outputs >= 1: "
+            f"got iou_threshold={iou_threshold} and max_outputs={max_outputs}."
+        )
+    if len(boxes.shape) != len(scores.shape) + 1 or boxes.shape[-1] != 4 or scores.shape[-1] is None:
+        raise ValueError(
+            "Non-maximum suppression needs boxes [..., n, 4] and scores [..., n] with a fixed n: "
+            f"got boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}."
+        )
+    count = scores.shape[-1]
+    leading = ops.shape(scores)[:-1]
+    if count == 0:
+        return ops.full((*leading, max_outputs), -1, "int32"), ops.zeros(leading, "int32")
+    tensors = [ops.reshape(boxes, (-1, count, 4)), ops.reshape(scores, (-1, count))]
+    if labels is not None:
+        tensors.append(ops.reshape(ops.cast(labels, "int32"), (-1, count)))
+    tensors = [ops.stop_gradient(tensor) for tensor in tensors]
+    indices, kept = _nms(*tensors, iou_threshold=float(iou_threshold), max_outputs=int(max_outputs))
+    return ops.reshape(indices, (*leading, max_outputs)), ops.reshape(kept, leading)
+
+
+@kernels.compiled
+def _nms(boxes, scores, labels=None, *, iou_threshold, max_outputs):
+    count = scores.shape[1]
+    size = min(BOXES_A_TURN, count)
+    turns = -(-count // size)
+    padding = [(0, 0), (0, turns * size - count)]
+
+    def of_turn(turn, values):
+        return ops.take(ops.reshape(values, (-1, turns, size)), turn, axis=1)
+
+    scores, order = ops.top_k(ops.where(scores > -float("inf"), scores, -float("inf")), k=count)
+    groups = columns(boxes) if labels is None else (*columns(boxes), labels)
+    groups = [ops.pad(ops.take_along_axis(values, order, axis=1), padding) for values in groups]
+    alive = ops.pad(scores > -float("inf"), padding)
+    needed = (_largest_count(alive) + size - 1) // size
+    position = ops.arange(turns * size, dtype="int32")
+
+    def body(turn, alive):
+        candidates, position_here = of_turn(turn, alive), turn * size + position[:size]
+        here = [of_turn(turn, values) for values in groups]
+        pairs = _suppressing(here, position_here, here, position_here, iou_threshold)
+        staying, _ = ops.while_loop(
+            lambda now, before: ops.any(now != before),
+            lambda now, _: (_survivors(candidates, now, pairs), now),
+            (_survivors(candidates, candidates, pairs), candidates),
+        )
+        pairs = _suppressing(here, position_here, groups, position, iou_threshold)
+        return turn + 1, _survivors(alive, staying, pairs)
+
+    def unfinished(turn, alive):
+        chosen = ops.sum(ops.cast(ops.logical_and(alive, position < turn * size), "int32"), axis=1)
+        return ops.logical_and(turn < needed, ops.any(chosen < max_outputs))
+
+    _, alive = ops.while_loop(unfinished, body, (ops.convert_to_tensor(0, "int32"), alive))
+    return _first(max_outputs, alive[:, :count], order)
+
+
+def _largest_count(mask):
+    return ops.max(ops.sum(ops.cast(mask, "int32"), axis=1), initial=0)
+
+
+def _suppressing(first, first_position, second, second_position, iou_threshold):
+    """`[batch, first, second]`: whether the one, should it stay, suppresses the other. Corners, and maybe labels."""
+    first, second = [values[:, :, None] for values in first], [values[:, None, :] for values in second]
+    pairs = iou_of_columns(first[:4], second[:4]) > iou_threshold
+    for label1, label2 in zip(first[4:], second[4:], strict=True):
+        pairs = ops.logical_and(pairs, label1 == label2)
+    return ops.logical_and(pairs, first_position[:, None] < second_position)
+
+
+def _survivors(candidates, staying, pairs):
+    """The candidates that nothing which stays suppresses."""
+    return ops.logical_and(candidates, ops.logical_not(ops.any(ops.logical_and(pairs, staying[:, :, None]), axis=1)))
+
+
+def _first(size, mask, values):
+    """The first `size` values under the mask, padded with -1; and how many they are."""
+    count = mask.shape[1]
+    found = min(size, count)
+    falling = ops.arange(count, 0, -1, dtype="float32")
+    rank, place = ops.top_k(ops.where(mask, falling, 0.0), k=found)
+    values = ops.where(rank > 0, ops.take_along_axis(values, place, axis=1), -1)
+    total = ops.minimum(ops.sum(ops.cast(mask, "int32"), axis=1), found)
+    return ops.pad(values, [(0, 0), (0, size - found)], constant_values=-1), total
