@@ -1,0 +1,33 @@
+"""Layers that Keras lacks, or has in a slower or narrower form."""
+
+from kvision.layers.adaptive_pooling import AdaptiveAveragePooling2D as AdaptiveAveragePooling2D
+from kvision.layers.attention import MultiHeadAttention as MultiHeadAttention
+from kvision.layers.attention import WindowAttention as WindowAttention
+from kvision.layers.convolution import Conv2D as Conv2D
+from kvision.layers.convolution import DepthwiseConv2D as DepthwiseConv2D
+from kvision.layers.convolution import MaxPooling2D as MaxPooling2D
+from kvision.layers.deformable import DeformableConv2D as DeformableConv2D
+from kvision.layers.dropout import DropConnect as DropConnect
+from kvision.layers.dropout import DropoutScaledAtTest as DropoutScaledAtTest
+from kvision.layers.feature_pyramid import FeaturePyramid as FeaturePyramid
+from kvision.layers.filter_response_normalization import FilterResponseNormalization as FilterResponseNormalization
+from kvision.layers.filter_response_normalization import ThresholdedLinearUnit as ThresholdedLinearUnit
+from kvision.layers.layer_normalization import LayerNormalization as LayerNormalization
+from kvision.layers.local_response_normalization import LocalResponseNormalization as LocalResponseNormalization
+from kvision.layers.maxout import Maxout as Maxout
+from kvision.layers.normalization import BatchNormalization as BatchNormalization
+from kvision.layers.normalization import GroupNormalization as GroupNormalization
+from kvision.layers.positions import LearnedPositions as LearnedPositions
+from kvision.layers.positions import SinusoidalPositions as SinusoidalPositions
+from kvision.layers.positions import resize_position_embeddings as resize_position_embeddings
+from kvision.layers.prelu import PReLU as PReLU
+from kvision.layers.roi import RoIAlign as RoIAlign
+from kvision.layers.roi import RoIPooling as RoIPooling
+from kvision.layers.spatial_pyramid_pooling import SpatialPyramidPooling as SpatialPyramidPooling
+from kvision.layers.spatial_transformer import SpatialTransformer as SpatialTransformer
+from kvision.layers.squeeze_excite import SqueezeExcite as SqueezeExcite
+from kvision.layers.stochastic_depth import StochasticDepth as StochasticDepth
+from kvision.layers.transformer import MLP as MLP
+from kvision.layers.transformer import TransformerDecoderBlock as TransformerDecoderBlock
+from kvision.layers.transformer import TransformerEncoderBlock as TransformerEncoderBlock
+from kvision.layers.weight_normalization import WeightNormalization as WeightNormalization
