@@ -1,0 +1,126 @@
+"""What every builder does at its door and at its end: the row of a variant, the checked input, the finished model."""
+
+import os
+
+import keras
+
+from kvision import weights as weight_files
+from kvision.naming import choose, unknown
+
+
+def variant_row(family, variants, variant, **overrides):
+    """The row of `variant` in a family's `VARIANTS`, where keyword arguments that are not None beat the row."""
+    row = choose(f"{family} variant", variants, variant)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if surplus := sorted(set(given) - set(row)):
+        raise unknown(f"argument of {family}", surplus[0], row)
+    return row | given
+
+
+def image_input(family, input_shape, *, stride=1, smallest=None, classes=1):
+    """The input tensor of a network whose last map has stride `stride`, checked before anything is built.
+
+    `smallest` is the least height and width where windows without a margin need more pixels than the stride.
+
+    Raises:
+        ValueError: unless `input_shape` is (height, width, channels) in whole numbers of at least `stride` (`smallest`)
+            pixels, and `classes` is a positive whole number.
+    """
+    smallest = smallest or stride
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(
+            f"{family}: input_shape must be (height, width, channels), three positive whole numbers without the batch; "
+            f"got {input_shape!r}. Sizes are static so that XLA can compile: give the size you train at."
+        )
+    if min(shape[:2]) < smallest:
+        raise ValueError(
+            f"{family}: got input_shape={shape}, but its last map has stride {stride}: height and width must be at "
+            f"least {smallest} pixels. Enlarge the images, or take a network with fewer stages."
+        )
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
+        raise ValueError(f"{family}: classes must be a whole number of at least 1, got {classes!r}.")
+    return keras.Input(shape, name="images")
+
+
+def finish(
+    images,
+    output,
+    levels,
+    *,
+    include_top,
+    features,
+    name,
+    weights=None,
+    published=None,
+    renames=None,
+    model_class=keras.Model,
+):
+    """The model of a builder: images → class scores, the last map, or a dict of named levels; weights loaded.
+
+    Args:
+        images: The input tensor.
+        output: What the model returns when no `features` are asked for.
+        levels: `{"C2": tensor, …}`, the last map of each stride before it is pooled.
+        include_top, features, weights, name: The builder's arguments of these names.
+        published: `{weights name: row}` of the family's `WEIGHTS`, for the variant built.
+        renames: The family's `RENAMES`, `{source: [(pattern, replacement), …]}`.
+        model_class: A subclass of `keras.Model` for networks that train differently.
+    """
+    if features is not None:
+        if include_top:
+            raise ValueError(
+                f"{name}: features={tuple(features)!r} gives named maps, which a network with its classifier does not "
+                "return. Pass include_top=False as well."
+            )
+        output = {level: choose(f"level of {name}", levels, level) for level in features}
+    model = model_class(images, output, name=name)
+    weight_files.remember(model, renames, published)
+    if weights is not None:
+        _load(model, weights, published or {})
+    return model
+
+
+def _load(model, weights, published):
+    if weights in published:
+        weight_files.load_published(model, published[weights])
+    elif os.path.exists(weights):
+        weight_files.load(model, weights)
+    else:
+        known = ", ".join(repr(name) for name in published) or "none for this variant"
+        raise ValueError(
+            f"{model.name}: weights={weights!r} is neither a file nor published weights (those are: {known}). "
+            "Pass None to train from scratch, the path of a weight file, or a published name."
+        )
+
+
+def round_channels(channels, multiple=8):
+    """The nearest multiple of 8 that does not fall below nine tenths: how scaled networks choose their widths."""
+    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+    return rounded + multiple if rounded < 0.9 * channels else rounded
+
+
+def cut(model, levels, name=None):
+    """A model that returns named inner maps of a functional model, ready to be a detector's backbone.
+
+    Args:
+        model: Any functional `keras.Model`: ours, of `keras.applications`, of KerasHub.
+        levels: `{"C3": layer name, …}`.
+        name: Of the new model; None keeps the model's.
+
+    Returns:
+        A `keras.Model` from the same inputs to `{"C3": map, …}`. It shares layers and weights with `model`.
+
+    Raises:
+        ValueError: if a layer does not exist (lists the nearest) or the model is not functional.
+
+    >>> trunk = cut(ResNet("tiny", include_top=False), {"C2": "layer1.0.relu2"})
+    >>> list(trunk.output)
+    ['C2']
+    """
+    if not hasattr(model, "get_layer") or not getattr(model, "inputs", None):
+        raise ValueError(f"cut needs a functional keras.Model with known inputs, got {type(model).__name__}.")
+    known = {layer.name: layer for layer in model.layers}
+    outputs = {level: choose(f"layer of {model.name}", known, layer).output for level, layer in levels.items()}
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    return keras.Model(inputs, outputs, name=name or model.name)

@@ -1,0 +1,252 @@
+"""Loading others' weights: the leaf rules, both ways of the key check, and nothing changed on a mismatch."""
+
+import contextlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from kvision import weights
+from kvision.applications import VGG, ResNet
+from tests.support import assert_close
+
+
+def torch_state(model):
+    """What torch would hold for a model of ours: names by the rules of torch, arrays channels first."""
+    state = {}
+    for variable in model.weights:
+        module, leaf = variable.path.replace("/", ".").rsplit(".", 1)
+        array = np.random.default_rng(len(state)).normal(size=variable.shape).astype("float32")
+        if leaf == "kernel":
+            state[f"{module}.weight"] = np.ascontiguousarray(
+                array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+            )
+        else:
+            names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+            state[f"{module}.{names.get(leaf, leaf)}"] = array
+        if leaf == "moving_mean":
+            state[f"{module}.num_batches_tracked"] = np.array(7)
+    return state
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    before = model.get_weights()
+    yield
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.fixture
+def model():
+    return ResNet("tiny", input_shape=(32, 32, 3), classes=3)
+
+
+def test_every_weight_arrives_in_its_layout(model):
+    state = torch_state(model)
+    weights.load_torch(model, state)
+    kernel = model.get_layer("layer1.0.conv2").kernel
+    assert_close(kernel, state["layer1.0.conv2.weight"].transpose(2, 3, 1, 0))
+    assert_close(model.get_layer("fc").kernel, state["fc.weight"].T)
+    assert_close(model.get_layer("layer1.0.bn2").moving_variance, state["layer1.0.bn2.running_var"])
+
+
+def test_a_dense_layer_behind_a_flattened_map_is_reordered():
+    model = VGG("tiny", input_shape=(224, 224, 3), classes=3)
+    state = torch_state(model)
+    weights.load_torch(model, state)
+    got = keras.ops.convert_to_numpy(model.get_layer("classifier.0").kernel).reshape(7, 7, 16, 32)
+    want = state["classifier.0.weight"].reshape(32, 16, 7, 7)
+    assert_close(got[2, 5, 11, 3], want[3, 11, 2, 5])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda state: state.pop("conv1.weight"), r"conv1/kernel: wants \(7, 7, 3, 8\) from 'conv1.weight'.*not there"),
+        (lambda state: state.update(surplus=np.zeros(3)), "'surplus' of the file has no place"),
+        (lambda state: state.update({"fc.bias": np.zeros(5)}), r"fc/bias: wants \(3,\), 'fc.bias' gives \(5,\)"),
+    ],
+    ids=["missing", "surplus", "another shape"],
+)
+def test_on_a_mismatch_nothing_changes(model, fault, message):
+    state = torch_state(model)
+    fault(state)
+    with unchanged(model), pytest.raises(ValueError, match=message):
+        weights.load_torch(model, state)
+
+
+def test_renames_apply_to_our_keys(model):
+    state = {key.replace("layer1.", "stage_one."): value for key, value in torch_state(model).items()}
+    weights.remember(model, {"timm": [(r"^layer1\.", "stage_one.")]})
+    weights.load_torch(model, state, source="timm")
+    assert_close(model.get_layer("layer1.0.bn1").gamma, state["stage_one.0.bn1.weight"])
+
+
+def test_unknown_sources_are_refused(model):
+    with pytest.raises(ValueError, match="Unknown source: got 'tim'.*'timm'"):
+        weights.load_torch(model, {}, source="tim")
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (lambda state: (state.pop("fc.weight"), state.pop("fc.bias")), "file lacks layers.*include_top=False"),
+        (lambda state: state.update(extra=np.zeros(2)), "model lacks layers"),
+        (lambda state: state.update({"fc.weight": np.zeros((9, 256)), "fc.bias": np.zeros(9)}), "number of classes"),
+        (lambda state: state.update({k: np.zeros(1) for k in list(state)[:9]}), "another variant"),
+    ],
+)
+def test_the_likely_cause_is_told(model, fault, cause):
+    state = torch_state(model)
+    fault(state)
+    with pytest.raises(ValueError, match=f"(?s)it has [0-9]+ weights, the file .*Likely cause: .*{cause}") as caught:
+        weights.load_torch(model, state)
+    assert str(caught.value).count("\n  ") <= 6  # five faults, and how many more
+
+
+def test_safetensors_need_no_torch(model, tmp_path):
+    state = torch_state(model)
+    save_file(state, tmp_path / "net.safetensors")
+    weights.load(model, tmp_path / "net.safetensors")
+    assert_close(model.get_layer("fc").kernel, state["fc.weight"].T)
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.weights.h5", "net.keras"])
+def test_a_truncated_file_is_refused(model, tmp_path, name):
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        save_file(torch_state(model), path)
+    elif name.endswith(".keras"):
+        model.save(path)
+    else:
+        model.save_weights(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with unchanged(model), pytest.raises(ValueError, match="cut short"):
+        weights.load(model, path)
+
+
+@pytest.mark.parametrize("name", ["net.weights.h5", "net.keras"])
+def test_keras_files_load_and_those_of_another_network_are_refused(model, tmp_path, name):
+    same = ResNet("tiny", input_shape=(32, 32, 3), classes=3)
+    other = ResNet("tiny", input_shape=(32, 32, 3), classes=4)
+    for net, path in ((same, tmp_path / "same"), (other, tmp_path / "other")):
+        path.mkdir()
+        net.save(path / name) if name.endswith(".keras") else net.save_weights(path / name)
+    with unchanged(model), pytest.raises(ValueError, match=r"\(4,\).*nothing|nothing.*\(4,\)|gives \(256, 4\)"):
+        weights.load(model, tmp_path / "other" / name)
+    weights.load(model, tmp_path / "same" / name)
+    assert all(np.array_equal(a, b) for a, b in zip(same.get_weights(), model.get_weights(), strict=True))
+
+
+def test_a_keras_file_with_a_lambda_is_refused(model, tmp_path):
+    image = keras.Input((32, 32, 3))
+    keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image)).save(tmp_path / "code.keras")
+    with unchanged(model), pytest.raises(ValueError, match="holds a Lambda layer"):
+        weights.load(model, tmp_path / "code.keras")
+
+
+@pytest.mark.parametrize(("name", "message"), [("net.onnx", "must end in"), ("missing.safetensors", "no weight file")])
+def test_other_files_are_refused(model, tmp_path, name, message):
+    if name == "net.onnx":
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        weights.load(model, tmp_path / name)
+
+
+@pytest.mark.parity
+def test_torch_files_are_read_without_running_their_code(model, tmp_path):
+    import torch
+
+    state = {key: torch.from_numpy(np.array(value)) for key, value in torch_state(model).items()}
+    torch.save(state, tmp_path / "net.pth")
+    weights.load(model, tmp_path / "net.pth")
+    assert_close(model.get_layer("fc").kernel, state["fc.weight"].numpy().T)
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with unchanged(model), pytest.raises(ValueError, match="No code of it was run"):
+        weights.load(model, tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+SCRIPT = """
+import sys, kvision
+from kvision.weights import Published, load_published
+row = Published("someone/tiny", "model.safetensors", "timm", "MIT", 50.0, "none", head=("fc",))
+build = lambda **options: kvision.applications.ResNet("tiny", input_shape=(32, 32, 3), **options)
+same = load_published(build(classes=3), row)
+fresh = load_published(build(classes=7), row)
+headless = load_published(build(include_top=False), row)
+for model in (same, fresh, headless):
+    print(float(abs(model.get_layer("conv1").kernel.numpy()).sum()))
+print(float(abs(same.get_layer("fc").kernel.numpy()).sum()))
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hugging Face Hub as a download of one file asks for."""
+
+    content = b""
+    asked = []
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        Hub.asked.append(self.path)
+        if not self.path.endswith("/resolve/main/model.safetensors"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(Hub.content)))
+        self.send_header("ETag", '"0123456789abcdef"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if body:
+            self.wfile.write(Hub.content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_published_weights_are_fetched_once_and_a_head_of_other_size_stays_fresh(model, tmp_path):
+    state = torch_state(model)
+    save_file(state, tmp_path / "net.safetensors")
+    Hub.content, Hub.asked = (tmp_path / "net.safetensors").read_bytes(), []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+    def run(**more):
+        command = [sys.executable, "-c", SCRIPT]
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+
+    first = run()
+    server.shutdown()
+    server.server_close()
+    assert first.returncode == 0, first.stderr[-3000:]
+    numbers = [float(line) for line in first.stdout.splitlines() if line[0].isdigit()]
+    assert_close(numbers[:3], np.full(3, np.abs(state["conv1.weight"]).sum()), tolerance=(1e-4, 0))
+    assert_close(numbers[3], np.abs(state["fc.weight"]).sum(), tolerance=(1e-4, 0))
+    assert first.stdout.count("fc starts fresh") == 1
+
+    offline = run(HF_HUB_OFFLINE="1")  # now from the cache
+    assert offline.returncode == 0, offline.stderr[-3000:]
+    missing = run(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
+    assert "are not downloaded yet" in missing.stderr
