@@ -1,0 +1,42 @@
+"""Pictures of runs and images, by matplotlib. Loaded on first use."""
+
+import math
+
+from matplotlib.figure import Figure
+
+# Told apart without colour too: the line of the training curve is solid, that of validation dashed.
+TRAIN, VALIDATION = {"color": "#2f6f9f", "linestyle": "-"}, {"color": "#c2571a", "linestyle": "--"}
+
+
+def curves(history, title=None):
+    """The curves of a run, one small chart a metric, training and validation together.
+
+    Args:
+        history: `{name: [value of each epoch]}`, as `keras.callbacks.History.history`.
+        title: Above the charts.
+
+    Returns:
+        A `matplotlib.figure.Figure`; write it with `figure.savefig(path)`.
+
+    >>> curves({"loss": [2.0, 1.0], "val_loss": [2.1, 1.4]}).axes[0].get_title()
+    'loss'
+    """
+    names = [name for name in history if not (name.startswith("val_") and name[4:] in history)]
+    columns = min(3, max(1, len(names)))
+    rows = math.ceil(len(names) / columns) or 1
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        epochs = range(1, len(history[name]) + 1)
+        axes.plot(epochs, history[name], label="training", **TRAIN)
+        if f"val_{name}" in history:
+            validated = history[f"val_{name}"]
+            axes.plot(range(1, len(validated) + 1), validated, label="validation", **VALIDATION)
+            axes.legend(frameon=False, fontsize="small")
+        axes.set_title(name, fontsize="medium")
+        axes.set_xlabel("epoch", fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+    if title:
+        figure.suptitle(title)
+    return figure

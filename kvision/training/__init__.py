@@ -1,0 +1,8 @@
+"""What happens around `fit`."""
+
+from kvision.training.describe import Description as Description
+from kvision.training.describe import LayerCost as LayerCost
+from kvision.training.describe import describe as describe
+from kvision.training.transfer import TransferRecipe as TransferRecipe
+from kvision.training.transfer import freeze as freeze
+from kvision.training.transfer import transfer_recipe as transfer_recipe

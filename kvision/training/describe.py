@@ -1,0 +1,227 @@
+"""What a network costs, layer by layer: parameters, multiply-adds, receptive field, memory of its maps."""
+
+import contextlib
+import dataclasses
+import math
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """One row of a `Description`; sizes are those of one image.
+
+    Args:
+        name, kind: Name and class of the layer.
+        output_shape: Without the batch.
+        parameters: Trainable and not.
+        multiply_adds: Of convolutions, dense layers and attention; the rest (norms, activations, pooling) is not
+            counted, as in published figures.
+        receptive_field: (rows, columns) of input pixels that one output position sees, or None for all of them.
+        activation_bytes: Of the output.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple
+    parameters: int
+    multiply_adds: int
+    receptive_field: tuple | None
+    activation_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """The layers of a network and their sums. `str()` of it is a table."""
+
+    name: str
+    layers: tuple
+
+    @property
+    def parameters(self):
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self):
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def activation_bytes(self):
+        return sum(layer.activation_bytes for layer in self.layers)
+
+    def __str__(self):
+        head = ("layer", "kind", "output", "parameters", "multiply-adds", "sees", "memory")
+        rows = [
+            (
+                layer.name,
+                layer.kind,
+                " × ".join(map(str, layer.output_shape)),
+                f"{layer.parameters:,}",
+                f"{layer.multiply_adds:,}",
+                " × ".join(map(str, layer.receptive_field)) if layer.receptive_field else "all",
+                _bytes(layer.activation_bytes),
+            )
+            for layer in self.layers
+        ]
+        total = (
+            self.name,
+            "",
+            "",
+            f"{self.parameters:,}",
+            f"{self.multiply_adds:,}",
+            "",
+            _bytes(self.activation_bytes),
+        )
+        widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
+
+        def line(cells):
+            return "  ".join(
+                cell.ljust(width) if place < 3 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            ).rstrip()
+
+        return "\n".join([line(head), *map(line, rows), line(total)])
+
+
+def describe(model):
+    """Count what each layer of a network costs for one image.
+
+    A layer of several parts is one row. A layer that mixes positions by other means than a window (attention) tells its
+    own products by a method `multiply_adds(input_shape)`, and sees the whole input. Gates by a global average
+    (squeeze-excite) do not widen the receptive field here.
+
+    Args:
+        model: A functional or sequential `keras.Model` with one input of static size.
+
+    Returns:
+        A `Description`: `.layers`, `.parameters`, `.multiply_adds`, `.activation_bytes`, and a table by `print`.
+
+    Raises:
+        ValueError: if the model is not functional or its input has no static size.
+
+    >>> describe(kvision.applications.ResNet50()).multiply_adds
+    4089184256
+    """
+    graph = getattr(model, "_functional", None) or model
+    shape = graph.inputs[0].shape if len(getattr(graph, "inputs", None) or ()) == 1 else (None, None)
+    if not hasattr(graph, "operations") or None in shape[1:]:
+        raise ValueError(
+            f"describe needs a functional model with one input of static size; got {type(model).__name__} with input "
+            f"{getattr(model, 'input_shape', None)}. Build it with keras.Input((height, width, channels))."
+        )
+    products = _multiply_adds(graph)
+    fields = {}
+    rows = []
+    for operation in graph.operations:
+        if isinstance(operation, keras.layers.InputLayer):
+            fields[operation] = ((1, 1), (1, 1))
+            continue
+        parents = [fields[parent] for parent in _parents(operation) if parent in fields]
+        fields[operation] = _widen(operation, parents)
+        outputs = keras.tree.flatten(operation.output)
+        inner = operation._flatten_layers() if isinstance(operation, keras.Layer) else ()
+        rows.append(
+            LayerCost(
+                name=operation.name,
+                kind=type(operation).__name__,
+                output_shape=tuple(outputs[0].shape[1:]),
+                parameters=sum(math.prod(w.shape) for w in getattr(operation, "weights", ()) if w.dtype != "uint32"),
+                multiply_adds=sum(products.get(id(layer), 0) for layer in inner),
+                receptive_field=fields[operation] and fields[operation][0],
+                activation_bytes=sum(math.prod(t.shape[1:]) * _item_bytes(t.dtype) for t in outputs),
+            )
+        )
+    return Description(model.name, tuple(rows))
+
+
+def _multiply_adds(graph):
+    """`{id(layer): multiply-adds of one image}`, seen by running the model on shapes alone."""
+    products = {}
+
+    def watch(layer):
+        call = layer.call
+
+        def watched(inputs, *args, **kwargs):
+            outputs = call(inputs, *args, **kwargs)
+            products[id(layer)] = products.get(id(layer), 0) + _products(layer, inputs.shape, outputs.shape)
+            return outputs
+
+        layer.call = watched
+        return lambda: layer.__dict__.pop("call")
+
+    layers = {id(layer): layer for layer in graph._flatten_layers(include_self=False)}.values()
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            if hasattr(layer, "multiply_adds") or hasattr(layer, "kernel"):
+                stack.callback(watch(layer))
+        _RunOnShapes(graph)(keras.KerasTensor((1, *graph.inputs[0].shape[1:]), dtype=graph.inputs[0].dtype))
+    return products
+
+
+class _RunOnShapes(keras.Layer):
+    """Runs every layer's `call`, where the model itself would only look up the shapes it was built with."""
+
+    def __init__(self, graph):
+        super().__init__()
+        self._run = graph.call
+
+    def call(self, image):
+        return self._run(image)
+
+
+def _products(layer, input_shape, output_shape):
+    if hasattr(layer, "multiply_adds"):
+        return layer.multiply_adds(tuple(input_shape))
+    kernel = math.prod(layer.kernel.shape)
+    if isinstance(layer, keras.layers.Dense):
+        return kernel * _positions(input_shape)
+    return kernel * _positions(input_shape if "Transpose" in type(layer).__name__ else output_shape)
+
+
+def _positions(shape):
+    """Of one image, whose windows may stand in the batch's axis."""
+    return math.prod(size or 1 for size in shape[:-1])
+
+
+def _parents(operation):
+    return [history.operation for node in operation._inbound_nodes for history in map(_history, node.input_tensors)]
+
+
+def _history(tensor):
+    return tensor._keras_history
+
+
+def _widen(operation, parents):
+    """Receptive field and stride behind `operation`, each (rows, columns); None when it sees the whole input."""
+    if any(parent is None for parent in parents) or not parents or hasattr(operation, "multiply_adds"):
+        return None
+    if isinstance(operation, keras.layers.Dense | keras.layers.Flatten) or "Global" in type(operation).__name__:
+        return None
+    field = tuple(max(sizes) for sizes in zip(*(parent[0] for parent in parents), strict=True))
+    stride = tuple(max(sizes) for sizes in zip(*(parent[1] for parent in parents), strict=True))
+    window = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
+    if not window:
+        return field, stride
+    window, dilation, step = map(
+        _pair, (window, getattr(operation, "dilation_rate", 1), getattr(operation, "strides", 1))
+    )
+    return (
+        tuple(f + (w - 1) * d * s for f, w, d, s in zip(field, window, dilation, stride, strict=True)),
+        tuple(s * t for s, t in zip(stride, step, strict=True)),
+    )
+
+
+def _pair(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _item_bytes(dtype):
+    return {"float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "uint8": 1, "bool": 1}.get(dtype, 4)
+
+
+def _bytes(count):
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,75 @@
+"""A folder of class sub-folders: every readable picture is used once, the rest is named."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from kvision.data import image_folder
+
+pytestmark = pytest.mark.tensorflow_only
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of ten pictures each; the shade tells picture from picture."""
+    for label, name in enumerate(("ants", "bees")):
+        (tmp_path / name).mkdir()
+        for k in range(10):
+            image = np.full((20, 40, 3), 10 * k + 100 * label, "uint8")
+            PIL.Image.fromarray(image).save(tmp_path / name / f"{k}.png")
+    return tmp_path
+
+
+def shades(batches):
+    """{(label, shade at the centre)} of all pictures."""
+    seen = [(int(y), int(x[10, 10, 0])) for images, labels in batches for x, y in zip(images, labels, strict=True)]
+    assert len(seen) == len(set(seen))
+    return set(seen)
+
+
+def test_every_picture_is_used_once(pictures):
+    found = image_folder(pictures, image_size=(20, 20), batch_size=4)
+    train, validation = shades(found.train), shades(found.validation)
+    assert train | validation == {(label, 10 * k + 100 * label) for label in (0, 1) for k in range(10)}
+    assert not train & validation
+    assert [sum(y == label for y, _ in validation) for label in (0, 1)] == [2, 2]
+    assert found.class_names == ("ants", "bees")
+    assert found.counts == (10, 10)
+
+
+def test_pictures_keep_their_aspect_ratio(pictures):
+    found = image_folder(pictures, image_size=(20, 20))
+    images, _ = next(iter(found.validation))
+    picture = images.numpy()[0]
+    assert (picture[:5] == 0).all()
+    assert (picture[15:] == 0).all()
+    assert (picture[6:14] > 0).all() or (picture[6:14] == picture[10, 10]).all()
+
+
+def test_the_split_depends_on_the_seed_alone(pictures):
+    first, again, other = (shades(image_folder(pictures, image_size=(20, 20), seed=s).validation) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0 cut", b"\x89PNG\r\n\x1a\n cut"])
+def test_broken_files_are_named_not_fatal(pictures, content):
+    (pictures / "ants" / "broken.png").write_bytes(content)
+    whole = (pictures / "bees" / "0.png").read_bytes()
+    (pictures / "bees" / "half.png").write_bytes(whole[: len(whole) // 2])
+    found = image_folder(pictures, image_size=(20, 20))
+    assert {path.split("/")[-1] for path in found.skipped} == {"broken.png", "half.png"}
+    assert all(found.skipped.values())
+    assert found.counts == (10, 10)
+
+
+def test_too_few_readable_pictures_say_why(pictures):
+    for k in range(9):
+        (pictures / "ants" / f"{k}.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"class 'ants'.*has 1 readable.*9 files could not be read"):
+        image_folder(pictures)
+
+
+def test_a_split_outside_0_to_1_is_refused(pictures):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        image_folder(pictures, validation_split=1.0)
