@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Tests trace and compile more than they compute: one worker a core.
+PYTEST := -m pytest -n 2 --dist worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
@@ -22,7 +24,7 @@ train: $(VENV)/.examples
 	$(BIN)/python examples/train_digits.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --durations=15 $(ARGS)
+	$(BIN)/python $(PYTEST) --durations=15 $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,10 +40,10 @@ build: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .
 
 test-parity: .venv-parity/.parity
-	.venv-parity/bin/python -m pytest -m parity $(ARGS)
+	.venv-parity/bin/python $(PYTEST) -m parity --durations=5 $(ARGS)
 
 test-jax: .venv-jax/.jax
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(ARGS) \
+	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) \
 		-m "not (parity or real or browser or gpu or tensorflow_only)"
 
 test-real: .venv-parity/.parity

@@ -50,7 +50,7 @@ def main():
         return 0
     python = sys.argv[sys.argv.index("--run") + 1]
     marks = "not (slow or parity or jax or real or browser or gpu)"
-    return subprocess.run([python, "-m", "pytest", "-m", marks, *chosen], cwd=ROOT, check=False).returncode
+    return subprocess.run([python, "-m", "pytest", "-n", "2", "-m", marks, *chosen], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

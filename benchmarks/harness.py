@@ -1,0 +1,94 @@
+"""The worker's side of a benchmark: builds cases, runs them when told to, and answers in JSON lines.
+
+A file of cases defines `CASES = {name: factory}` and ends with `serve(CASES)`. `factory()` returns `step`, or `(step,
+facts)`: `step()` runs one synchronous iteration; `facts` may hold `flop` (floating-point operations of one iteration)
+and `images`. `run.py` starts one process a case and runs the cases of a comparison in turn.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+
+THREADS = int(os.environ.get("BENCH_THREADS", "2"))
+
+
+def serve(cases):
+    """Answer `{"build": name}` and `{"run": repetitions}` from standard input, until it closes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    step = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "build" in request:
+                start = time.perf_counter()
+                built = cases[request["build"]]()
+                step, facts = built if isinstance(built, tuple) else (built, {})
+                first, best = _warm_up(step)
+                answer = {"first_ms": first, "best_ms": best, "build_s": time.perf_counter() - start, **facts}
+            else:
+                times, foreign = _timed(step, request["run"])
+                answer = {"times": times, "foreign": foreign}
+            answer["peak_mb"] = peak_megabytes()
+        except Exception as error:  # a case that fails is a row of the table, not the end of the run
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
+        answers.write(json.dumps(answer) + "\n")
+    os._exit(0)  # some libraries hang in their own clean-up
+
+
+def peak_megabytes():
+    """The largest resident size this process has had."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+
+
+def busy_seconds():
+    """Processor seconds that all processes of the machine have used so far."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _idle, _wait, *rest = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def tensorflow():
+    """TensorFlow with the benchmark's threads, without a GPU unless BENCH_GPU is set."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not os.environ.get("BENCH_GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+    return tf
+
+
+def torch():
+    """Torch with the benchmark's threads."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+    import torch
+
+    torch.set_num_threads(THREADS)
+    return torch
+
+
+def _warm_up(step):
+    """Milliseconds of the first iteration (with tracing) and of the best of a few more."""
+    (first,), _ = _timed(step, 1)
+    times, end = [], time.perf_counter() + 0.5
+    while len(times) < 2 or (time.perf_counter() < end and len(times) < 30):
+        times += _timed(step, 1)[0]
+    return first, min(times)
+
+
+def _timed(step, repetitions):
+    """Milliseconds of each iteration, and the share of the cores that other processes used meanwhile."""
+    busy, own, wall = busy_seconds(), time.process_time(), time.perf_counter()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        step()
+        times.append((time.perf_counter() - start) * 1e3)
+    busy, own, wall = busy_seconds() - busy, time.process_time() - own, time.perf_counter() - wall
+    return times, max(0.0, busy - own) / (wall * os.cpu_count())

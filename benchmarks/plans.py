@@ -1,0 +1,146 @@
+"""What is compared: one `Comparison` a row group of RESULTS.md. To add one: cases in a `steps_*.py`, an entry here.
+
+Environments: `kvision` (TensorFlow, Keras, this package), `keras` (the same interpreter, Keras's own layers), `torch`
+(stock torch, torchvision, timm), `torchopt` (the same, tuned: see `run.py`; the fair anchor), `keras_hub`. Targets name
+the peer they hold against.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing that is timed: which environment runs which case of which file."""
+
+    environment: str
+    file: str
+    case: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Ours beside its peers, timed in turn in one run.
+
+    Args:
+        name: Short, for `ONLY=` and the headings.
+        title: What is measured.
+        ours: The case of kvision.
+        peers: `{label: case}`.
+        targets: `{label: largest ratio ours / peer that counts as reached}`.
+        memory: `{label: largest ratio of peak memory}`.
+        extra_ms: `{label: most milliseconds above the peer that count as reached}`.
+        rounds: How often the cases run in turn.
+        note: What a reader should know, above all why a target is missed.
+    """
+
+    name: str
+    title: str
+    ours: Case
+    peers: dict
+    targets: dict
+    memory: dict = dataclasses.field(default_factory=dict)
+    extra_ms: dict = dataclasses.field(default_factory=dict)
+    rounds: int = 5
+    note: str = ""
+
+
+def training_step(name, title, case, *, torch_case=None, keras_case=None, hub_case=None, targets=None, note=""):
+    """Forward, backward and one SGD step with momentum, by `train_on_batch`, images of 224x224 pixels."""
+    peers = {}
+    if torch_case:
+        peers["torchopt"] = Case("torchopt", "steps_torch.py", torch_case)
+    if keras_case:
+        peers["Keras layers"] = Case("keras", "steps_keras.py", keras_case)
+    if hub_case:
+        peers["KerasHub"] = Case("keras_hub", "steps_keras_hub.py", hub_case)
+    memory = {"torchopt": 1.1} if torch_case else {}
+    return Comparison(name, title, Case("kvision", "steps_kvision.py", case), peers, targets or {}, memory, note=note)
+
+
+COMPARISONS = [
+    training_step(
+        "resnet50",
+        "ResNet-50 training step, batch 16, float32",
+        "resnet50:float32",
+        torch_case="resnet50:float32",
+        keras_case="resnet50:float32",
+        targets={"torchopt": 1.00, "Keras layers": 0.80},
+    ),
+    training_step(
+        "resnet50-bfloat16",
+        "ResNet-50 training step, batch 16, mixed_bfloat16",
+        "resnet50:mixed_bfloat16",
+        torch_case="resnet50:bfloat16",
+        keras_case="resnet50:mixed_bfloat16",
+        targets={"torchopt": 1.12, "Keras layers": 0.68},
+    ),
+    training_step(
+        "resnet50-group",
+        "ResNet-50 with GroupNorm(32), training step, batch 16, float32",
+        "resnet50-group:float32",
+        torch_case="resnet50-group:float32",
+        keras_case="resnet50-group:float32",
+        targets={"torchopt": 1.08, "Keras layers": 0.80},
+    ),
+    training_step(
+        "vgg16",
+        "VGG-16 training step, batch 8, float32",
+        "vgg16:float32",
+        torch_case="vgg16:float32",
+        keras_case="vgg16:float32",
+        targets={"torchopt": 1.00, "Keras layers": 1.00},
+    ),
+    training_step(
+        "efficientnet-b0",
+        "EfficientNet-B0 training step, batch 16, float32",
+        "efficientnet-b0:float32",
+        torch_case="efficientnet-b0:float32",
+        keras_case="efficientnet-b0:float32",
+        targets={"torchopt": 1.08, "Keras layers": 0.80},
+    ),
+    training_step(
+        "googlenet",
+        "GoogLeNet (batch norm) training step, batch 16, float32",
+        "googlenet:float32",
+        torch_case="googlenet:float32",
+        targets={"torchopt": 1.15},
+    ),
+    training_step(
+        "vit-tiny",
+        "ViT-Ti/16 training step, batch 8, float32",
+        "vit-tiny:float32",
+        torch_case="vit-tiny:float32",
+        hub_case="vit-tiny:float32",
+        targets={"torchopt": 1.15, "KerasHub": 0.87},
+    ),
+    training_step(
+        "swin-tiny",
+        "Swin-T training step, batch 8, float32",
+        "swin-tiny:float32",
+        torch_case="swin-tiny:float32",
+        hub_case="swin-tiny:float32",
+        targets={"torchopt": 1.07, "KerasHub": 1.00},
+    ),
+    Comparison(
+        "vitals",
+        "`fit` of ResNet-18, batch 32, 64x64, with the three vitals at their defaults, 100 steps",
+        Case("kvision", "steps_kvision.py", "resnet18-fit:vitals"),
+        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
+        {"plain fit": 1.03},
+    ),
+    Comparison(
+        "vitals-every-step",
+        "the same, measured at every step (`every=1`); reported, without a target",
+        Case("kvision", "steps_kvision.py", "resnet18-fit:vitals-every-step"),
+        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
+        {},
+    ),
+    Comparison(
+        "import",
+        "`import kvision` in a fresh interpreter",
+        Case("kvision", "steps_import.py", "kvision"),
+        {"import keras": Case("keras", "steps_import.py", "keras")},
+        {},
+        extra_ms={"import keras": 200},
+    ),
+]

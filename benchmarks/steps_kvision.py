@@ -1,0 +1,90 @@
+"""What kvision is timed at: training steps MODEL:POLICY, and `fit` with and without vitals."""
+
+import threading
+
+import harness
+
+tf = harness.tensorflow()
+
+import keras
+import numpy as np
+from steps_keras import training_step
+
+import kvision
+from kvision import applications
+
+MODELS = {
+    "resnet50": (lambda: applications.ResNet50(), 16),
+    "resnet50-group": (lambda: applications.ResNet50(norm="group"), 16),
+    "vgg16": (lambda: applications.VGG16(), 8),
+    "efficientnet-b0": (lambda: applications.EfficientNetB0(), 16),
+    "googlenet": (lambda: applications.GoogLeNet(norm="batch"), 16),
+    "vit-tiny": (lambda: applications.ViTTi16(), 8),
+    "swin-tiny": (lambda: applications.SwinT(), 8),
+}
+
+
+def with_cost(build, batch, policy):
+    """A training step that also tells its floating-point operations: two a multiply-add, three passes."""
+
+    def factory():
+        step, facts = training_step(build, batch, policy)()
+        keras.mixed_precision.set_dtype_policy("float32")
+        with keras.StatelessScope(initialize_variables=False):
+            cost = kvision.training.describe(build())
+        return step, {**facts, "flop": 6 * batch * cost.multiply_adds}
+
+    return factory
+
+
+def fit_in_pieces(callbacks, batches=100):
+    """One iteration is `batches` batches of one long `fit` that waits in between: nothing is traced anew."""
+
+    def factory():
+        keras.utils.set_random_seed(0)
+        model = applications.ResNet18(input_shape=(64, 64, 3), classes=10)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+        rng = np.random.default_rng(0)
+        images, labels = rng.random((32, 64, 64, 3), dtype="float32"), rng.integers(0, 10, 32).astype("int32")
+        data = tf.data.Dataset.from_tensors((images, labels)).repeat()
+        go, done = threading.Semaphore(0), threading.Semaphore(0)
+
+        class Gate(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                go.acquire()
+
+            def on_train_batch_end(self, batch, logs=None):
+                if (batch + 1) % batches == 0:
+                    done.release()
+                    go.acquire()
+
+        fit = threading.Thread(
+            target=model.fit,
+            args=(data,),
+            kwargs={"steps_per_epoch": 10**9, "verbose": 0, "callbacks": [*callbacks(), Gate()]},
+            daemon=True,
+        )
+        fit.start()
+
+        def step():
+            go.release()
+            done.acquire()
+
+        return step, {"images": 32 * batches}
+
+    return factory
+
+
+CASES = {
+    f"{name}:{policy}": with_cost(build, batch, policy)
+    for name, (build, batch) in MODELS.items()
+    for policy in ("float32", "mixed_bfloat16", "mixed_float16")
+}
+CASES |= {
+    "resnet18-fit:plain": fit_in_pieces(list),
+    "resnet18-fit:vitals": fit_in_pieces(lambda: [kvision.callbacks.Vitals()]),
+    "resnet18-fit:vitals-every-step": fit_in_pieces(lambda: [kvision.callbacks.Vitals(every=1)]),
+}
+
+if __name__ == "__main__":
+    harness.serve(CASES)
