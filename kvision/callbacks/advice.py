@@ -1,0 +1,243 @@
+"""What the vitals of a run mean, in sentences: which layer, which number, what is healthy, what to change.
+
+Rules for the update ratio after CS231n, "Babysitting the learning process", and for dead units after its "Commonly
+used activation functions". A rule speaks only about kernels (weights of rank 2 or more with a root mean square above
+1e-6), not in the first steps of a fit nor while the learning rate rises, and only where two measurements in a row say
+the same: fresh biases, zero-initialised layers, Adam's first steps, warm-up and a rate that decays to zero are healthy.
+"""
+
+import dataclasses
+import math
+import statistics
+
+from kvision.callbacks import dead_relu, update_ratio
+
+WARM_UP = 50  # optimizer steps at the start of a fit about which nothing is said
+GROWN = 5.0  # how many times larger the median layer's weights may become
+START = (0.1, 3.0)  # the root mean square of healthy initial kernels, relative to He's
+SPIKE = 20.0  # how far above its largest value so far the gradient norm may lie
+SPREAD = 1e5  # how far apart the relative gradients of two layers may lie
+EXPLODED = 10.0  # the relative gradient of the median layer from which it has exploded
+FEWEST_DEAD = 4  # dead units of a layer below which nothing is said
+
+
+class Adviser:
+    """Judges the measurements of one fit.
+
+    Example:
+
+    ```python
+    adviser = Adviser()
+    adviser.see_norms(norms)  # a `step_tap.Norms`, as often as there is one
+    adviser.sentences()  # {"update_ratio": "layer2.1.conv1: updates are 8e-2 of the weights, ..."}
+    ```
+    """
+
+    def __init__(self):
+        self._start = _Start()
+        self._ratio = _RatioRule(self._start)
+        self._gradient = _GradientRule(self._start)
+        self._dead = _DeadRule(self._start)
+        self._said = {}
+
+    def see_norms(self, norms):
+        """Take in the norms of one step."""
+        self._start.see(norms)
+        self._ratio.see(norms)
+        self._gradient.see(norms)
+
+    def see_dead(self, shares, units):
+        """Take in `{layer path: share of dead units}` and `{layer path: units}` of one window."""
+        self._dead.see(shares, units)
+
+    def sentences(self, finite=True):
+        """`{vital: sentence}` of what is wrong now and was not said since it was last right.
+
+        Args:
+            finite: Whether the loss is; if not, units are silent because of that and are not spoken of.
+        """
+        ratio, gradient, dead = self._ratio.verdict(), self._gradient.verdict(), self._dead.verdict()
+        if not finite:
+            dead = None
+        if ratio and ratio.kind in ("low", "start") and (gradient or dead):
+            ratio = None  # the weights move little since no gradient reaches them, not since the rate is low
+        sentences = {}
+        for vital, found in {"update_ratio": ratio, "dead_relu": dead, "gradient_norm": gradient}.items():
+            if found is None:
+                self._said.pop(vital, None)
+            elif found.kind not in self._said.setdefault(vital, set()):
+                self._said[vital].add(found.kind)
+                sentences[vital] = found.sentence
+        return sentences
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finding:
+    kind: str
+    sentence: str
+    certain: bool = False
+
+
+class _Start:
+    """How a fit began: its first step, its kernels before that beside He's initialiser, its warm-up."""
+
+    def __init__(self):
+        self._step = None
+        self._rate = 0.0
+        self.sizes = {}
+        self.settled = False
+        self.rising = False
+
+    def see(self, norms):
+        if self._step is None:
+            self._step = norms.step
+            self.sizes = {path: norms.root_mean_square(path) for path in norms.kernels}
+            self._he = {path: math.sqrt(2 / _fan_in(norms.shapes[path])) for path in self.sizes}
+            self._off = {path: abs(math.log(self.sizes[path] / self._he[path])) for path in self.sizes}
+            relative = statistics.median(self.sizes[path] / self._he[path] for path in self.sizes) if self.sizes else 1
+            self._healthy = norms.step > 1 or START[0] <= relative <= START[1]
+        self.settled = norms.step - self._step >= WARM_UP
+        self.rising = norms.learning_rate > self._rate > 0
+        self._rate = norms.learning_rate
+
+    def finding(self, kind, layer, says, cure, certain=False):
+        """A finding whose cure is another initialiser, if the kernels were far from He's."""
+        if not self._healthy:
+            own = [path for path, off in self._off.items() if _layer(path) == layer and off > math.log(START[1])]
+            path = own[0] if own else max(self._off, key=self._off.get)
+            kind = "start"
+            cure = (
+                f"start from He's initialiser, {_short(self._he[path])} root mean square "
+                f"(the weights of {_layer(path)} started at {_short(self.sizes[path])})"
+            )
+        return _Finding(kind, f"{layer}: {says}: {cure}", certain)
+
+
+class _Rule:
+    """Finds something in every measurement; speaks when two in a row are of one kind."""
+
+    def __init__(self, start):
+        self._start = start
+        self._found = None
+        self._streak = 0
+
+    def see(self, *measurement):
+        found = self.find(*measurement)
+        same = found is not None and self._found is not None and found.kind == self._found.kind
+        self._streak = self._streak + 1 if same else 1
+        self._found = found
+
+    def verdict(self):
+        """The finding, if it is to be spoken of."""
+        return self._found if self._found and (self._streak >= 2 or self._found.certain) else None
+
+
+class _RatioRule(_Rule):
+    _was_healthy = False
+
+    def find(self, norms):
+        ratios = {path: norms.updates[path] / norms.weights[path] for path in norms.kernels}
+        if not ratios or not all(math.isfinite(ratios[path] * norms.weights[path]) for path in ratios):
+            return None
+        low, high = update_ratio.HEALTHY
+        median = statistics.median(ratios.values())
+        self._was_healthy |= median >= low
+        if not self._start.settled or self._start.rising:
+            return None
+        if median > high:
+            worst = max(ratios, key=ratios.get)
+            return self._ratio("high", worst, ratios, f"lower the learning rate {_times(median / 1e-3)}")
+        sizes = self._start.sizes
+        grown = {path: norms.root_mean_square(path) / sizes[path] for path in ratios if path in sizes}
+        if grown and statistics.median(grown.values()) > GROWN:
+            worst = max(grown, key=grown.get)
+            says = f"its weights are {_short(grown[worst])} times those at the start, healthy is under {GROWN:g}"
+            return self._start.finding("high", _layer(worst), says, "lower the learning rate about ten times")
+        if 0 < median < low and not self._was_healthy:  # else the rate has decayed, or the loss is down
+            worst = min((path for path in ratios if ratios[path] > 0), key=ratios.get)
+            return self._ratio("low", worst, ratios, f"raise the learning rate {_times(1e-3 / median)}")
+        return None
+
+    def _ratio(self, kind, path, ratios, cure):
+        says = f"updates are {_short(ratios[path])} of the weights, healthy is near 1e-3"
+        return self._start.finding(kind, _layer(path), says, cure)
+
+
+class _GradientRule(_Rule):
+    _largest = 0.0
+
+    def find(self, norms):
+        broken = [path for path, gradient in norms.gradients.items() if not math.isfinite(gradient)]
+        slower = "lower the learning rate about ten times, or clip by the global norm"
+        if broken:
+            says = f"its gradient is not finite, at step {norms.step}"
+            return self._start.finding("not finite", _layer(broken[0]), says, slower, certain=True)
+        size = math.hypot(*norms.gradients.values())
+        relative = {path: norms.gradients.get(path, 0) / norms.weights[path] for path in norms.kernels}
+        relative = {path: gradient for path, gradient in relative.items() if gradient > 0}
+        if not self._start.settled or not relative:
+            self._largest = max(self._largest, size)
+            return None
+        largest, smallest = max(relative, key=relative.get), min(relative, key=relative.get)
+        if size > SPIKE * self._largest:
+            says = f"the gradient norm is {_short(size)}, before it was at most {_short(self._largest)}"
+            return self._start.finding("spike", _layer(largest), says, slower)
+        self._largest = max(self._largest, size)
+        if statistics.median(relative.values()) > EXPLODED:
+            says = f"its gradient is {_short(relative[largest])} times its weights, healthy is under 1"
+            cure = "normalise the activations, or scale inputs and loss down"
+            return self._start.finding("exploding", _layer(largest), says, cure)
+        if relative[largest] < SPREAD * relative[smallest]:
+            return None
+        kind, path, cure = "exploding", largest, "normalise the activations, or clip by the global norm"
+        if norms.kernels.index(smallest) < norms.kernels.index(largest):
+            kind, path, cure = "vanishing", smallest, "normalise the activations, use ReLU, or add skip connections"
+        other = smallest if path == largest else largest
+        says = (
+            f"its gradient is {_short(relative[path])} times its weights where that of {_layer(other)} is "
+            f"{_short(relative[other])}, healthy is within {_short(SPREAD)} of each other"
+        )
+        return self._start.finding(kind, _layer(path), says, cure)
+
+
+class _DeadRule(_Rule):
+    def __init__(self, start):
+        super().__init__(start)
+        self._at_first = {}
+
+    def find(self, shares, units):
+        self._at_first = shares | self._at_first
+        healthy = dead_relu.HEALTHY[1]
+        dead = {path: round(share * units[path]) for path, share in shares.items() if share >= healthy}
+        dead = {path: count for path, count in dead.items() if count >= FEWEST_DEAD}
+        if not dead:
+            return None
+        worst = max(dead, key=shares.get)
+        says = f"{dead[worst]} of {units[worst]} units never fire, healthy is under {100 * healthy:.0f} %"
+        if shares[worst] > self._at_first[worst] + 0.1:
+            return self._start.finding("dying", worst, says, "lower the learning rate about ten times")
+        return self._start.finding("dead", worst, says, "start its biases at 0.01 and its weights by He's initialiser")
+
+
+def _layer(path):
+    return path.rpartition("/")[0] or path
+
+
+def _fan_in(shape):
+    depthwise = len(shape) == 4 and shape[-1] == 1
+    return math.prod(shape[:2] if depthwise else shape[:-1])
+
+
+def _short(number):
+    """A number to one digit: 0.083 is 8e-2; between 0.1 and 1000 to two: 12.3 is 12."""
+    if 0.1 <= number < 1000:
+        return f"{number:.2g}" if number < 100 else f"{number:.0f}"
+    mantissa, exponent = f"{number:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _times(factor):
+    """A factor in words, rounded down to a power of ten: a step too short is mended by the next advice."""
+    power = 10 ** max(1, math.floor(math.log10(factor)))
+    words = {10: "ten", 100: "a hundred", 1000: "a thousand"}
+    return f"about {words.get(power, f'{power:,}')} times"

@@ -1,0 +1,193 @@
+"""A local report of a run: one page that needs no account and no network."""
+
+import functools
+import html
+import importlib.resources
+import itertools
+import json
+import math
+import re
+import time
+
+import keras
+from keras.src.utils.io_utils import print_msg
+
+from kvision.callbacks import tracking
+from kvision.callbacks.files import replace_file
+from kvision.callbacks.report_data import ReportData, plain
+from kvision.callbacks.report_pictures import PictureBook
+from kvision.callbacks.run_history import RunHistory, read_history
+from kvision.callbacks.step_tap import unique_names
+from kvision.callbacks.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps
+from kvision.callbacks.wandb_config import describe, mask_secrets
+
+LAYERS = 1_000  # rows of the model's summary
+QUIET = 60  # seconds within a long epoch after which the page is written again
+
+
+class Report(Tracker):
+    """Writes `report.html`: what a run has done so far, on one page that opens in any browser.
+
+    The page shows the loss and metrics of training and validation, the learning rate, update ratios, dead ReLUs and
+    gradient norms by layer as vitals measure them, their advice, pictures, the model's summary and the configuration.
+    It holds all it needs, loads nothing and stays under 2 MB: long runs are thinned, and each stretch keeps its lowest
+    and highest number. It is replaced as a whole when training begins, at the end of every epoch and, in long epochs,
+    about once a minute. Beside it lie `history.jsonl` and `history.csv`, which hold every number (see `RunHistory`,
+    which need not be listed as well).
+
+    A resumed run goes on with the page of its directory; a run that begins anew with the same directory replaces it.
+    Pictures are those of the latest `fit`, the newest of each name.
+
+    Args:
+        directory: Where the page and the history lie; made when training begins.
+
+    Attributes:
+        path: The path of `report.html`.
+
+    Raises:
+        ValueError: Before the first batch, if the directory or a file in it cannot be written.
+
+    Example:
+
+    ```python
+    model.fit(x, y, epochs=3, callbacks=[kvision.callbacks.Vitals(), kvision.callbacks.Report("runs/digits")])
+    ```
+    """
+
+    def __init__(self, directory):
+        super().__init__()
+        self.history = RunHistory(directory)
+        self.path = self.history.directory / "report.html"
+        self._failed = False
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.history.set_model(model)
+        self._data = ReportData()
+        for event in read_history(self.history.directory):
+            self._data.add(event)
+        self._pictures = PictureBook()
+        self._status = "waiting"
+        self._layers, self._config, self._vectors, self._built = [], {}, [], False
+        self._start = self._written = time.time()
+        self._epochs_done = 0
+        self._history_is_listed = False  # beside this report, with the same directory: then that one writes
+        self._unwritten = False
+
+    def on_train_begin(self, logs=None):
+        self.history.on_train_begin()
+        self._start = time.time()
+        self._history_is_listed = any(
+            isinstance(other, RunHistory)
+            and other.params is self.params
+            and other.directory.resolve() == self.history.directory.resolve()
+            for other in tracking._trackers
+        )
+        self._attempt("describing the model", self._describe)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if self._status == "waiting":  # by now a checkpoint has restored what it restores
+            self._status = "running"
+            self._data.cut(optimizer_steps(self.model) + 1)
+            self._write()
+        elif self._unwritten:
+            self._write()
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self._epochs_done += 1
+        if not self._built:  # but by its first batch
+            self._attempt("describing the model", self._describe)
+        self._write()
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        self._status = "finished"
+        self._write()
+
+    def record(self, event):
+        self._unwritten = True
+        if isinstance(event, Pictures):
+            self._attempt("a picture", self._pictures.add, event)
+        elif isinstance(event, Measurement | Advice):
+            if not self._history_is_listed:
+                self.history.record(event)
+            self._data.add({"event": type(event).__name__.lower(), **vars(event)})
+        if self._status == "running" and time.time() - self._written > QUIET:
+            self._write()
+
+    def record_epoch(self, epoch, logs, late=False):
+        self._unwritten = True
+        model = self.model
+        rate = getattr(model.optimizer, "learning_rate", None)
+        if rate is not None and not late:
+            logs = {"learning_rate": float(keras.ops.convert_to_numpy(rate))} | logs
+        if not self._history_is_listed:
+            self.history.record_epoch(epoch, logs, late)
+        self._data.add({"event": "epoch", "epoch": epoch, "step": optimizer_steps(model), "logs": logs})
+
+    def _describe(self):
+        model = self.model
+        self._built = model.built
+        config, _ = mask_secrets(describe(model))
+        config.get("compile", {}).pop("optimizer", None)  # it has an entry of its own
+        self._config = json.loads(json.dumps(config), parse_constant=str)
+        self._layers = list(itertools.islice(_rows(model), LAYERS))
+        weights = model.trainable_weights
+        paths = unique_names(weight.path for weight in weights)
+        self._vectors = [path for path, weight in zip(paths, weights, strict=True) if len(weight.shape) < 2]
+
+    def _write(self):
+        self._written = time.time()
+        self._unwritten = False
+        self._attempt("the page", lambda: replace_file(self.path, self._page()))
+
+    def _page(self):
+        seconds = self._written - self._start
+        data = {
+            "run": self.path.resolve().parent.name,
+            "model": self.model.name,
+            "status": self._status,
+            "epochs": self.params.get("epochs"),
+            "written": round(self._written),
+            "seconds_per_epoch": plain(seconds / self._epochs_done) if self._epochs_done else None,
+            "config": self._config,
+            "layers": self._layers,
+            "vectors": self._vectors,
+            "pictures": self._pictures.page(),
+            **self._data.page(),
+        }
+        parts = {
+            "title": html.escape(f"{data['model']} ({data['run']}): training report"),
+            "style": _resource("page.css"),
+            "script": "\n".join(_resource(f"{name}.js") for name in ("elements", "charts", "maps", "page")),
+            "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        }
+        return re.sub(r"{{(\w+)}}", lambda match: parts[match[1]], _resource("page.html"))
+
+    def _attempt(self, what, function, *arguments):
+        """Nothing that goes wrong with the page stops the training; it is told once."""
+        try:
+            function(*arguments)
+        except Exception as error:
+            if not self._failed:
+                print_msg(f"\nReport: {what} failed; the training goes on. {type(error).__name__}: {error}")
+            self._failed = True
+
+
+@functools.cache
+def _resource(name):
+    return (importlib.resources.files("kvision.callbacks") / "report_page" / name).read_text(encoding="utf-8")
+
+
+def _rows(layer, depth=0):
+    """Depth, name, class, output shape and parameters of every layer, nested models opened."""
+    for inner in layer.layers:
+        try:
+            shape = str(keras.tree.map_structure(lambda tensor: list(tensor.shape), inner.output))
+        except (AttributeError, ValueError):  # a layer that was called more than once, or never
+            shape = ""
+        yield depth, inner.name, type(inner).__name__, shape, sum(math.prod(weight.shape) for weight in inner.weights)
+        if isinstance(inner, keras.Model):
+            yield from _rows(inner, depth + 1)

@@ -1,0 +1,204 @@
+"""The history of a run as plain files: no account, no network, readable after a kill."""
+
+import csv
+import io
+import json
+import math
+import pathlib
+import time
+
+import numpy as np
+from keras.src.utils.io_utils import print_msg
+
+from kvision.callbacks.files import replace_file, writable_directory
+from kvision.callbacks.tracking import Advice, Measurement, Tracker, optimizer_steps
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class RunHistory(Tracker):
+    """Writes what a run yields to `history.jsonl` and `history.csv` while it goes.
+
+    `history.jsonl` holds one JSON object a line, each written through at once, so that a killed run keeps what it had:
+
+    - `{"event": "epoch", "epoch", "step", "seconds", "logs": {...}}` at the end of every epoch: `step` counts optimizer
+      steps, `seconds` the time since this `fit` began. Entries that a later callback adds to the logs follow in a line
+      of their own that carries `"late": true`;
+    - `{"event": "measurement", "name", "step", "values": {path: number}, "healthy": [low, high] or null}` and
+      `{"event": "advice", "vital", "step", "epoch", "text"}` as vitals emit them. Pictures are not kept.
+
+    `history.csv` holds the epochs alone, one row each; it is replaced as a whole, so a column that appears late is
+    empty in the rows before. A second `fit` and a resumed run are appended to what the directory holds.
+
+    JSON knows no NaN and no infinity: they are written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`
+    (`read_history` turns them back into numbers), in the CSV file as `nan`, `inf` and `-inf`.
+
+    Should writing fail in the middle of a run (a full disk), that is told once and the training goes on.
+
+    Args:
+        directory: Where the two files lie; made when training begins.
+
+    Raises:
+        ValueError: Before the first batch, if the directory or a file in it cannot be written.
+
+    ```python
+    model.fit(x, y, epochs=3, callbacks=[kvision.callbacks.RunHistory("runs/digits")])
+    losses = [event["logs"]["loss"] for event in kvision.callbacks.read_history("runs/digits")]
+    ```
+    """
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory = pathlib.Path(directory)
+        self._start = time.perf_counter()
+        self._columns, self._rows = [], []
+        self._failed = False
+
+    @property
+    def jsonl(self):
+        """The path of `history.jsonl`."""
+        return self.directory / "history.jsonl"
+
+    @property
+    def csv(self):
+        """The path of `history.csv`."""
+        return self.directory / "history.csv"
+
+    def set_model(self, model):
+        super().set_model(model)
+        writable_directory(self.directory)
+        try:
+            _complete_last_line(self.jsonl)
+            self._read_csv()
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"Cannot append to the history: got {str(self.directory)!r} ({error}), expected a directory whose "
+                "history.jsonl and history.csv, if any, were written by RunHistory. Choose another directory, or mend "
+                "or remove the file."
+            ) from error
+
+    def on_train_begin(self, logs=None):
+        self._start = time.perf_counter()
+
+    def record(self, event):
+        if isinstance(event, Measurement | Advice):
+            self._append({"event": type(event).__name__.lower(), **vars(event)})
+
+    def record_epoch(self, epoch, logs, late=False):
+        row = {
+            "epoch": epoch,
+            "step": optimizer_steps(self.model),
+            "seconds": round(time.perf_counter() - self._start, 3),
+        }
+        self._append({"event": "epoch", **row, "logs": logs} | ({"late": True} if late else {}))
+        if late:
+            self._rows[-1].update(logs)
+        else:
+            self._rows.append(logs | row)
+        self._columns.extend(name for name in logs if name not in self._columns)
+        self._save(self._write_csv)
+
+    def _append(self, event):
+        def write():
+            with open(self.jsonl, "a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(event), allow_nan=False) + "\n")
+
+        self._save(write)
+
+    def _read_csv(self):
+        text = self.csv.read_text(encoding="utf-8") if self.csv.exists() else ""
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        self._rows = list(reader)
+        self._columns = list(dict.fromkeys([*(reader.fieldnames or []), "epoch", "step", "seconds"]))
+
+    def _write_csv(self):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        replace_file(self.csv, text.getvalue())
+
+    def _save(self, write):
+        try:
+            write()
+        except OSError as error:
+            if not self._failed:
+                print_msg(f"\nRunHistory cannot write to {self.directory}; the training goes on: {error}")
+            self._failed = True
+
+
+def read_history(directory):
+    """Read what `RunHistory` wrote.
+
+    Lines that were cut short when a run was killed are left out. Entries that came late are merged into their epoch.
+
+    Args:
+        directory: The directory given to `RunHistory`.
+
+    Returns:
+        The events as dicts, in the order of the file, with non-finite numbers as floats.
+
+    Raises:
+        ValueError: If there is no history in the directory.
+    """
+    path = pathlib.Path(directory) / "history.jsonl"
+    if not path.is_file():
+        raise ValueError(
+            f"No history found: got {str(directory)!r}, expected a directory with the history.jsonl that RunHistory "
+            "writes. Give the directory that RunHistory was given."
+        )
+    events, epoch = [], None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        event = _parse(line)
+        if event is None:
+            continue
+        for numbers in ("logs", "values"):
+            if numbers in event:
+                event[numbers] = {
+                    key: NON_FINITE.get(value, value) if isinstance(value, str) else value
+                    for key, value in event[numbers].items()
+                }
+        if event.get("late") and epoch is not None:
+            epoch["logs"].update(event["logs"])
+            continue
+        epoch = event if event["event"] == "epoch" else epoch
+        events.append(event)
+    return events
+
+
+def _parse(line):
+    """The event of one line, or None where the line was cut short."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _complete_last_line(path):
+    """Make sure that what is appended starts on a line of its own: half a line, left by a kill, is taken out."""
+    with open(path, "a+b") as file:
+        file.seek(0)
+        whole, _, rest = file.read().rpartition(b"\n")
+        if rest and _parse(rest) is not None:
+            file.write(b"\n")
+        elif rest:
+            file.truncate(len(whole) + 1 if whole else 0)
+
+
+def _plain(value):
+    """`value` as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    array = np.asarray(value)
+    if array.ndim:
+        return _plain(array.tolist())
+    try:
+        value = array.item() if array.dtype.kind in "biu" else float(array)
+    except (TypeError, ValueError):
+        return str(value)
+    return value if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")

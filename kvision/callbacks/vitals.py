@@ -1,0 +1,109 @@
+"""The three training vitals at once, with advice."""
+
+import math
+
+from keras.src.utils.io_utils import print_msg
+
+from kvision.callbacks import tracking
+from kvision.callbacks.advice import Adviser
+from kvision.callbacks.dead_relu import DeadReLU
+from kvision.callbacks.gradient_norm import GradientNorm
+from kvision.callbacks.step_tap import Vital
+from kvision.callbacks.update_ratio import UpdateRatio
+
+
+class Vitals(Vital):
+    """Measures update ratios, dead ReLUs and gradient norms, and says what to change where they are unhealthy.
+
+    The three share one measurement inside the training step. Their summaries go into `logs` as `update_ratio`,
+    `dead_relu` and `gradient_norm`, so Keras shows them in the line of each epoch and records them in its history. When
+    two measurements in a row are unhealthy, one sentence a vital is printed at the end of the epoch and handed to the
+    trackers; it comes again only after the vital has been healthy in between. A healthy run prints nothing.
+
+    Args:
+        every: Optimizer steps from one measurement to the next; the first step is measured as well.
+        data: Inputs of the model, one batch, to watch ReLUs that no layer holds (see `DeadReLU`); or None.
+
+    Attributes:
+        update_ratio: The `UpdateRatio`, with `ratios`.
+        dead_relu: The `DeadReLU`, with `dead` and `shares`.
+        gradient_norm: The `GradientNorm`, with `norms` and `global_norm`.
+        advice: The sentences of the latest fit, as `kvision.callbacks.tracking.Advice`.
+
+    Example:
+
+    ```python
+    model.fit(images, labels, epochs=10, callbacks=[kvision.callbacks.Vitals()])
+    ```
+    """
+
+    def __init__(self, every=100, data=None):
+        super().__init__(every)
+        self.update_ratio = UpdateRatio(every)
+        self.dead_relu = DeadReLU(every, data)
+        self.gradient_norm = GradientNorm(every)
+        self.advice = []
+        self._parts = (self.update_ratio, self.dead_relu, self.gradient_norm)
+        self._adviser = None
+        self._unprinted = []
+
+    def set_params(self, params):
+        super().set_params(params)
+        for part in self._parts:
+            part.set_params(params)
+
+    def set_model(self, model):
+        super().set_model(model)
+        for part in self._parts:
+            part.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        for part in self._parts:
+            part.on_train_begin(logs)
+        super().on_train_begin(logs)
+        self._adviser = Adviser()
+        self._shares = self.dead_relu.shares
+        self._step = 0
+        self.advice, self._unprinted = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.update_ratio.on_train_batch_begin(batch, logs)  # one of the three is enough: they share a tap
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.update_ratio.on_train_batch_end(batch, logs)
+
+    def measured(self, norms):
+        self._step = norms.step
+        self._adviser.see_norms(norms)
+        self._see_dead()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._print()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for part in self._parts:
+            part.on_epoch_end(epoch, logs)
+        self._see_dead()
+        finite = math.isfinite((logs or {}).get("loss", 0.0))
+        for vital, text in self._adviser.sentences(finite).items():
+            advice = tracking.Advice(vital, self._step, epoch, text)
+            self.advice.append(advice)
+            if self._tap.first(Vitals) is self:
+                self._unprinted.append(text)
+                tracking.emit(self, advice)
+
+    def on_train_end(self, logs=None):
+        for part in self._parts:
+            part.on_train_end(logs)
+        self._print()
+
+    def _see_dead(self):
+        if self.dead_relu.shares is not self._shares:
+            self._shares = self.dead_relu.shares
+            self._adviser.see_dead(self._shares, self.dead_relu.units)
+
+    def _print(self):
+        """On a line of its own: at the end of an epoch Keras's progress bar still stands in the line."""
+        for text in self._unprinted:
+            print_msg(text)
+        self._unprinted = []

@@ -1,0 +1,78 @@
+"""The config of a W&B run: what kvision knows of the model, and no secrets."""
+
+import importlib
+import json
+import math
+import platform
+import re
+
+import keras
+
+import kvision
+
+_SECRET_NAME = re.compile(
+    r"(^|_)((api|access|private|secret|auth|wandb)_?keys?|tokens?|secrets?|passwords?|passwd|pwd|passphrase|"
+    r"credentials?|auth|authorization|jwt)$"
+)
+_KEY_NAME = re.compile(r"(^|_)key$")
+_KEY_TEXT = re.compile(r"[\w-]{20,}")
+
+
+def describe(model):
+    """What a config says of a compiled model; what the model cannot tell is left out.
+
+    Returns:
+        A dict that JSON can hold: `compile`, `optimizer`, `parameters`, `trainable_parameters`, `versions`.
+    """
+    backend = keras.backend.backend()
+    parts = {
+        "compile": model.get_compile_config,
+        "optimizer": lambda: {"class_name": type(model.optimizer).__name__, **model.optimizer.get_config()},
+        "parameters": model.count_params,
+        "trainable_parameters": lambda: sum(math.prod(weight.shape) for weight in model.trainable_weights),
+        "versions": lambda: {
+            "kvision": kvision.__version__,
+            "keras": keras.__version__,
+            "backend": f"{backend} {importlib.import_module(backend).__version__}",
+            "python": platform.python_version(),
+        },
+    }
+    description = {}
+    for name, tell in parts.items():
+        try:
+            description[name] = json.loads(json.dumps(tell(), default=str))
+        except (
+            Exception
+        ):  # unbuilt models, losses that cannot be serialized: a run without the entry is better than none
+            continue
+    return description
+
+
+def mask_secrets(config):
+    """`config` with text under a name that reads like a secret replaced by `"***"`, at any depth.
+
+    Returns:
+        The new dict, and the names that were masked, joined by dots.
+    """
+    masked = []
+
+    def clean(value, path):
+        if _is_secret(path[-1], value) if path else False:
+            masked.append(".".join(path))
+            return "***"
+        if isinstance(value, dict):
+            return {key: clean(item, (*path, str(key))) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(item, (*path, str(index))) for index, item in enumerate(value)]
+        return value
+
+    return clean(config, ()), masked
+
+
+def _is_secret(name, value):
+    if value is None or isinstance(value, bool | int | float):
+        return False
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", name).lower().strip("_")
+    if _SECRET_NAME.search(name):
+        return True
+    return bool(_KEY_NAME.search(name) and isinstance(value, str) and _KEY_TEXT.fullmatch(value))

@@ -1,0 +1,297 @@
+"""Every planted illness triggers its sentence, and healthy runs stay silent."""
+
+import dataclasses
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kvision.callbacks import Vitals
+from kvision.callbacks.advice import Adviser
+from kvision.callbacks.step_tap import Norms
+from tests.callbacks.vital_runs import Record
+
+EXAMPLES, BATCH, EPOCHS, EVERY = 256, 16, 12, 30  # 16 steps an epoch: measured at 1, 30, 60, ..., 180
+
+
+def images():
+    """Four classes of noisy pictures."""
+    numbers = np.random.default_rng(0)
+    centres, y = numbers.normal(size=(4, 8, 8, 2)), numbers.integers(0, 4, EXAMPLES)
+    return (0.5 * centres[y] + numbers.normal(size=(EXAMPLES, 8, 8, 2))).astype("float32"), y
+
+
+def dense(depth=3, scale=1.0, head="glorot_uniform", **options):
+    keras.utils.set_random_seed(0)
+    options = {"activation": "relu"} | options
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Flatten()(inputs)
+    for index in range(depth):
+        x = layers.Dense(32, name=f"dense{index}", **options)(x)
+        if scale != 1:
+            x = layers.Rescaling(scale)(x)
+    return keras.Model(inputs, layers.Dense(4, kernel_initializer=head, name="head")(x))
+
+
+def convolutional(norm=None):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 2))
+    x = inputs
+    for index in range(3):
+        x = layers.Conv2D(8, 3, padding="same", kernel_initializer="he_normal", name=f"conv{index}")(x)
+        if norm is not None:
+            x = norm()(x)
+        x = layers.ReLU()(x)
+    return keras.Model(inputs, layers.Dense(4, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
+def sgd(rate, **options):
+    return keras.optimizers.SGD(rate, momentum=0.9, **options)
+
+
+def warm_up_and_cosine():
+    return sgd(keras.optimizers.schedules.CosineDecay(1e-4, 100, warmup_target=0.05, warmup_steps=92))
+
+
+def normal(deviation):
+    return keras.initializers.RandomNormal(stddev=deviation)
+
+
+def advice_of(model, optimizer, callbacks=(), epochs=EPOCHS):
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    record, vitals = Record(), Vitals(EVERY)
+    callbacks = [record, vitals, *callbacks]
+    x, y = images()
+    history = model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=callbacks).history
+    assert {"update_ratio", "gradient_norm"} <= set(history)
+    assert record.advice == vitals.advice
+    return vitals.advice
+
+
+HEALTHY = {
+    "dense, SGD": lambda: (dense(), sgd(0.02)),
+    "dense, Adam": lambda: (dense(), keras.optimizers.Adam(1e-3)),
+    "dense, zero head": lambda: (dense(head="zeros"), keras.optimizers.Adam(1e-3)),
+    "convolutions, SGD": lambda: (convolutional(), sgd(0.02)),
+    "convolutions, Adam": lambda: (convolutional(), keras.optimizers.Adam(2e-3)),
+    "batch norm, SGD": lambda: (convolutional(layers.BatchNormalization), sgd(0.05)),
+    "batch norm, Adam": lambda: (convolutional(layers.BatchNormalization), keras.optimizers.Adam(2e-3)),
+    "batch norm, warm-up": lambda: (convolutional(layers.BatchNormalization), warm_up_and_cosine()),
+    "group norm, SGD": lambda: (convolutional(lambda: layers.GroupNormalization(4)), sgd(0.02)),
+    "group norm, warm-up": lambda: (convolutional(lambda: layers.GroupNormalization(4)), warm_up_and_cosine()),
+}
+
+
+@pytest.mark.parametrize("row", HEALTHY.values(), ids=HEALTHY)
+def test_a_healthy_run_is_silent(row, capsys):
+    assert advice_of(*row()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_has_converged_is_silent():
+    assert advice_of(dense(), sgd(0.05), epochs=40) == []
+
+
+PLANTED = {
+    "rate 100 times too high": (
+        lambda: (convolutional(layers.BatchNormalization), keras.optimizers.Adam(0.2)),
+        "update_ratio",
+        "(updates are .*, healthy is near 1e-3|its weights are .* at the start, healthy is under 5): lower the .* ten",
+    ),
+    "rate 100 times too high, SGD": (
+        lambda: (convolutional(layers.BatchNormalization), sgd(5.0)),
+        "update_ratio",
+        "lower the learning rate",
+    ),
+    "rate 1000 times too low": (
+        lambda: (convolutional(layers.BatchNormalization), sgd(2e-5)),
+        "update_ratio",
+        "updates are .* of the weights, healthy is near 1e-3: raise the learning rate about a (hundred|thousand) times",
+    ),
+    "units dead from the start": (
+        lambda: (dense(bias_initializer=keras.initializers.Constant(-9.0)), sgd(0.02)),
+        "dead_relu",
+        "dense0: 32 of 32 units never fire, healthy is under 40 %: start its biases at 0.01",
+    ),
+    "gradient that is not finite": (
+        lambda: (dense(), sgd(1e3)),
+        "gradient_norm",
+        "its gradient is not finite, at step 30: lower the learning rate about ten times",
+    ),
+    "exploding gradient": (
+        lambda: (dense(depth=8, scale=4.0), keras.optimizers.Adam(1e-3)),
+        "gradient_norm",
+        "times its weights, healthy is under 1: normalise the activations",
+    ),
+    "vanishing gradient": (
+        lambda: (dense(depth=12, activation="sigmoid"), keras.optimizers.Adam(1e-3)),
+        "gradient_norm",
+        "dense[01]: its gradient is .* times its weights where that of head is .*: normalise the activations, use ReLU",
+    ),
+    "initial weights too large": (
+        lambda: (dense(depth=5, kernel_initializer=normal(1.0)), sgd(0.02)),
+        None,
+        "start from He's initialiser, .* root mean square .the weights of dense. started at (1|0.9.?)",
+    ),
+    "initial weights too small": (
+        lambda: (dense(depth=5, kernel_initializer=normal(1e-4)), sgd(0.02)),
+        "gradient_norm",
+        "start from He's initialiser, .* root mean square .the weights of dense. started at 1e-4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "vital", "sentence"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_illness_is_told(row, vital, sentence, capsys):
+    advice = advice_of(*row())
+    told = [item.text for item in advice if item.vital == vital or vital is None]
+    assert any(re.search(sentence, text) for text in told), [item.text for item in advice]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [item.text for item in advice]
+    assert len({(item.vital, item.epoch) for item in advice}) == len(advice), "more than one a vital an epoch"
+
+
+def test_relus_that_die_in_the_run_are_told():
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 4:
+                self.model.get_layer("dense1").bias.assign([-1e3] * 20 + [0.0] * 12)
+
+    advice = advice_of(dense(), sgd(0.01), [Kill()])
+    texts = [item.text for item in advice if item.vital == "dead_relu"]
+    assert texts == [
+        "dense1: 20 of 32 units never fire, healthy is under 40 %: lower the learning rate about ten times"
+    ]
+
+
+# What follows feeds numbers to the rules: the sentence of the issue, and the edges that runs reach only by chance.
+
+
+def norms(step, ratio=1e-3, gradient=1.0, rate=0.1, layers=("conv1", "layer2.1.conv1", "head"), **one):
+    paths = [f"{layer}/kernel" for layer in layers]
+    shapes = dict.fromkeys(paths, (3, 3, 8, 8)) | {"head/bias": (8,)}
+    weights = dict.fromkeys(paths, (2 / 72) ** 0.5 * 576**0.5) | {"head/bias": 1.0}  # He's
+    updates = {path: ratio * weights[path] for path in weights}
+    gradients = dict.fromkeys(weights, gradient)
+    made = Norms(step, rate, shapes, gradients, weights, updates)
+    for name, changes in one.items():
+        getattr(made, name).update(changes)
+    return made
+
+
+def said(*measured, **options):
+    adviser = Adviser()
+    for found in measured:
+        adviser.see_norms(found)
+    return adviser.sentences(**options)
+
+
+def test_the_sentence_names_layer_number_range_and_cure():
+    worst = {"updates": {"layer2.1.conv1/kernel": 8e-2 * norms(1).weights["conv1/kernel"]}}
+    high = [norms(step, 5e-2, **worst) for step in (1, 100, 200)]
+    assert said(*high) == {
+        "update_ratio": "layer2.1.conv1: updates are 8e-2 of the weights, healthy is near 1e-3: "
+        "lower the learning rate about ten times"
+    }
+
+
+@pytest.mark.parametrize(
+    ("ratio", "cure"),
+    [
+        (2.1e-2, "lower the learning rate about ten times"),
+        (0.5, "lower the learning rate about a hundred times"),
+        (9e-6, "raise the learning rate about a hundred times"),
+        (1e-7, "raise the learning rate about 10,000 times"),
+    ],
+)
+def test_the_factor_is_rounded_down_to_a_power_of_ten(ratio, cure):
+    text = said(*[norms(step, ratio) for step in (1, 100, 200)])["update_ratio"]
+    assert text.endswith(cure)
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        [(1, 0.5), (100, 0.5)],  # the first step does not count
+        [(1, 0.5), (20, 0.5), (40, 0.5)],  # nor do the first fifty
+        [(1, 1e-3), (100, 0.5), (200, 1e-3), (300, 0.5)],  # two in a row
+        [(1, 1e-3), (100, 1e-3), (200, 1e-7), (300, 1e-7)],  # low after it was healthy: converged
+        [(1, 1e-5), (100, 2e-2), (200, 2e-2)],  # the edges are healthy
+    ],
+)
+def test_what_is_not_told(measured):
+    assert said(*[norms(step, ratio) for step, ratio in measured]) == {}
+
+
+@pytest.mark.parametrize("ratio", [1e-7, 0.5])
+def test_nothing_is_told_of_the_ratio_while_the_rate_rises(ratio):
+    rising = [norms(step, ratio, rate=step) for step in (1, 100, 200, 300)]
+    assert said(*rising) == {}
+    assert said(*rising, norms(400, ratio, rate=300), norms(500, ratio, rate=300))["update_ratio"]
+
+
+def test_biases_and_vanishing_kernels_are_not_judged():
+    small = {"weights": {"head/kernel": 1e-7}, "updates": {"head/bias": 10.0, "head/kernel": 1.0}}
+    assert said(*[norms(step, **small) for step in (1, 100, 200)]) == {}
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+@pytest.mark.parametrize("measure", ["weights", "updates"])
+def test_numbers_that_are_not_finite_break_nothing(measure, number):
+    broken = {measure: {"conv1/kernel": number}}
+    assert said(norms(1), norms(100), *[norms(step, **broken) for step in (200, 300)]) == {}
+    text = said(norms(1), norms(100, gradients={"conv1/kernel": number}))["gradient_norm"]
+    assert text.startswith("conv1: its gradient is not finite, at step 100")
+
+
+def test_a_spike_of_the_gradient_is_told():
+    text = said(*[norms(step) for step in (1, 100)], *[norms(step, gradient=50.0) for step in (200, 300)])
+    assert "the gradient norm is 1e2" in text["gradient_norm"] or "the gradient norm is 100" in text["gradient_norm"]
+    assert "clip by the global norm" in text["gradient_norm"]
+
+
+def test_a_gradient_that_explodes_towards_the_input_is_told():
+    steep = {"gradients": {"conv1/kernel": 5.0, "head/kernel": 1e-6}}
+    text = said(*[norms(step, **steep) for step in (1, 100, 200)])["gradient_norm"]
+    assert text.startswith("conv1: ") and "head is 2e-7" in text and "clip by the global norm" in text
+
+
+def test_a_sentence_comes_again_only_after_the_vital_was_healthy():
+    adviser = Adviser()
+
+    def see(step, ratio):
+        adviser.see_norms(norms(step, ratio))
+        return adviser.sentences()
+
+    ratios = [1e-3, 0.5, 0.5, 0.5, 1e-3, 0.5, 0.5]
+    spoken = [bool(see(100 * index + 1, ratio)) for index, ratio in enumerate(ratios)]
+    assert spoken == [False, False, True, False, False, False, True]
+
+
+def test_dead_units_are_not_told_where_the_loss_is_not_finite_nor_where_they_are_few():
+    adviser = Adviser()
+    adviser.see_norms(norms(1))
+    for _ in range(2):
+        adviser.see_dead({"relu": 1.0}, {"relu": 32})
+    assert adviser.sentences(finite=False) == {}
+    assert "32 of 32" in adviser.sentences()["dead_relu"]
+    for _ in range(2):
+        adviser.see_dead({"relu": 0.39, "tiny": 1.0}, {"relu": 100, "tiny": 3})
+    assert adviser.sentences() == {}
+
+
+def test_trained_weights_far_from_an_initialiser_are_no_bad_start():
+    def small(step):
+        made = norms(step, 0.5)
+        scale = dict.fromkeys(made.weights, 0.001)
+        return dataclasses.replace(
+            made,
+            weights={path: made.weights[path] * scale[path] for path in scale},
+            updates={path: made.updates[path] * scale[path] for path in scale},
+            gradients={path: made.gradients[path] * scale[path] for path in scale},
+        )
+
+    assert "initialiser" in said(*[small(step) for step in (1, 100, 200)])["update_ratio"]
+    assert "lower the learning rate" in said(*[small(step) for step in (5001, 5100, 5200)])["update_ratio"]

@@ -1,0 +1,213 @@
+"""The units that never fire are found, and none other, whatever kind of ReLU they are and in every mode."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kvision.callbacks import DeadReLU
+from kvision.callbacks.step_tap import is_relu
+from tests.callbacks.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
+
+BATCH, BATCHES = 32, 8  # 256 examples an epoch: the fewest that a verdict rests on
+
+
+def images(examples=BATCH * BATCHES):
+    numbers = np.random.default_rng(0)
+    return numbers.normal(size=(examples, 8, 8, 2)).astype("float32"), numbers.integers(0, 3, examples)
+
+
+def network():
+    """One of each kind of ReLU; `inner` is a model in the model, with a layer of the same name as one outside."""
+    inputs = keras.Input((4, 4, 5))
+    x = layers.Conv2D(5, 1, activation="relu6", name="conv")(inputs)
+    inner = keras.Model(inputs, layers.Conv2D(5, 1, activation="leaky_relu", name="leaky")(x), name="inner")
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(inputs)
+    x = layers.ReLU(max_value=6, name="relu")(layers.Conv2D(5, 3, name="before_relu")(x))
+    x = layers.Flatten()(inner(x))
+    x = layers.LeakyReLU(negative_slope=0.0, name="no_slope")(layers.Dense(6, name="before_no_slope")(x))
+    x = layers.Activation(keras.ops.relu, name="activation")(layers.Dense(7, name="before_activation")(x))
+    x = layers.PReLU(name="prelu")(layers.Dense(7, name="before_prelu")(x))
+    model = keras.Model(inputs, layers.Dense(3, name="logits", dtype="float32")(x))
+    numbers = np.random.default_rng(2)  # the same on every backend
+    for weight in model.trainable_weights:
+        if len(weight.shape) > 1:
+            weight.assign(numbers.normal(size=weight.shape) * np.sqrt(2 / np.prod(weight.shape[:-1])))
+    return model, inner
+
+
+def plant(layer, units):
+    bias = np.zeros(layer.bias.shape)
+    bias[units] = -1e3
+    layer.bias.assign(bias)
+
+
+def fired(model, layer, x):
+    """Units of a layer that are above 0 for any example, by a forward pass of Keras's own."""
+    outputs = to_numpy(keras.Model(model.inputs[0], layer.output)(x))
+    return outputs.max(axis=tuple(range(outputs.ndim - 1))) > 0
+
+
+@pytest.mark.parametrize("mode", ROWS[: len(MODES)])
+def test_planted_units_are_found_and_none_other(mode):
+    keras.mixed_precision.set_dtype_policy(MODES[mode].get("policy", "float32"))
+    model, inner = network()
+    planted = {"conv": [1, 5], "before_relu": [0], "before_no_slope": [2, 3], "before_activation": [6]}
+    for name, units in planted.items():
+        plant(model.get_layer(name), units)
+    plant(inner.get_layer("conv"), [4])
+    plant(model.get_layer("before_prelu"), [0])
+    x, y = images()
+    record, callback = Record(), DeadReLU(every=5)
+    compiled(model, MODES[mode], learning_rate=1e-6)
+    history = fit(model, [callback, record], x, y, batch_size=BATCH, epochs=5).history
+    want = {"conv": [1, 5], "relu": [0], "conv (2)": [4], "no_slope": [2, 3], "activation": [6]}
+    assert callback.dead == want
+    for name in ("conv", "relu", "no_slope", "activation"):  # and in truth all others do fire
+        layer = model.get_layer(name)
+        assert np.flatnonzero(~fired(model, layer, x)).tolist() == want[name], name
+    sizes = {"conv": 6, "relu": 5, "conv (2)": 5, "no_slope": 6, "activation": 7}
+    assert callback.units == sizes
+    assert callback.shares == {path: len(want[path]) / sizes[path] for path in want}
+    assert history["dead_relu"][-1] == 7 / 29
+    events = [event for event in record.events if event.name == "dead_relu"]
+    assert events[-1].values == callback.shares and events[-1].healthy == (0.0, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("function", "relu"),
+    [
+        (keras.activations.relu, True),
+        (keras.activations.relu6, True),
+        (keras.ops.relu, True),
+        (lambda x: keras.ops.maximum(x, 0.0), True),
+        (lambda x: keras.activations.relu(x, threshold=1.0), True),
+        (keras.activations.leaky_relu, False),
+        (keras.activations.gelu, False),
+        (keras.activations.silu, False),
+        (keras.activations.elu, False),
+        (keras.activations.softmax, False),
+        (keras.activations.linear, False),
+        (lambda x: x[:, 0], False),
+        (layers.ReLU(), False),  # found as a layer of its own
+        (None, False),
+    ],
+)
+def test_what_counts_as_a_relu(function, relu):
+    assert is_relu(function) is relu
+
+
+def test_a_relu_layer_as_an_activation_is_watched():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(5, activation=layers.ReLU(name="inside")), layers.Dense(3)]
+    )
+    plant(model.layers[0], [2])
+    callback = DeadReLU()
+    x, y = np.random.default_rng(0).normal(size=(256, 4)), np.zeros(256)
+    fit(compiled(model, {}, learning_rate=1e-6), [callback], x, y)
+    assert list(callback.dead.values()) == [[2]]
+
+
+def one_unit(position=None, examples=1024):
+    """A dense layer whose unit 1 fires for the example at `position` alone, and its data."""
+    inputs = keras.Input((2,))
+    dense = layers.Dense(2, activation="relu", kernel_initializer="identity", name="dense")
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(dense(inputs)))
+    x = np.ones((examples, 2)) * [1, -1]
+    if position is not None:
+        x[position, 1] = 1
+    return compiled(model, {}, learning_rate=1e-6), x, np.zeros(examples)
+
+
+@pytest.mark.parametrize("position", [0, 600, 1023])
+def test_a_unit_that_fires_once_in_an_epoch_is_alive(position):
+    model, x, y = one_unit(position)
+    record, callback = Record(), DeadReLU(every=4)
+    history = fit(model, [callback, record], x, y, batch_size=32, epochs=3).history
+    assert callback.dead == {} and callback.shares == {"dense": 0.0}
+    assert all(event.values == {"dense": 0.0} for event in record.events)
+    assert history["dead_relu"] == [0.0, 0.0, 0.0]
+
+
+def test_nothing_is_said_after_too_few_examples():
+    model, x, y = one_unit(examples=255)
+    callback = DeadReLU(every=1)
+    history = fit(model, [callback], x, y, batch_size=32).history
+    assert callback.dead == {} and callback.shares == {} and "dead_relu" not in history
+    fit(model, [callback], x, y, batch_size=32, epochs=2)
+    assert callback.dead == {"dense": [1]}
+
+
+def test_steps_are_looked_at_as_often_as_examples_are_needed():
+    model, x, y = one_unit(examples=2 * 64 * 100)
+    looked = []
+
+    class Looks(DeadReLU):
+        def looked(self, fired):
+            looked.append(fired["dense"][1])
+            super().looked(fired)
+
+    fit(model, [Looks(every=50)], x, y, batch_size=64)
+    assert sum(looked) == pytest.approx(4 * 1024, rel=0.1)  # of 12,800
+
+
+def test_a_unit_that_dies_is_found_and_one_that_revives_is_forgotten():
+    model, x, y = one_unit(position=0, examples=512)
+
+    class Bias(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.get_layer("dense").bias.assign([0.0, -1e3] if 1 <= epoch < 4 else [0.0, 0.0])
+
+    class Dead(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(callback.dead)
+
+    seen, callback = [], DeadReLU()
+    fit(model, [Bias(), callback, Dead()], x, y, batch_size=32, epochs=5)
+    assert seen == [{}, {"dense": [1]}, {"dense": [1]}, {"dense": [1]}, {}]
+
+
+def test_a_layer_called_twice_is_alive_where_one_call_fires():
+    inputs = keras.Input((4,))
+    shared = layers.ReLU(name="shared")
+    dense = layers.Dense(4, name="dense")
+    x = layers.Concatenate()([shared(dense(inputs)), shared(-dense(inputs))])
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    callback = DeadReLU()
+    x, y = np.random.default_rng(0).uniform(size=(256, 4)), np.zeros(256)
+    dense.kernel.assign(np.abs(to_numpy(dense.kernel)))
+    fit(compiled(model, {}, learning_rate=1e-6), [callback], x, y)
+    assert callback.shares == {"shared": 0.0}
+
+
+def bare():
+    """A functional model with bare ReLUs, one of them in a model inside."""
+    inputs = keras.Input((5,))
+    inner = keras.Model(inputs, keras.ops.relu(layers.Dense(5, name="inside")(inputs)), name="inner")
+    inputs = keras.Input((4,))
+    x = keras.ops.relu6(layers.Dense(5, name="outside")(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(inner(x)))
+    plant(model.get_layer("outside"), [3])
+    plant(inner.get_layer("inside"), [0, 2])
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    return compiled(model, {}, learning_rate=1e-6), x, np.zeros(64)
+
+
+def test_bare_relus_are_watched_on_data():
+    model, x, y = bare()
+    callback = DeadReLU(every=2, data=x)
+    fit(model, [callback], x, y, epochs=2)
+    assert sorted(callback.dead.values()) == [[0, 2], [3]]
+    for operation in model.operations:
+        assert "call" not in vars(operation)
+
+
+def test_bare_relus_without_data_are_named_once(capsys):
+    model, x, y = bare()
+    callback = DeadReLU()
+    fit(model, [callback], x, y, epochs=2)
+    fit(model, [callback], x, y)
+    printed = capsys.readouterr().out
+    assert printed.count("not watched") == 1 and "relu6" in printed and "data=" in printed
+    assert callback.dead == {}

@@ -1,0 +1,125 @@
+"""The rate of every step equals the schedule's, and training equals that with the schedule inside the optimizer."""
+
+import keras
+import numpy as np
+import pytest
+
+from kvision.callbacks import LearningRate
+from tests.callbacks.runs import STEPS, fit_tiny, tiny_model
+
+DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
+STAIRS = keras.optimizers.schedules.PiecewiseConstantDecay([2, 5], [0.1, 0.05, 0.01])
+
+
+class Rates(keras.callbacks.Callback):
+    """Notes the rate of every step, as the optimizer has it when the step is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.rates.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+
+
+def rates_of(callback, optimizer=None, epochs=2, model=None, **options):
+    rates = Rates()
+    model = tiny_model(optimizer) if model is None else model
+    history = fit_tiny(model, [callback, rates], epochs=epochs, validation_data=None, **options).history
+    return rates.rates, history.get("learning_rate")
+
+
+def place(unit):
+    """For every step of two epochs what the schedule should be asked for."""
+    return {"step": range(8), "epoch": [0] * 4 + [1] * 4, "images": range(0, 64, 8)}[unit]
+
+
+@pytest.mark.parametrize("unit", ["step", "epoch", "images"])
+@pytest.mark.parametrize(
+    "schedule", [DECAY, STAIRS, lambda place: 0.1 / (1 + place)], ids=["decay", "stairs", "function"]
+)
+def test_every_step_has_the_rate_of_the_schedule(schedule, unit):
+    rates, logged = rates_of(LearningRate(schedule, unit, batch_size=8 if unit == "images" else None))
+    want = [float(schedule(step)) for step in place(unit)]
+    np.testing.assert_allclose(rates, want, rtol=1e-6)
+    np.testing.assert_allclose(logged, want[STEPS - 1 :: STEPS], rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=["graph", "jit"])
+def test_training_equals_that_with_the_schedule_in_the_optimizer(options):
+    inside = tiny_model(keras.optimizers.SGD(DECAY, momentum=0.9), **options)
+    fit_tiny(inside, validation_data=None)
+    outside = tiny_model(keras.optimizers.SGD(1.0, momentum=0.9), **options)
+    fit_tiny(outside, [LearningRate(DECAY)], validation_data=None)
+    for got, want in zip(outside.get_weights(), inside.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+
+
+def test_the_rate_changes_between_executions_only():
+    rates, _ = rates_of(LearningRate(lambda step: 0.1 / (1 + step)), model=tiny_model(steps_per_execution=2))
+    np.testing.assert_allclose(rates, [0.1 / (1 + step) for step in (0, 2, 4, 6)], rtol=1e-6)
+
+
+def test_accumulated_batches_are_one_step():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    rates, _ = rates_of(LearningRate(lambda step: 0.1 / (1 + step)), optimizer)
+    np.testing.assert_allclose(rates, [0.1 / (1 + step) for step in (0, 0, 1, 1, 2, 2, 3, 3)], rtol=1e-6)
+
+
+def test_the_rate_reaches_the_optimizer_inside_loss_scaling():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    rates, logged = rates_of(LearningRate(STAIRS), optimizer)
+    np.testing.assert_allclose(rates, [0.1] * 3 + [0.05] * 3 + [0.01] * 2, rtol=1e-6)
+    np.testing.assert_allclose(optimizer.inner_optimizer.learning_rate, logged[-1])
+
+
+def test_a_resumed_run_goes_on_where_it_was(tmp_path):
+    whole, _ = rates_of(LearningRate(DECAY), epochs=4)
+    model = tiny_model()
+    fit_tiny(model, [LearningRate(DECAY)], epochs=2, validation_data=None)
+    model.save(tmp_path / "half.keras")
+    half = keras.models.load_model(tmp_path / "half.keras")
+    resumed, _ = rates_of(LearningRate(DECAY), epochs=4, model=half, initial_epoch=2)
+    np.testing.assert_allclose(resumed, whole[2 * STEPS :], rtol=1e-6)
+    by_epoch, _ = rates_of(LearningRate(DECAY, "epoch"), epochs=4, initial_epoch=3)
+    np.testing.assert_allclose(by_epoch, [float(DECAY(3))] * STEPS, rtol=1e-6)
+
+
+def test_a_number_is_a_constant_rate():
+    rates, logged = rates_of(LearningRate(0.25), epochs=1)
+    assert rates == [0.25] * STEPS
+    assert logged == [0.25]
+
+
+@pytest.mark.parametrize("rate, want", [(0.5, [0.5, 0.5]), (DECAY, [float(DECAY(4)), float(DECAY(8))])])
+def test_without_a_schedule_the_rate_is_only_logged(rate, want):
+    _, logged = rates_of(LearningRate(), keras.optimizers.SGD(rate))
+    np.testing.assert_allclose(logged, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"schedule": "cosine"}, r"schedule: got 'cosine', expected .*function"),
+        ({"schedule": 0.1, "unit": "batch"}, r"Unknown unit: got 'batch'.*'step', 'epoch', 'images'"),
+        ({"schedule": 0.1, "unit": "images"}, r"got batch_size=None, expected a positive integer"),
+        ({"schedule": 0.1, "unit": "images", "batch_size": 0}, r"got batch_size=0, expected a positive integer"),
+    ],
+)
+def test_wrong_arguments_are_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LearningRate(**arguments)
+
+
+@pytest.mark.parametrize("rate", [DECAY, lambda: 0.1], ids=["schedule", "function"])
+def test_an_optimizer_with_a_schedule_of_its_own_is_an_error(rate):
+    with pytest.raises(ValueError, match=r"got SGD with a schedule of its own.*expected an optimizer compiled with a"):
+        fit_tiny(tiny_model(keras.optimizers.SGD(rate)), [LearningRate(STAIRS)])
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
+def test_a_rate_that_is_no_rate_is_an_error_before_the_first_batch(rate):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"got .* from the schedule at step 0, expected a finite number"):
+        fit_tiny(model, [LearningRate(lambda step: rate)])
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 0
