@@ -1,0 +1,77 @@
+"""The examples and the README's script run as they stand."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = [pytest.mark.slow, pytest.mark.tensorflow_only]
+
+
+def run(*arguments, cwd):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_main_job(tmp_path):
+    done = run(ROOT / "examples" / "train_digits.py", "--quick", "--run", tmp_path / "runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    accuracy = float(re.search(r"test accuracy +([\d.]+)%", done.stdout).group(1))
+    assert accuracy > 50
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {"curves.png", "report.html", "history.jsonl", "history.csv"} <= {path.name for path in folder.iterdir()}
+    assert "wandb sync" in done.stdout
+    assert (
+        len([line for line in done.stdout.splitlines() if line.startswith("Epoch ")]) == 2
+    )  # no progress bar in a pipe
+
+
+def write_pictures(folder, classes=("cat", "dog"), count=6):
+    rng = np.random.default_rng(0)
+    for shade, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = rng.integers(100 * shade, 100 * shade + 100, (24 + k, 30, 3), dtype="uint8")
+            PIL.Image.fromarray(pixels).save(folder / name / f"{k}.png")
+    return folder
+
+
+def test_the_main_job_on_a_folder_of_pictures(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    (pictures / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    options = ["--data", pictures, "--quick", "--size", "32", "--network", "lenet5", "--run", tmp_path / "runs"]
+    done = run(ROOT / "examples" / "train_digits.py", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "12 pictures of 2 classes, 1 files skipped" in done.stdout
+    assert "broken.jpg" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "is not a folder"),
+        (lambda folder: folder.mkdir(), "no pictures"),
+        (lambda folder: write_pictures(folder, classes=("cat",)), "one class only ('cat')"),
+        (lambda folder: write_pictures(folder, count=1), "at least 2 are needed"),
+    ],
+    ids=["missing", "empty", "one class", "one picture a class"],
+)
+def test_bad_folders_are_told_before_training(tmp_path, prepare, message):
+    prepare(tmp_path / "pictures")
+    done = run(ROOT / "examples" / "train_digits.py", "--data", tmp_path / "pictures", cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_script_of_the_readme(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    script = tmp_path / "script.py"
+    script.write_text(block.replace("x, y = mnist_data()", "x, y = (a[::40] for a in mnist_data())"))
+    done = run(script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
