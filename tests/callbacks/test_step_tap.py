@@ -24,15 +24,15 @@ def three(every=1):
 
 
 class Stop(keras.callbacks.Callback):
-    """Raises in one hook, the second time it is called."""
+    """Raises in one hook, by default the second time it is called."""
 
-    def __init__(self, hook, error):
+    def __init__(self, hook, error, call=2):
         super().__init__()
         self.calls = 0
 
         def raising(*args, **kwargs):
             self.calls += 1
-            if self.calls == 2:
+            if self.calls == call:
                 raise error
 
         setattr(self, hook, raising)
@@ -89,7 +89,7 @@ def test_a_function_left_in_place_steps_aside_in_the_next_fit(monkeypatch):
     """Another callback may raise between the tap's `on_train_batch_begin` and the step."""
     model = compiled(dense_model(), {})
     with pytest.raises(RuntimeError):
-        fit(model, [UpdateRatio(every=1), Stop("on_train_batch_begin", RuntimeError())])
+        fit(model, [UpdateRatio(every=1), Stop("on_train_batch_begin", RuntimeError(), call=1)])
     traced = []
     monkeypatch.setattr(step_tap.StepTap, "_measure", lambda *_: traced.append(1))
     fit(model)
