@@ -10,6 +10,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext a
 from kvision.ops._roi import align_by_gather, clip_points, sample_points
 
 _FUSED_DTYPES = (tf.float16, tf.bfloat16, tf.float32)  # what the fused batch normalisation kernel takes
+_LARGE_SAMPLE = 2**15  # elements of a sample from which on fusing pays
 
 
 def _in_xla():
@@ -23,8 +24,9 @@ def _on_cpu():
 def fuse(function):
     """`function` of tensors, compiled by XLA into one pass over memory where that pays and is safe.
 
-    That is in a graph on the CPU with every size known but the first: there each elementwise operation is a pass of its
-    own. Eager calls would compile for every shape they meet; on a GPU `fit` compiles the whole step already.
+    That is in a graph on the CPU with every size known but the first, on large maps or on rows of unknown number: there
+    each elementwise operation is a pass of its own over memory. Compiling takes about a quarter of a second a shape,
+    which small maps never earn back. Eager calls would compile for every shape they meet; on a GPU `fit` compiles the whole step.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
@@ -32,7 +34,9 @@ def fuse(function):
     def call(*arguments):
         tensors = [argument for argument in arguments if tf.is_tensor(argument)]
         known = all(None not in tensor.shape[1:] for tensor in tensors)
-        pays = known and not tf.executing_eagerly() and not _in_xla() and _on_cpu()
+        sample = max((tensor.shape for tensor in tensors), key=len)[1:]
+        large = known and (len(sample) < 2 or sample.num_elements() >= _LARGE_SAMPLE)
+        pays = large and not tf.executing_eagerly() and not _in_xla() and _on_cpu()
         return (compiled if pays else function)(*arguments)
 
     return call
