@@ -323,9 +323,8 @@ def float32(tensor):
 
 
 def sum_of_squares(tensor):
-    """Sum of the squared elements, in two stages: XLA adds up one by one, which loses digits over millions."""
-    squares = ops.square(float32(tensor))
-    return ops.sum(ops.sum(squares, axis=tuple(range(len(tensor.shape) - 1))) if len(tensor.shape) > 1 else squares)
+    """Sum of the squared elements."""
+    return ops.sum(ops.square(float32(tensor)))
 
 
 def relu_attribute(layer):

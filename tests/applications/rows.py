@@ -25,6 +25,7 @@ class Row:
         norms: The norms the builder takes besides its default.
         convolutional: Whether the builder takes `activation`, `initializer` and `norm` by name.
         head: Arguments that make the tiny network a classifier of 3 classes.
+        dropouts: `{label: (builder, {layer before a dropout: its published rate})}`.
     """
 
     module: str
@@ -38,6 +39,7 @@ class Row:
     norms: tuple = ("batch", "group", "frozen_batch", "sync_batch", None)
     convolutional: bool = True
     head: dict = dataclasses.field(default_factory=lambda: {"classes": 3})
+    dropouts: dict = dataclasses.field(default_factory=dict)
 
 
 ROWS = [
@@ -84,6 +86,7 @@ ROWS = [
                 },
             )
         },
+        dropouts={"VGG16": (A.VGG16, {"classifier.1": 0.5, "classifier.4": 0.5})},
     ),
     Row(
         module="resnet",
@@ -185,6 +188,7 @@ ROWS = [
         },
         shape=(67, 67, 3),
         odd_shape=(75, 68, 3),
+        dropouts={"AlexNet": (A.AlexNet, {"relu6": 0.5, "relu7": 0.5})},
     ),
     Row(
         module="zfnet",
@@ -205,6 +209,7 @@ ROWS = [
         },
         shape=(47, 47, 3),
         odd_shape=(55, 60, 3),
+        dropouts={"ZFNet": (A.ZFNet, {"relu6": 0.5, "relu7": 0.5})},
     ),
     Row(
         module="network_in_network",
@@ -227,6 +232,10 @@ ROWS = [
         shape=(16, 16, 3),
         odd_shape=(19, 13, 3),
         stride=4,
+        dropouts={
+            "NetworkInNetwork": (A.NetworkInNetwork, {"pool3": 0.5}),
+            "NetworkInNetwork-cifar10": (lambda: A.NetworkInNetwork("cifar10"), {"pool1": 0.5, "pool2": 0.5}),
+        },
     ),
     Row(
         module="squeezenet",
@@ -247,6 +256,10 @@ ROWS = [
             ),
         },
         stride=16,
+        dropouts={
+            "SqueezeNet-1.0": (lambda: A.SqueezeNet("1.0"), {"features.12.concatenate": 0.5}),
+            "SqueezeNet-1.1": (lambda: A.SqueezeNet("1.1"), {"features.12.concatenate": 0.5}),
+        },
     ),
     Row(
         module="googlenet",
@@ -270,6 +283,13 @@ ROWS = [
                 },
             )
         },
+        dropouts={
+            "GoogLeNet": (lambda: A.GoogLeNet(auxiliary=True), {"avgpool": 0.4, "aux1.relu": 0.7, "aux2.relu": 0.7}),
+            "GoogLeNet-batch": (
+                lambda: A.GoogLeNet(norm="batch", auxiliary=True),
+                {"avgpool": 0.2, "aux1.relu": 0.7, "aux2.relu": 0.7},
+            ),
+        },
     ),
     Row(
         module="mobilenet_v2",
@@ -288,6 +308,7 @@ ROWS = [
                 },
             )
         },
+        dropouts={"MobileNetV2": (A.MobileNetV2, {"avgpool": 0.2})},
     ),
     Row(
         module="efficientnet",
@@ -314,6 +335,13 @@ ROWS = [
                     "C5": (7, 7, 320),
                 },
             )
+        },
+        dropouts={
+            f"EfficientNetB{index}": (
+                lambda index=index: A.EfficientNet(f"b{index}", width=0.25, depth=0.5),  # smaller, at the row's rate
+                {"avgpool": rate},
+            )
+            for index, rate in enumerate((0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5))
         },
     ),
 ]

@@ -50,6 +50,8 @@ def test_layer_table():
     for head, table in zip(("aux1", "aux2"), heads, strict=True):
         layers = [layer for layer in model.layers if layer.name.startswith(f"{head}.")]
         assert sum(layer.count_params() for layer in layers) == twins.count(table)
+    fed = [model.get_layer(f"{head}.pool").input._keras_history.operation.name for head in ("aux1", "aux2")]
+    assert fed == ["inception4a", "inception4d"]  # the count is the same on 4b and 4c
 
 
 def inception(x, w, name):

@@ -195,3 +195,34 @@ def test_equals_the_reference(pair):
         got = keras.ops.convert_to_numpy(ours(images, training=training))
         scale = np.abs(want).max()
         assert_close(got / scale, want / scale, tolerance=PARITY)
+
+
+# What random weights and one pass hardly show: epsilons, momenta and rates, builders at their defaults.
+DEFAULTS = {
+    "resnet50": A.ResNet50,
+    "vgg16_bn": lambda: A.VGG16(norm="batch"),
+    "alexnet": lambda: A.AlexNet("2014", input_shape=(224, 224, 3)),
+    "squeezenet1_0": lambda: A.SqueezeNet("1.0"),
+    "squeezenet1_1": lambda: A.SqueezeNet("1.1"),
+    "googlenet": lambda: A.GoogLeNet(norm="batch", auxiliary=True),
+    "mobilenet_v2": A.MobileNetV2,
+    **{f"efficientnet_b{index}": lambda index=index: A.EfficientNet(f"b{index}") for index in range(8)},
+    "vit_b_16": lambda: A.ViTB16(dropout_rate=0.0),  # the paper's is 0.1
+    "swin_t": A.SwinT,
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_constants_are_those_of_the_reference(name):
+    import torch
+
+    options = {"init_weights": False} if name == "googlenet" else {}
+    with torch.device("meta"):
+        theirs = list(torchvision(name, **options)().modules())
+    with keras.StatelessScope(initialize_variables=False):
+        ours = list(DEFAULTS[name]()._flatten_layers())
+    epsilons, momenta = ({getattr(m, name) for m in theirs if hasattr(m, name)} for name in ("eps", "momentum"))
+    assert {layer.epsilon for layer in ours if hasattr(layer, "epsilon")} == epsilons
+    assert {layer.momentum for layer in ours if hasattr(layer, "momentum")} == {1 - momentum for momentum in momenta}
+    rates = {m.p for m in theirs if isinstance(m, torch.nn.Dropout)} - {0.0}
+    assert {layer.rate for layer in ours if isinstance(layer, keras.layers.Dropout)} - {0.0} == rates

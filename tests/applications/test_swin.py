@@ -53,6 +53,14 @@ def test_stochastic_depth_rises_to_that_of_the_paper(variant, last):
         assert_close(rates, np.linspace(0, last, len(rates)))
 
 
+def test_given_rates_reach_their_layers():
+    with keras.StatelessScope(initialize_variables=False):
+        model = Swin("tiny", dropout_rate=0.3, attention_dropout_rate=0.2)
+    assert {layer.rate for layer in model.layers if layer.name.endswith(".attn_drop")} == {0.3}
+    assert {layer.dropout_rate for layer in model.layers if layer.name.endswith(".mlp")} == {0.3}
+    assert {layer.dropout_rate for layer in model.layers if layer.name.endswith(".attn")} == {0.2}
+
+
 @pytest.mark.parametrize("size", [(4, 6), (5, 3)])
 def test_merging_equals_the_twin(size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype("float32")

@@ -152,6 +152,15 @@ def test_steps_are_looked_at_as_often_as_examples_are_needed():
     assert sum(looked) == pytest.approx(4 * 1024, rel=0.1)  # of 12,800
 
 
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_unit_that_fires_in_every_third_batch_is_alive_where_a_third_is_looked_at(offset):
+    model, x, y = one_unit(examples=32 * 192)
+    x.reshape(192, 32, 2)[offset::3, :, 1] = 1
+    callback = DeadReLU(every=96)
+    fit(model, [callback], x, y, batch_size=32)
+    assert callback.dead == {} and callback.shares == {"dense": 0.0}
+
+
 def test_a_unit_that_dies_is_found_and_one_that_revives_is_forgotten():
     model, x, y = one_unit(position=0, examples=512)
 

@@ -232,6 +232,15 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_reads_a_file_while_it_is_replaced_has_the_old_one(tmp_path):
+    path = tmp_path / "report.html"
+    replace_file(path, "first")
+    with open(path) as reader:
+        replace_file(path, "second")
+        assert reader.read() == "first"
+    assert path.read_text() == "second"
+
+
 def test_a_writable_directory_is_made_and_left_empty(tmp_path):
     directory = writable_directory(str(tmp_path / "a" / "b"))
     assert directory == tmp_path / "a" / "b"

@@ -128,6 +128,16 @@ def test_short_epochs_add_up_to_a_window():
     assert len(history["update_ratio"]) == 6
 
 
+def test_tells_the_rate_that_a_step_was_taken_with():
+    class Rates(step_tap.Vital):
+        def measured(self, norms):
+            rates[norms.step] = norms.learning_rate
+
+    rates, halving = {}, keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    fit(compiled(dense_model(), {}, learning_rate=halving), [Rates(every=4)])
+    assert rates == pytest.approx({step: 0.1 * 0.5 ** (step - 1) for step in (1, 4, 8, 12, 16)})
+
+
 def test_two_models_are_tapped_at_once():
     inner_record, record = Record(), Record()
 

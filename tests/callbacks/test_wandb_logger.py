@@ -84,7 +84,7 @@ class Vital(keras.callbacks.Callback):
         emit(self, Advice("loss", 0, 0, "Early."))
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch == 1:
+        if batch == 2:  # a step after the one that was measured
             emit(self, Measurement("ratio", 2, {"layer1.0.conv1/kernel": np.float32(0.5), "b": np.nan}, (1e-5, 2e-2)))
             emit(self, Advice("ratio", 2, 0, "conv1 moves too fast: 0.5; lower the rate."))
             emit(self, Pictures(2, {"filters": np.full((5, 7, 3), 9, "uint8")}))

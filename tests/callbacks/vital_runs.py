@@ -25,6 +25,10 @@ CLIPPED = {
     "clipped accumulation": {"optimizer": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.01}},
     "loss scale": {"optimizer": {"loss_scale_factor": 8.0}},
     "scaled accumulation": {"optimizer": {"gradient_accumulation_steps": 2, "loss_scale_factor": 8.0}},
+    "accumulation, several steps a call": {
+        "compile": {"steps_per_execution": 4},
+        "optimizer": {"gradient_accumulation_steps": 2},
+    },
 }
 AVERAGED = {"averages": {"optimizer": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3}}}
 ALL = MODES | CLIPPED | AVERAGED
@@ -120,9 +124,10 @@ def _saved_run(policy, optimizer):
 
 def steps_to_measure(name, steps):
     """The first and every `EVERY`-th; of several in one call the last."""
-    if "steps_per_execution" in ALL[name].get("compile", {}):
-        return [3, 6, 12, 15]  # of 1...4, 5...8, 9...12, 13...16
-    return [1, *range(EVERY, steps + 1, EVERY)]
+    mode = ALL[name]
+    batches = mode.get("compile", {}).get("steps_per_execution", 1)
+    at_once = max(1, batches // mode.get("optimizer", {}).get("gradient_accumulation_steps", 1))
+    return list({(step - 1) // at_once: step for step in [1, *range(EVERY, steps + 1, EVERY)]}.values())
 
 
 def without_model(path):

@@ -16,12 +16,14 @@ from kvision.layers import (
     resize_position_embeddings,
 )
 from kvision.layers.transformer import TORCH_RENAMES
+from kvision.ops.positions import sinusoidal_encoding
 from tests.support import PARITY, TOLERANCES, assert_close
 
 TOKENS = np.random.default_rng(0).normal(size=(2, 5, 12)).astype("float32")
 MEMORY = np.random.default_rng(1).normal(size=(2, 7, 12)).astype("float32")
 SHUFFLE = [3, 0, 4, 1, 2]
 VASWANI = {"pre_norm": False, "activation": "relu"}
+EPSILON = 0.1  # of the blocks that are compared with a twin: large enough to show
 
 
 def numpy(tensor):
@@ -69,7 +71,7 @@ def test_self_attention_equals_the_twin(mask):
 
 def test_cross_attention_equals_the_twin():
     layer = randomised(MultiHeadAttention(3), TOKENS)
-    placed = MEMORY + 1
+    placed = MEMORY[..., ::-1].copy()  # one number added to all keys would change nothing
     assert_close(layer(TOKENS, MEMORY), attention_twin(weights_of(layer), TOKENS, MEMORY, MEMORY))
     assert_close(layer(TOKENS, placed, MEMORY), attention_twin(weights_of(layer), TOKENS, placed, MEMORY))
     assert_close(layer(TOKENS, TOKENS, TOKENS), layer(TOKENS))
@@ -103,6 +105,12 @@ def test_with_positions_the_order_counts(make):
     assert np.abs(numpy(block(positions(TOKENS[:, SHUFFLE]))) - in_order).max() > 1e-2
 
 
+@pytest.mark.parametrize("temperature", [10_000.0, 20.0])
+def test_sinusoidal_positions_add_their_encoding(temperature):
+    got = SinusoidalPositions(temperature)(TOKENS)
+    assert_close(got, TOKENS + numpy(sinusoidal_encoding(np.arange(5), 12, temperature)))
+
+
 def test_a_causal_mask_hides_the_future():
     layer = randomised(TransformerEncoderBlock(3, 24), TOKENS)
     mask = np.tril(np.ones((5, 5), bool))
@@ -121,7 +129,7 @@ def test_a_memory_mask_hides_what_fills_it_up():
 
 def norm_twin(w, name, x):
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + 1e-6) * w[f"{name}/gamma"] + w[f"{name}/beta"]
+    return (x - mean) / np.sqrt(variance + EPSILON) * w[f"{name}/gamma"] + w[f"{name}/beta"]
 
 
 def mlp_twin(w, x):
@@ -132,7 +140,8 @@ def mlp_twin(w, x):
 @pytest.mark.parametrize("pre_norm", [True, False])
 @pytest.mark.parametrize("positions", [None, np.linspace(-1, 1, 60).reshape(1, 5, 12).astype("float32")])
 def test_encoder_block_equals_the_twin(pre_norm, positions):
-    layer = randomised(TransformerEncoderBlock(3, 24, pre_norm=pre_norm, activation="relu"), TOKENS)
+    options = {"pre_norm": pre_norm, "activation": "relu", "epsilon": EPSILON}
+    layer = randomised(TransformerEncoderBlock(3, 24, **options), TOKENS)
     w = weights_of(layer)
 
     def attend(x):
@@ -147,7 +156,8 @@ def test_encoder_block_equals_the_twin(pre_norm, positions):
 @pytest.mark.parametrize("pre_norm", [True, False])
 @pytest.mark.parametrize("placed", [True, False])
 def test_decoder_block_equals_the_twin(pre_norm, placed):
-    layer = randomised(TransformerDecoderBlock(3, 24, pre_norm=pre_norm, activation="relu"), TOKENS, MEMORY)
+    options = {"pre_norm": pre_norm, "activation": "relu", "epsilon": EPSILON}
+    layer = randomised(TransformerDecoderBlock(3, 24, **options), TOKENS, MEMORY)
     w = weights_of(layer)
     here = np.linspace(-1, 1, 60).reshape(1, 5, 12).astype("float32") * placed
     there = np.linspace(1, -2, 84).reshape(1, 7, 12).astype("float32") * placed
@@ -272,6 +282,24 @@ def test_dropout_is_off_at_inference_and_on_in_training(name):
     assert len(draws) > 1
 
 
+@pytest.mark.parametrize(
+    ("make", "inputs"), [(TransformerEncoderBlock, (TOKENS,)), (TransformerDecoderBlock, (TOKENS, MEMORY))]
+)
+def test_dropout_stands_behind_weights_and_dense_layers_but_qkv(make, inputs, monkeypatch):
+    """Where dropout scales instead of dropping, training is inference with scaled weights."""
+
+    def scaling(self, x, training=False):
+        return x * (1 + self.rate) if training else x
+
+    monkeypatch.setattr(keras.layers.Dropout, "call", scaling)
+    layer = randomised(make(3, 24, dropout_rate=0.5, attention_dropout_rate=0.25), *inputs)
+    in_training = numpy(layer(*inputs, training=True))
+    scales = {"attn/proj/kernel": 1.25 * 1.5, "mlp/fc2/kernel": 1.5 * 1.5, "attn/proj/bias": 1.5, "mlp/fc2/bias": 1.5}
+    for weight in layer.weights:
+        weight.assign(weight * next((scale for path, scale in scales.items() if weight.path.endswith(path)), 1.0))
+    assert_close(layer(*inputs), in_training)
+
+
 def test_stochastic_depth_drops_whole_samples():
     many = np.repeat(TOKENS[:1], 64, axis=0)
     layer = randomised(TransformerEncoderBlock(3, 24, stochastic_depth_rate=0.5), many)
@@ -324,21 +352,29 @@ def test_resizing_keeps_the_prefix_and_a_plane(interpolation):
     assert_close(got[0, 2:, 0].reshape(16, 8)[4:12, 2:6], (rows / 2 + 2 * columns)[4:12, 2:6])
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_what_is_finer_than_a_smaller_grid_averages_out(interpolation):
+    stripes = np.tile([1.0, -1.0, -1.0, 1.0], (16, 4)).ravel()  # single points in the middle of new ones would give -1
+    got = resize_position_embeddings(np.r_[5.0, stripes][None, :, None], (4, 4), interpolation=interpolation)
+    assert_close(got[0, 1:, 0].reshape(4, 4)[:, 1:3], np.zeros((4, 2)), tolerance=(0, 0.1))  # a kernel of few points
+
+
 @pytest.mark.parametrize("tokens", [1, 6, 8])
 def test_resizing_needs_a_full_grid(tokens):
     with pytest.raises(ValueError, match="do not fill a square"):
         resize_position_embeddings(np.zeros((1, tokens, 4)), (2, 2))
 
 
-def test_loading_a_weight_file_of_another_grid_interpolates(tmp_path):
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_loading_a_weight_file_of_another_grid_interpolates(prefix, tmp_path):
     def model(grid):
-        tokens = keras.Input((1 + grid[0] * grid[1], 4))
-        return keras.Model(tokens, LearnedPositions(grid, prefix_tokens=1, name="positions")(tokens))
+        tokens = keras.Input((prefix + grid[0] * grid[1], 4))
+        return keras.Model(tokens, LearnedPositions(grid, prefix_tokens=prefix, name="positions")(tokens))
 
     small, large = model((2, 2)), model((4, 3))
     small.save_weights(tmp_path / "small.weights.h5")
     large.load_weights(tmp_path / "small.weights.h5")
-    want = resize_position_embeddings(small.get_weights()[0], (4, 3))
+    want = resize_position_embeddings(small.get_weights()[0], (4, 3), prefix_tokens=prefix)
     assert_close(large.get_weights()[0], want)
 
 
@@ -381,8 +417,9 @@ def test_equals_torch_multi_head_attention(masked):
     layer = load(MultiHeadAttention(3, name="part"), module, TOKENS, MEMORY, MEMORY)
     allowed = np.random.default_rng(3).random((5, 7)) < 0.6
     allowed[:, 0] = True
-    want, _ = torch_call(module, TOKENS, MEMORY, MEMORY + 1, attn_mask=~allowed if masked else None)
-    got = layer(TOKENS, MEMORY, MEMORY + 1, attention_mask=allowed if masked else None)
+    values = MEMORY[..., ::-1].copy()
+    want, _ = torch_call(module, TOKENS, MEMORY, values, attn_mask=~allowed if masked else None)
+    got = layer(TOKENS, MEMORY, values, attention_mask=allowed if masked else None)
     assert_close(got, want.numpy(), tolerance=PARITY)
 
 

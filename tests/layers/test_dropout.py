@@ -62,6 +62,14 @@ def test_the_mean_over_masks_is_the_inference_before_the_activation(rate):
     assert_close(outputs.var(axis=0), rate / (1 - rate) * (terms**2).sum(axis=0), tolerance=(0.1, 0))  # closed form
 
 
+def test_drop_connect_scales_before_the_activation():
+    linear, bent = (DropConnect(4, rate=0.5, seed=6, activation=activation) for activation in (None, "tanh"))
+    for layer in (linear, bent):
+        layer.build(INPUTS.shape)
+    bent.set_weights(linear.get_weights())
+    assert_close(bent(INPUTS, training=True), np.tanh(numpy(linear(INPUTS, training=True))))
+
+
 @pytest.mark.parametrize("layer", [DropConnect(3, rate=0.4, seed=7), DropoutScaledAtTest(0.4, seed=7)])
 def test_config_round_trip(layer):
     copy = type(layer).from_config(layer.get_config())

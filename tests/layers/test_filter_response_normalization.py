@@ -37,6 +37,11 @@ def test_the_scale_of_a_channel_does_not_matter_and_images_are_apart():
     assert_close(layer(x[:1]), want[:1])
 
 
+def test_an_untrained_threshold_is_relu():
+    x = np.linspace(-2, 2, 12, dtype="float32").reshape(1, 2, 2, 3)
+    assert_close(ThresholdedLinearUnit()(x), np.maximum(x, 0))
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_squares_do_not_overflow_in_16_bit(policy):
     got = FilterResponseNormalization(dtype=policy)(np.full((1, 4, 4, 2), 3000.0, "float32"))

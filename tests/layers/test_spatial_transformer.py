@@ -35,6 +35,16 @@ def test_untrained_it_gives_back_its_input():
     assert_close(SpatialTransformer(localization())(MAPS), MAPS)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_positions_are_exact_in_16_bit(policy):
+    """Columns of 300, of which 16 bits could not tell neighbours."""
+    maps = np.tile(np.arange(300) % 7, (1, 4, 1))[..., None].astype("float32")
+    got = SpatialTransformer(keras.layers.Flatten(), dtype=policy)(maps)
+    dtype = policy.removeprefix("mixed_")
+    assert keras.backend.standardize_dtype(got.dtype) == dtype
+    assert_close(keras.ops.cast(got, "float32"), maps, dtype=dtype)
+
+
 def test_sampling_equals_the_twin():
     grid = RNG.uniform(-1.5, 1.5, size=(2, 4, 7, 2)).astype("float32")
     assert_close(sample_bilinear(MAPS, grid), twin(MAPS.astype("float64"), grid.astype("float64")))

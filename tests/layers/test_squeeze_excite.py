@@ -47,6 +47,20 @@ def test_save_and_load(activation, tmp_path):
     assert_close(keras.saving.load_model(tmp_path / "model.keras")(MAPS), model(MAPS))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "bias"),
+    [("normal_0.01", "small_positive"), (keras.initializers.Constant(0.5), keras.initializers.Ones())],
+    ids=["names", "objects"],
+)
+def test_config_round_trip(kernel, bias):
+    layer = SqueezeExcite(3, kernel_initializer=kernel, bias_initializer=bias)
+    copy = SqueezeExcite.from_config(layer.get_config())
+    for each in (layer, copy):
+        each.build(MAPS.shape)
+    for start in ("kernel_initializer", "bias_initializer"):
+        assert getattr(copy.fc2, start).get_config() == getattr(layer.fc2, start).get_config()
+
+
 def test_no_channels_are_refused():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SqueezeExcite(0)
