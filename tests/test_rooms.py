@@ -7,23 +7,25 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "kvision"
 
-# Each room and the rooms it may import. Siblings on one floor do not import each other; naming errors are for all.
+# Each room and the rooms it may import. Siblings on one floor do not import each other; naming errors are for all, the
+# data contract for those who deliver batches and those who take them.
 FLOOR = {"ops", "naming"}
 PARTS = FLOOR | {"drawing"}
 MAY_IMPORT = {
     "naming": set(),
+    "contract": set(),
     "ops": {"naming"},
     "drawing": {"naming"},
     "losses": FLOOR,
     "metrics": FLOOR,
     "layers": FLOOR,
     "optimizers": FLOOR,
-    "detector": PARTS | {"losses", "metrics", "layers", "optimizers"},
+    "detector": PARTS | {"contract", "losses", "metrics", "layers", "optimizers"},
     "weights": PARTS | {"losses", "metrics", "layers", "optimizers"},
     "applications": PARTS | {"losses", "metrics", "layers", "optimizers", "detector", "weights"},
-    "data": {"naming", "drawing"},
+    "data": {"naming", "contract", "drawing"},
 }
-TOP = PARTS | {"losses", "metrics", "layers", "optimizers", "detector", "weights", "applications"}
+TOP = PARTS | {"contract", "losses", "metrics", "layers", "optimizers", "detector", "weights", "applications"}
 MAY_IMPORT |= {"training": TOP, "visualize": TOP, "callbacks": TOP - {"applications"}}
 
 # TensorFlow and JAX by name only where the design puts them.
