@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kvision.contract import check_targets as check_targets
+
 
 def check_labels(labels, classes, names=None):
     """Refuse class labels that a network of `classes` outputs has no place for.

@@ -1,0 +1,56 @@
+"""Boxes in NumPy, for reading data: the formulas of `kvision.ops`, which `tf.data` cannot call under JAX."""
+
+import math
+
+import numpy as np
+
+
+def xywh_to_xyxy(boxes_xywh):
+    """Corners of boxes `[..., 4]` given by left, top and size (COCO's files)."""
+    boxes = np.asarray(boxes_xywh, "float64")
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+
+
+def cxcywh_to_xyxy(boxes_cxcywh):
+    """Corners of boxes `[..., 4]` given by centre and size (YOLO's files)."""
+    boxes = np.asarray(boxes_cxcywh, "float64")
+    centres, halves = boxes[..., :2], boxes[..., 2:] / 2
+    return np.concatenate([centres - halves, centres + halves], axis=-1)
+
+
+def area_xyxy(boxes_xyxy):
+    """Areas `[...]` of boxes `[..., 4]`; 0 for a box turned inside out."""
+    boxes = np.asarray(boxes_xyxy, "float64")
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def clip_xyxy(boxes_xyxy, image_size):
+    """Boxes `[..., 4]` cut off at the borders of their picture; `image_size` is height, width, or `[..., 2]`."""
+    image_size = np.asarray(image_size)
+    return np.clip(np.asarray(boxes_xyxy, "float64"), 0, image_size[..., [1, 0, 1, 0]])
+
+
+def boxes_of_masks(masks):
+    """The smallest boxes `[n, 4]` (xyxy) around masks `[n, h, w]`; all 0 for an empty mask."""
+    masks = np.asarray(masks) > 0
+    boxes = np.zeros((len(masks), 4))
+    for box, mask in zip(boxes, masks, strict=True):
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        if rows.size:
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
+
+
+def fit(size, image_size):
+    """How a picture of `size` fills `image_size` (height, width) with its aspect ratio kept.
+
+    Returns:
+        The scale (pixels out of one pixel in), and the height and width that the picture then takes, in whole pixels:
+        those whose centre it covers.
+    """
+    scale = min(inside / side for side, inside in zip(size, image_size, strict=True))
+    height, width = (
+        min(max(math.floor(side * scale + 0.5), 1), inside) for side, inside in zip(size, image_size, strict=True)
+    )
+    return scale, (height, width)

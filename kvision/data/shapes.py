@@ -1,0 +1,154 @@
+"""Pictures of shapes with boxes and exact masks: data to test and to try a detector on, without a download."""
+
+import colorsys
+
+import numpy as np
+
+from kvision.data.geometry import boxes_of_masks
+
+# Each form says which points (x, y) of −1…1 lie inside, each texture how light they are.
+FORMS = {
+    "disc": lambda x, y: x**2 + y**2 <= 1,
+    "square": lambda x, y: np.full(np.broadcast_shapes(x.shape, y.shape), True),
+    "triangle": lambda x, y: 2 * np.abs(x) <= 1 + y,
+    "cross": lambda x, y: np.minimum(np.abs(x), np.abs(y)) <= 0.33,
+    "ring": lambda x, y: np.abs(x**2 + y**2 - 0.65) <= 0.35,
+    "diamond": lambda x, y: np.abs(x) + np.abs(y) <= 1,
+    "half-moon": lambda x, y: (x**2 + y**2 <= 1) & ((x - 0.7) ** 2 + y**2 > 0.6),
+    "hourglass": lambda x, y: np.abs(x) <= np.abs(y) + 0.1,
+}
+TEXTURES = {
+    "": lambda x, y: np.ones(np.broadcast_shapes(x.shape, y.shape)),
+    "striped": lambda x, y: np.where((3 * (y + 1)) % 2 < 1, 1.0, 0.4) + 0 * x,
+    "chequered": lambda x, y: np.where((np.floor(2.5 * (x + 1)) + np.floor(2.5 * (y + 1))) % 2 < 1, 1.0, 0.4),
+    "shaded": lambda x, y: 0.4 + 0.3 * (x + 1) + 0 * y,
+}
+LOOKS = len(FORMS) * len(TEXTURES)
+SIDES = (0.16, 0.48)  # of a shape, as shares of the picture's shorter side
+VISIBLE = 0.5  # the share of a shape that later ones leave uncovered, at least
+EMPTY = 0.05  # the share of pictures without a shape
+
+
+def shape_names(classes):
+    """Names of the first classes of `shapes`: forms, then textures, then colours.
+
+    >>> shape_names(3)
+    ('disc', 'square', 'triangle')
+    """
+    names = []
+    for label in range(classes):
+        form, texture = list(FORMS)[label % len(FORMS)], list(TEXTURES)[label // len(FORMS) % len(TEXTURES)]
+        hue = _hue(label, classes)
+        colour = "" if hue is None else f"hue {round(360 * hue)}"
+        names.append(" ".join(filter(None, (texture, form, colour))))
+    return tuple(names)
+
+
+def shapes(num_images, image_size=(128, 128), classes=3, max_shapes=4, seed=0, masks=False):
+    """Bright shapes on dark, noisy grounds, as arrays in the data contract.
+
+    Shapes overlap: a mask is what is seen of a shape, and the box lies around it; at least half of each is seen. One
+    picture in twenty is empty. Up to 8 classes differ in form, up to 32 in form and texture, more in colour as well;
+    below that colours mean nothing. A picture depends on `seed` and its number alone.
+
+    Args:
+        num_images: Number of pictures.
+        image_size: (height, width) in pixels, at least 16.
+        classes: Number of classes, at least 1; their names are `shape_names(classes)`.
+        max_shapes: Shapes a picture, at most, and rows of the targets.
+        seed: Of everything.
+        masks: Whether to give the masks.
+
+    Returns:
+        Images [num_images, height, width, 3] float32 of 0…255, and targets: a dict of `boxes`, `labels`, `crowd`,
+        `area` (of what is seen), `image_size`, `scale`, `image_id` and, with `masks`, `masks` [num_images, max_shapes,
+        height, width] uint8. `tf.data.Dataset.from_tensor_slices((images, targets)).batch(8)` makes batches of them.
+
+    Raises:
+        ValueError: on sizes or numbers that are too small.
+
+    >>> images, targets = shapes(2, image_size=(64, 64))
+    >>> images.shape, targets["boxes"].shape
+    ((2, 64, 64, 3), (2, 4, 4))
+    """
+    for name, value, least in (
+        ("num_images", num_images, 0),
+        ("image_size", min(image_size), 16),
+        ("classes", classes, 1),
+        ("max_shapes", max_shapes, 1),
+    ):
+        if value < least:
+            raise ValueError(f"shapes: {name} must be at least {least}, got {value}.")
+    images = np.empty((num_images, *image_size, 3), "float32")
+    targets = {
+        "boxes": np.zeros((num_images, max_shapes, 4), "float32"),
+        "labels": np.full((num_images, max_shapes), -1, "int32"),
+        "crowd": np.zeros((num_images, max_shapes), "int32"),
+        "area": np.zeros((num_images, max_shapes), "float32"),
+        "image_size": np.tile(np.array(image_size, "int32"), (num_images, 1)),
+        "scale": np.ones(num_images, "float32"),
+        "image_id": np.arange(num_images, dtype="int64"),
+    }
+    if masks:
+        targets["masks"] = np.zeros((num_images, max_shapes, *image_size), "uint8")
+    for row in range(num_images):
+        images[row], labels, seen = _picture(np.random.default_rng((seed, row)), image_size, classes, max_shapes)
+        n = len(labels)
+        targets["labels"][row, :n] = labels
+        targets["boxes"][row, :n] = boxes_of_masks(seen)
+        targets["area"][row, :n] = seen.sum(axis=(1, 2))
+        if masks:
+            targets["masks"][row, :n] = seen
+    return images, targets
+
+
+def _picture(rng, image_size, classes, max_shapes):
+    """A picture, the labels of its shapes, and what is seen of each as masks [n, height, width]."""
+    image = 8 * rng.standard_normal((*image_size, 3), "float32") + rng.uniform(0, 60, 3).astype("float32")
+    image += np.linspace(0, rng.uniform(0, 50), image_size[0], dtype="float32")[:, None, None]
+    labels, seen, whole = [], np.zeros((0, *image_size), bool), []
+    wanted = 0 if rng.random() < EMPTY else rng.integers(1, max_shapes + 1)
+    for _ in range(4 * wanted):  # some find no place
+        if len(labels) == wanted:
+            break
+        label = int(rng.integers(classes))
+        window, inside, light = _shape(rng, label, image_size)
+        left = seen.copy()
+        left[:, *window] &= ~inside
+        if (left.sum(axis=(1, 2)) < VISIBLE * np.array(whole)).any():
+            continue
+        mask = np.zeros(image_size, bool)
+        mask[window] = inside
+        seen = np.concatenate([left, mask[None]])
+        whole.append(inside.sum())
+        labels.append(label)
+        image[window][inside] = (light[..., None] * _colour(rng, label, classes) + rng.normal(0, 8, 3))[inside]
+    return np.clip(image, 0, 255), labels, seen
+
+
+def _shape(rng, label, image_size):
+    """The window of a shape in the picture, which of its pixels are inside, and their lightness."""
+    form, texture = (
+        list(FORMS.values())[label % len(FORMS)],
+        list(TEXTURES.values())[label // len(FORMS) % len(TEXTURES)],
+    )
+    shorter = min(image_size)
+    height, width = (max(6, round(float(side))) for side in rng.uniform(*SIDES, 2) * shorter)
+    top, left = (
+        int(rng.integers(0, side - length + 1)) for side, length in zip(image_size, (height, width), strict=True)
+    )
+    y, x = ((np.arange(length) * 2 + 1) / length - 1 for length in (height, width))
+    x, y = x[None], y[:, None]
+    return (slice(top, top + height), slice(left, left + width)), form(x, y), texture(x, y)
+
+
+def _hue(label, classes):
+    """The hue in [0, 1) of a class that has one of its own, else None."""
+    hues = -(-classes // LOOKS)
+    return None if hues == 1 else label // LOOKS / hues
+
+
+def _colour(rng, label, classes):
+    hue = _hue(label, classes)
+    hue = rng.random() if hue is None else hue
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.4, 0.9), rng.uniform(0.75, 1.0)))
