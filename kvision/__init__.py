@@ -6,8 +6,10 @@ The rooms that define what Keras must find in a saved model are imported here; t
 import importlib
 
 from kvision import applications as applications
+from kvision import detector as detector
 from kvision import layers as layers
 from kvision import losses as losses
+from kvision import metrics as metrics
 from kvision import optimizers as optimizers
 
 __version__ = "0.1.0"

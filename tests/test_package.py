@@ -7,7 +7,7 @@ import sys
 import kvision
 
 # What an import of kvision may not pull in beyond what keras itself does.
-HEAVY = ("wandb", "matplotlib", "PIL", "scipy", "torch", "mlxtend", "pandas")
+HEAVY = ("wandb", "matplotlib", "faster_coco_eval", "PIL", "scipy", "torch", "mlxtend", "pandas")
 
 SCRIPT = """
 import json, os, socket, subprocess, sys, threading

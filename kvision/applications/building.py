@@ -76,12 +76,13 @@ def finish(
         output = {level: choose(f"level of {name}", levels, level) for level in features}
     model = model_class(images, output, name=name)
     weight_files.remember(model, renames, published)
-    if weights is not None:
-        _load(model, weights, published or {})
-    return model
+    return load_weights(model, weights, published or {})
 
 
-def _load(model, weights, published):
+def load_weights(model, weights, published=()):
+    """The model, with the weights its builder was asked for: None, a published name, or a path."""
+    if weights is None:
+        return model
     if weights in published:
         weight_files.load_published(model, published[weights])
     elif os.path.exists(weights):
@@ -92,6 +93,7 @@ def _load(model, weights, published):
             f"{model.name}: weights={weights!r} is neither a file nor published weights (those are: {known}). "
             "Pass None to train from scratch, the path of a weight file, or a published name."
         )
+    return model
 
 
 def round_channels(channels, multiple=8):
@@ -124,3 +126,31 @@ def cut(model, levels, name=None):
     outputs = {level: choose(f"layer of {model.name}", known, layer).output for level, layer in levels.items()}
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     return keras.Model(inputs, outputs, name=name or model.name)
+
+
+def pyramid_backbone(family, backbone, levels, images, preprocess=None):
+    """The named maps of a detector's backbone.
+
+    Args:
+        family: Name of the builder, for the message.
+        backbone: A `keras.Model` that returns a dict of named levels.
+        levels: The names needed.
+        images: The input tensor.
+        preprocess: A function from RGB images of 0…255 to what the backbone expects, or None.
+
+    Raises:
+        ValueError: if the backbone does not return these levels, or was built for pictures of another size.
+    """
+    returned = getattr(backbone, "output", None)
+    if not isinstance(returned, dict) or not set(levels) <= set(returned):
+        got = sorted(returned) if isinstance(returned, dict) else type(backbone).__name__
+        raise ValueError(
+            f"{family} needs a backbone that returns {', '.join(levels)}: got {got}. Build ours with "
+            f"include_top=False, features={tuple(levels)!r}, or cut one: kvision.applications.cut(model, "
+            "{level: layer name, …})."
+        )
+    size, built_for = tuple(images.shape[1:]), tuple(backbone.inputs[0].shape[1:])
+    if any(theirs not in (None, ours) for ours, theirs in zip(size, built_for, strict=True)):
+        raise ValueError(f"{family} has input_shape={size}, its backbone {built_for}: build both for one size.")
+    maps = backbone(images if preprocess is None else preprocess(images))
+    return {level: maps[level] for level in levels}

@@ -8,6 +8,7 @@ import sys
 
 import keras
 
+from kvision.detector import Detector
 from kvision.weights import published_names
 
 
@@ -17,7 +18,7 @@ class ModelRow:
 
     Args:
         name: Of the builder.
-        task: `"classification"`.
+        task: `"classification"` or `"detection"`.
         parameters: Trainable ones, at the builder's own number of classes.
         paper: First line of its file: the paper.
         proof: What its outputs are compared with in the tests.
@@ -68,7 +69,7 @@ def _row(builder):
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return ModelRow(
         name=builder.__name__,
-        task="classification",
+        task="detection" if isinstance(model, Detector) else "classification",
         parameters=parameters,
         paper=module.__doc__.split("\n", 1)[0].rstrip(),
         proof=module.PROOF,

@@ -4,9 +4,14 @@ ImageNet networks: table 1; the stride of a bottleneck sits on its 3x3 convoluti
 `resnet18…152` these equal. CIFAR networks: section 4.2, three stages of 2n layers, option A shortcuts (identity, new
 channels are zero), and the plain networks of figure 6 that show what happens without shortcuts.
 
+With `deformable` stages: Dai et al., "Deformable Convolutional Networks" (2017), and Zhu et al., "Deformable ConvNets
+v2" (2018), section 3.1: every 3x3 convolution of these stages moves its taps.
+
 How it trains (section 3.4): SGD with momentum 0.9, batch 256, rate 0.1 divided by 10 at plateaus, weight decay 1e-4.
 CIFAR (section 4.2): batch 128, rate 0.1 divided by 10 at 32k and 48k of 64k iterations.
 """
+
+import functools
 
 import keras
 from keras import ops
@@ -70,6 +75,8 @@ def ResNet(
     initializer="he",
     bias_initializer="zero",
     features=None,
+    deformable=(),
+    modulated=True,
     block=None,
     depths=None,
     width=None,
@@ -88,6 +95,9 @@ def ResNet(
         norm: `"batch"`, `"sync_batch"`, `"group"`, `"frozen_batch"` or None.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         features: Names of the maps to return instead: `"C1"` to `"C5"` (CIFAR `"C0"` to `"C2"`).
+        deformable: Levels whose stages have deformable 3x3 convolutions, such as `("C3", "C4", "C5")`. They start as
+            plain ones.
+        modulated: Whether these also weigh their taps: True is v2, False v1.
         block: `"basic"` or `"bottleneck"`; None takes the row's.
         depths: Blocks of each stage; None takes the row's.
         width: Channels of the first stage; None takes the row's.
@@ -110,13 +120,18 @@ def ResNet(
     conv, dense, norm, act = conventions(norm, activation, initializer, bias_initializer)
     build_block, add = choose("block", BLOCKS, row["block"]), choose("shortcut", SHORTCUTS, row["shortcut"])
 
+    stages = [f"C{(first_stride * 2**stage).bit_length() - 1}" for stage in range(len(row["depths"]))]
+    moved = [choose("deformable level", {level: level for level in stages}, level) for level in deformable]
+
     levels = {}
     x = stem(images, row["width"], levels, conv, norm, act)
-    for stage, depth in enumerate(row["depths"]):
+    for stage, (level, depth) in enumerate(zip(stages, row["depths"], strict=True)):
+        conv3x3 = functools.partial(conv.deformable, modulated=modulated) if level in moved else conv
         for index in range(depth):
             strides = 2 if stage > 0 and index == 0 else 1
-            x = build_block(x, row["width"] * 2**stage, strides, add, conv, norm, act, name=f"layer{stage + 1}.{index}")
-        levels[f"C{(first_stride * 2**stage).bit_length() - 1}"] = x
+            name_of_block = f"layer{stage + 1}.{index}"
+            x = build_block(x, row["width"] * 2**stage, strides, add, conv, conv3x3, norm, act, name=name_of_block)
+        levels[level] = x
 
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
@@ -144,18 +159,18 @@ def _cifar_stem(x, width, levels, conv, norm, act):
     return act(name="relu")(norm(name="bn1")(conv(width, 3, name="conv1")(x)))
 
 
-def _basic_block(x, width, strides, add, conv, norm, act, name):
+def _basic_block(x, width, strides, add, conv, conv3x3, norm, act, name):
     """Figure 5 left: two 3x3 convolutions."""
-    y = conv(width, 3, strides=strides, name=f"{name}.conv1")(x)
+    y = conv3x3(width, 3, strides=strides, name=f"{name}.conv1")(x)
     y = act(name=f"{name}.relu1")(norm(name=f"{name}.bn1")(y))
-    y = norm(name=f"{name}.bn2")(conv(width, 3, name=f"{name}.conv2")(y))
+    y = norm(name=f"{name}.bn2")(conv3x3(width, 3, name=f"{name}.conv2")(y))
     return act(name=f"{name}.relu2")(add(x, y, strides, conv, norm, name))
 
 
-def _bottleneck_block(x, width, strides, add, conv, norm, act, name):
+def _bottleneck_block(x, width, strides, add, conv, conv3x3, norm, act, name):
     """Figure 5 right: 1x1 to reduce, 3x3, 1x1 to restore four times the width."""
     y = act(name=f"{name}.relu1")(norm(name=f"{name}.bn1")(conv(width, 1, name=f"{name}.conv1")(x)))
-    y = conv(width, 3, strides=strides, name=f"{name}.conv2")(y)
+    y = conv3x3(width, 3, strides=strides, name=f"{name}.conv2")(y)
     y = act(name=f"{name}.relu2")(norm(name=f"{name}.bn2")(y))
     y = norm(name=f"{name}.bn3")(conv(4 * width, 1, name=f"{name}.conv3")(y))
     return act(name=f"{name}.relu3")(add(x, y, strides, conv, norm, name))

@@ -10,6 +10,7 @@ import typing
 import keras
 
 from kvision.layers.convolution import Conv2D, DepthwiseConv2D
+from kvision.layers.deformable import DeformableConv2D
 from kvision.layers.maxout import Maxout
 from kvision.layers.normalization import BatchNormalization, GroupNormalization
 from kvision.layers.prelu import PReLU
@@ -55,7 +56,7 @@ def conventions(norm="batch", activation="relu", initializer="he", bias_initiali
     Returns:
         `Conventions(conv, dense, norm, activation)`. `conv(filters, kernel_size, strides=1, ...)` keeps the map's size
         at stride one: its margin is half the window unless `padding` says otherwise; `conv.depthwise(kernel_size, ...)`
-        has one window a channel.
+        has one window a channel, and `conv.deformable(filters, kernel_size, modulated=True, ...)` moves its taps.
 
     Raises:
         ValueError: on an unknown name; lists the nearest.
@@ -74,13 +75,17 @@ def conventions(norm="batch", activation="relu", initializer="he", bias_initiali
         window = {"strides": strides, "padding": (kernel_size - 1) // 2}
         return DepthwiseConv2D(kernel_size, use_bias=use_bias, **window, **(start | options))
 
+    def deformable(filters, kernel_size, strides=1, use_bias=norm is None, **options):
+        window = {"strides": strides, "padding": (kernel_size - 1) // 2}
+        return DeformableConv2D(filters, kernel_size, use_bias=use_bias, **window, **(fresh() | options))
+
     def dense(units, **options):
         return keras.layers.Dense(units, **(fresh() | options))
 
     def fresh():  # one Initializer gives every layer the same numbers
         return {"kernel_initializer": kernel.clone(), "bias_initializer": bias.clone()}
 
-    conv.depthwise = depthwise
+    conv.depthwise, conv.deformable = depthwise, deformable
     return Conventions(
         conv=conv,
         dense=dense,

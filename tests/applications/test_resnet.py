@@ -1,0 +1,68 @@
+"""Deformable stages: the offset parameters of the papers' networks, and a start as the plain network."""
+
+import keras
+import numpy as np
+import pytest
+
+from kvision import applications as A
+from tests.support import assert_close
+
+SHAPE = (64, 64, 3)
+
+
+def count(**options):
+    with keras.StatelessScope(initialize_variables=False):
+        return sum(np.prod(weight.shape, dtype="int64") for weight in A.ResNet50(**options).trainable_weights)
+
+
+@pytest.mark.parametrize(
+    ("levels", "modulated", "more"),
+    [
+        (("C3", "C4", "C5"), False, 580_842),
+        (("C3", "C4", "C5"), True, 871_263),
+        (("C5",), False, 248_886),
+        (("C5",), True, 373_329),
+        ((), True, 0),
+    ],
+)
+def test_offset_parameters(levels, modulated, more):
+    """A 3x3 window of c channels needs (9c + 1)·18 for its offsets, (9c + 1)·27 with the factors of v2."""
+    assert count(deformable=levels, modulated=modulated) - count() == more
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("modulated", [True, False])
+def test_deformable_stages_start_as_plain_ones(block, modulated):
+    options = {"input_shape": SHAPE, "classes": 3, "block": block}
+    plain = A.ResNet("tiny", **options)
+    moved = A.ResNet("tiny", deformable=("C4", "C5"), modulated=modulated, **options)
+    weights = {weight.path: weight for weight in plain.weights}
+    for weight in moved.weights:
+        if "conv_offset" not in weight.path:
+            weight.assign(weights.pop(weight.path))
+    assert not weights
+    images = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    assert_close(moved(images), plain(images))
+
+
+def test_only_the_stages_asked_for_are_deformable():
+    model = A.ResNet("tiny", input_shape=SHAPE, classes=3, deformable=("C3",))
+    stages = {weight.path.split(".")[0] for weight in model.weights if "conv_offset" in weight.path}
+    assert stages == {"layer2"}
+
+
+def test_deformable_stages_train(tmp_path):
+    model = A.ResNet("tiny", input_shape=SHAPE, classes=3, deformable=("C5",), norm="group")
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    images = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype("float32")
+    model.fit(images, np.array([0, 1, 2, 0]), epochs=2, verbose=0)
+    offsets = [weight for weight in model.weights if "conv_offset" in weight.path]
+    assert offsets
+    assert all(np.any(keras.ops.convert_to_numpy(weight)) for weight in offsets)
+    model.save(tmp_path / "model.keras")
+    assert_close(keras.saving.load_model(tmp_path / "model.keras")(images), model(images))
+
+
+def test_an_unknown_level_is_refused():
+    with pytest.raises(ValueError, match="deformable level"):
+        A.ResNet50(deformable=("C6",))
