@@ -2,6 +2,7 @@
 
 from kvision.applications.alexnet import AlexNet as AlexNet
 from kvision.applications.building import cut as cut
+from kvision.applications.cascade_rcnn import CascadeRCNN as CascadeRCNN
 from kvision.applications.convnet import ConvNet as ConvNet
 from kvision.applications.efficientnet import EfficientNet as EfficientNet
 from kvision.applications.efficientnet import EfficientNetB0 as EfficientNetB0
@@ -13,9 +14,12 @@ from kvision.applications.efficientnet import EfficientNetB5 as EfficientNetB5
 from kvision.applications.efficientnet import EfficientNetB6 as EfficientNetB6
 from kvision.applications.efficientnet import EfficientNetB7 as EfficientNetB7
 from kvision.applications.efficientnet import compound_scaling as compound_scaling
+from kvision.applications.fast_rcnn import FastRCNN as FastRCNN
+from kvision.applications.faster_rcnn import FasterRCNN as FasterRCNN
 from kvision.applications.googlenet import GoogLeNet as GoogLeNet
 from kvision.applications.lenet5 import LeNet5 as LeNet5
 from kvision.applications.listing import list_models as list_models
+from kvision.applications.mask_rcnn import MaskRCNN as MaskRCNN
 from kvision.applications.mobilenet_v2 import MobileNetV2 as MobileNetV2
 from kvision.applications.network_in_network import NetworkInNetwork as NetworkInNetwork
 from kvision.applications.resnet import PlainNet20 as PlainNet20
@@ -28,6 +32,7 @@ from kvision.applications.resnet import ResNet50 as ResNet50
 from kvision.applications.resnet import ResNet56 as ResNet56
 from kvision.applications.resnet import ResNet101 as ResNet101
 from kvision.applications.resnet import ResNet152 as ResNet152
+from kvision.applications.retinanet import RetinaNet as RetinaNet
 from kvision.applications.squeezenet import SqueezeNet as SqueezeNet
 from kvision.applications.swin import Swin as Swin
 from kvision.applications.swin import SwinB as SwinB
