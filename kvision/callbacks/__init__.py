@@ -1,6 +1,9 @@
 """What watches, steers and records a run, while `fit` does the training."""
 
 from kvision.callbacks.dead_relu import DeadReLU as DeadReLU
+from kvision.callbacks.detection_images import DetectionImages as DetectionImages
+from kvision.callbacks.detection_metrics import DetectionMetrics as DetectionMetrics
+from kvision.callbacks.exposure import Exposure as Exposure
 from kvision.callbacks.gradient_norm import GradientNorm as GradientNorm
 from kvision.callbacks.learning_rate import LearningRate as LearningRate
 from kvision.callbacks.plateau import ReduceOnPlateau as ReduceOnPlateau

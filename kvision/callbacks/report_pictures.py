@@ -28,7 +28,8 @@ class PictureBook:
             del self._pictures[next(iter(self._pictures))]
 
     def page(self):
-        """As JSON can hold it, with the pictures as data addresses."""
+        """As JSON can hold it, pictures as data addresses; the newest step first, its pictures as they came."""
+        newest_first = sorted(self._pictures.items(), key=lambda item: -item[1][0])
         return [
             {
                 "name": str(name),
@@ -37,7 +38,7 @@ class PictureBook:
                 "height": height,
                 "source": f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
             }
-            for name, (step, kind, content, (width, height)) in self._pictures.items()
+            for name, (step, kind, content, (width, height)) in newest_first
         ]
 
 

@@ -17,7 +17,7 @@ class Measurement:
     """Numbers by weight or layer at one step.
 
     Args:
-        name: What was measured, as in `logs`: `"update_ratio"`, `"dead_share"`, `"gradient_norm"`.
+        name: What was measured, as in `logs`: `"update_ratio"`, `"dead_relu"`, `"gradient_norm"`.
         step: Optimizer steps taken when it was measured.
         values: `{weight or layer path: number}`.
         healthy: The range `(low, high)` in which a healthy run stays, or None where there is none.
@@ -40,11 +40,37 @@ class Advice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Overlay:
+    """A picture and what lies over it.
+
+    Args:
+        image: [h, w, 3] uint8.
+        layers: `{name: dict}` with `"boxes"` [n, 4] xyxy in pixels, `"labels"` [n] from 0 and, optional, `"scores"` [n]
+            and `"masks"` [n, h, w] bool.
+        classes: Names of the classes, in the order of the labels, or None.
+        caption: A line for below the picture.
+    """
+
+    image: object
+    layers: dict
+    classes: tuple | None = None
+    caption: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Pictures of one step: `{name: matplotlib figure, or [h, w, 3] uint8 array}`."""
+    """Pictures of one step.
+
+    Args:
+        step: Optimizer steps taken.
+        pictures: `{name: matplotlib figure, or [h, w, 3] uint8 array}`.
+        overlays: `{name: [Overlay]}`: the same with nothing drawn over them. A tracker that draws boxes and masks by
+            itself records these, where there are any, and leaves out `pictures`.
+    """
 
     step: int
     pictures: dict
+    overlays: dict = dataclasses.field(default_factory=dict)
 
 
 class Tracker(keras.callbacks.Callback):

@@ -12,6 +12,7 @@ from kvision.callbacks.files import writable_directory
 from kvision.callbacks.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps
 from kvision.callbacks.wandb_config import describe, mask_secrets
 from kvision.callbacks.wandb_mode import choose_mode
+from kvision.callbacks.wandb_overlay import wandb_image
 from kvision.naming import unknown
 
 STEP = "trainer/step"
@@ -26,7 +27,7 @@ class WandbLogger(Tracker):
 
     - `epoch/<name>`: the logs of every epoch, and `epoch/learning_rate`;
     - `vitals/<name>/<weight or layer path>`: the numbers that vitals measure; `advice/<vital>`: their sentences;
-      `pictures/<name>`: their pictures;
+      `pictures/<name>`: their pictures, and with W&B's own boxes and masks those of `DetectionImages`;
     - `media/<name>`: what `media` returns; `weights/<path>`: histograms of the weights.
 
     The run's config holds the user's `config` and, where that has no entry of the name, `compile`, `optimizer`,
@@ -126,7 +127,10 @@ class WandbLogger(Tracker):
         elif isinstance(event, Advice):
             self._log("advice", {f"advice/{event.vital}": event.text}, event.step)
         elif isinstance(event, Pictures):
-            self._attempt("pictures", self._log_pictures, "pictures", event.pictures, event.step)
+            log, pictures = (
+                (self._log_overlays, event.overlays) if event.overlays else (self._log_pictures, event.pictures)
+            )
+            self._attempt("pictures", log, "pictures", pictures, event.step)
 
     def record_epoch(self, epoch, logs, late=False):
         entries = {f"epoch/{name}": value for name, value in logs.items()}
@@ -197,6 +201,10 @@ class WandbLogger(Tracker):
         import wandb
 
         images = {f"{group}/{name}": wandb.Image(_drawable(picture)) for name, picture in pictures.items()}
+        self._log(group, images, step)
+
+    def _log_overlays(self, group, overlays, step):
+        images = {f"{group}/{name}": [wandb_image(overlay) for overlay in each] for name, each in overlays.items()}
         self._log(group, images, step)
 
     def _log_histograms(self):

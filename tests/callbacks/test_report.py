@@ -209,6 +209,40 @@ def test_the_page_follows_advice_that_comes_after_the_epoch_ended(tmp_path):
     assert [advice["text"] for advice in page_data(report.path)["advice"]] == ["late"]
 
 
+def test_a_late_entry_does_not_bring_the_rate_of_the_next_epoch(tmp_path):
+    report, logs = started(tmp_path), {"loss": 1.0}
+    report.on_epoch_end(0, logs)
+    logs["score"] = 0.5
+    report.model.optimizer.learning_rate = 0.025
+    report.on_epoch_begin(1)
+    data = page_data(report.path)
+    assert values(data, "score") == [0.5] and values(data, "learning_rate") == [pytest.approx(0.1)]
+
+
+def test_seconds_per_epoch_are_those_of_the_epochs_done(tmp_path, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(report_module.time, "time", lambda: now)
+    report = started(tmp_path, epochs=7)
+    seen = [page_data(report.path)["seconds_per_epoch"]]
+    for epoch, seconds in enumerate([10, 40]):
+        now = report._start + seconds
+        report.on_epoch_end(epoch, {})
+        seen.append(page_data(report.path)["seconds_per_epoch"])
+    assert seen == [None, 10.0, 20.0]
+
+
+def test_secrets_of_the_configuration_are_masked(tmp_path):
+    class Remote(keras.losses.MeanSquaredError):
+        def get_config(self):
+            return super().get_config() | {"api_key": "hunter2-planted"}
+
+    model = tiny_model()
+    model.compile("sgd", Remote())
+    report = started(tmp_path, model)
+    assert page_data(report.path)["config"]["compile"]["loss"]["config"]["api_key"] == "***"
+    assert "hunter2-planted" not in report.path.read_text()
+
+
 def test_a_long_epoch_is_written_about_once_a_minute(tmp_path, monkeypatch):
     now = time.time()
     monkeypatch.setattr(report_module.time, "time", lambda: now)
@@ -304,7 +338,7 @@ def test_pictures_are_small_and_the_newest(monkeypatch):
     book = PictureBook()
     for step in range(12):
         book.add(Pictures(step, {f"noise {step}": noise[:30, :30]}))
-    assert [picture["step"] for picture in book.page()] == [9, 10, 11]
+    assert [picture["step"] for picture in book.page()] == [11, 10, 9]
 
 
 def test_a_picture_that_is_none_stops_nothing(tmp_path, capsys):

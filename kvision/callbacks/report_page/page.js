@@ -100,7 +100,7 @@ function fillVitals() {
 function fillPictures() {
   if (!data.pictures.length) return section("pictures").remove();
   const charts = add(section("pictures"), "div", { class: "charts" });
-  for (const { name, step, source, width, height } of data.pictures.toReversed()) {
+  for (const { name, step, source, width, height } of data.pictures) {
     const figure = add(charts, "figure");
     const caption = add(figure, "figcaption", {});
     add(caption, "h3", {}, name);

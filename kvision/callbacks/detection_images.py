@@ -1,0 +1,143 @@
+"""What a detector finds in a few pictures, drawn at the end of every epoch."""
+
+import keras
+import numpy as np
+
+from kvision.callbacks.batches import detection_batches
+from kvision.callbacks.tracking import Overlay, Pictures, emit, optimizer_steps
+from kvision.contract import check_targets
+from kvision.drawing import detections, grid, paste_masks
+
+SHEETS = 4  # pictures for the report, each a grid
+SIDE = 312  # pixels of the longer side of a picture in a grid
+
+
+class DetectionImages(keras.callbacks.Callback):
+    """Draws detections over what is true, at the end of an epoch, for whoever records the run.
+
+    The first pictures of `data` are kept when training begins. The local report shows them in at most four grids, drawn
+    by `kvision.drawing`: a coloured box with a white rim is found, a white one is missed, one without a rim is wrong.
+    W&B receives the plain pictures with its own boxes and masks (`pictures/detections`), in the layers `detections` and
+    `truth`, whose classes and scores can be chosen on its page. Masks are drawn where the model predicts them.
+
+    Args:
+        data: A `tf.data.Dataset`, a list or a `keras.utils.PyDataset` of batches `(images, targets)`, or one tuple
+            `(images, targets)` of arrays, in the data contract (`kvision.contract`). Validation data, not shuffled.
+        num_images: Pictures, the first of the data.
+        every: Epochs from one drawing to the next.
+        score_threshold: The score from which a detection is drawn, in [0, 1].
+        classes: Names of the classes, in the order of the labels; None writes the label.
+
+    Raises:
+        ValueError: for numbers that are too small; before the first batch, for data that are empty or break the data
+            contract; and at the end of an epoch, for a model that does not predict detections.
+
+    Example:
+
+    ```python
+    images = kvision.callbacks.DetectionImages(validation, classes=found.class_names)
+    detector.fit(train, epochs=12, callbacks=[images, kvision.callbacks.Report("runs/trees")])
+    ```
+    """
+
+    def __init__(self, data, num_images=16, every=1, score_threshold=0.5, classes=None):
+        super().__init__()
+        for name, value in (("num_images", num_images), ("every", every)):
+            if value < 1:
+                raise ValueError(f"DetectionImages: {name} must be at least 1, got {value}.")
+        self.data = data
+        self.num_images = num_images
+        self.every = every
+        self.score_threshold = score_threshold
+        self.classes = None if classes is None else tuple(classes)
+        self._batches = []
+
+    def on_train_begin(self, logs=None):
+        self._batches, left = [], self.num_images
+        for batch in detection_batches(self.data):
+            inputs, targets = keras.tree.map_structure(np.asarray, batch)
+            check_targets(_images(inputs).shape, targets)
+            count = min(left, len(targets["labels"]))
+            self._batches.append((inputs, targets, count))
+            left -= count
+            if not left:
+                break
+        if not self._batches:
+            raise ValueError("DetectionImages: the data are empty. Give at least one batch (images, targets).")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        model = self.model
+        overlays, drawn = [], []
+        for inputs, targets, count in self._batches:
+            found = model.predict_on_batch(inputs)
+            if not hasattr(found, "keys") or not {"boxes", "scores", "labels"} <= set(found.keys()):
+                raise ValueError(
+                    f"DetectionImages needs a model that predicts boxes, scores and labels: {model.name} gives "
+                    f"{sorted(found) if hasattr(found, 'keys') else type(found).__name__}."
+                )
+            for row in range(count):
+                image = _image(_images(inputs)[row])
+                rows = ({name: np.asarray(values[row]) for name, values in each.items()} for each in (targets, found))
+                overlay, valid = self._overlay(image, *rows, len(overlays))
+                overlays.append(overlay)
+                drawn.append(_drawn(overlay, valid))
+        sheets = _sheets(drawn, [overlay.caption for overlay in overlays])
+        emit(self, Pictures(optimizer_steps(model), sheets, {"detections": overlays}))
+
+    def _overlay(self, image, true, found, place):
+        """What lies over a picture, and the height and width in which the picture is valid."""
+        if "box_masks" in true and "masks" not in true:
+            true["masks"] = paste_masks(true["box_masks"], true["boxes"], image.shape[:2])
+        if "masks" not in found:
+            true.pop("masks", None)
+        layers = {
+            "detections": _layer(found, found["scores"] >= self.score_threshold),
+            "truth": _layer({name: rows for name, rows in true.items() if name != "scores"}, True),
+        }
+        counts = [len(layer["labels"]) for layer in layers.values()]
+        caption = "picture {}: {} found, {} true".format(int(true.get("image_id", place)), *counts)
+        height, width = true.get("image_size", image.shape[:2])
+        return Overlay(image, layers, self.classes, caption), (slice(height), slice(width))
+
+
+def _image(image):
+    """[h, w, 3] uint8."""
+    image = np.clip(np.round(image), 0, 255).astype("uint8")
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def _layer(rows, chosen):
+    """The boxes of a picture that can be drawn, and what belongs to them."""
+    boxes = rows["boxes"]
+    chosen = (
+        chosen & (rows["labels"] >= 0) & np.isfinite(boxes).all(axis=-1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
+    )
+    layer = {name: rows[name][chosen] for name in ("boxes", "labels", "scores", "masks") if name in rows}
+    return layer | {"masks": layer["masks"] > 0.5} if "masks" in layer else layer
+
+
+def _drawn(overlay, valid):
+    """Detections over the truth, without the padding."""
+    found, true = (
+        layer | {"masks": layer["masks"][:, *valid]} if "masks" in layer else layer for layer in overlay.layers.values()
+    )
+    boxes = found["boxes"]
+    rest = {name: rows for name, rows in found.items() if name != "boxes"}
+    return detections(overlay.image[valid], boxes, **rest, classes=overlay.classes, truth=true, side=SIDE)
+
+
+def _sheets(pictures, captions):
+    """At most `SHEETS` grids, by name."""
+    size = -(-len(pictures) // SHEETS)
+    return {
+        f"detections {start + 1}-{min(start + size, len(pictures))}": grid(
+            pictures[start : start + size], captions=captions[start : start + size]
+        )
+        for start in range(0, len(pictures), size)
+    }
+
+
+def _images(inputs):
+    return inputs["images"] if hasattr(inputs, "keys") else inputs
