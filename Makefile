@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Tests trace and compile more than they compute: one worker a core.
-PYTEST := -m pytest -n 2 --dist worksteal
+PYTEST := -m pytest -n 2 --dist loadgroup
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
@@ -42,15 +42,17 @@ build: $(VENV)/.dev
 test-parity: .venv-parity/.parity
 	.venv-parity/bin/python $(PYTEST) -m parity --durations=5 $(ARGS)
 
-# Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step.
-NETWORKS_ON_JAX := one_step_of_fit or save_and_load or fresh_process
+# Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
+# detectors, one of each kind.
+NETWORKS_ON_JAX := (one_step_of_fit or save_and_load or fresh_process) and not (fast_rcnn or faster_rcnn or cascade)
 NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 
 test-jax: .venv-jax/.jax
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
-		tests/ops tests/layers tests/losses tests/optimizers tests/callbacks tests/test_weights.py
+		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/test_weights.py \
+		tests/test_contract.py tests/test_detector.py
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
-		tests/applications/test_rows.py -k "$(NETWORKS_ON_JAX)"
+		tests/applications/test_rows.py tests/applications/test_detectors.py -k "$(NETWORKS_ON_JAX)"
 
 test-real: .venv-parity/.parity
 	.venv-parity/bin/python -m pytest -m real $(ARGS)

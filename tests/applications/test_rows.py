@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kvision.applications
+from tests.applications import detector_rows
 from tests.applications.rows import ROWS
 from tests.support import assert_close
 
@@ -37,11 +38,13 @@ def images_of(shape, count=4):
 
 def test_every_architecture_has_a_row():
     folder = pathlib.Path(kvision.applications.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - SHARED_ROOMS == {row.module for row in ROWS}
+    assert {path.stem for path in folder.glob("*.py")} - SHARED_ROOMS == {
+        row.module for row in [*ROWS, *detector_rows.ROWS]
+    }
 
 
 def test_every_row_tells_its_proof():
-    assert all(row.proof for row in ROWS)
+    assert all(row.proof for row in [*ROWS, *detector_rows.ROWS])
 
 
 @by_module
@@ -63,6 +66,24 @@ def test_map_sizes(label, builder, expected):
     with keras.StatelessScope(initialize_variables=False):
         model = builder(include_top=False, features=tuple(expected))
     assert {level: tuple(tensor.shape[1:]) for level, tensor in model.output.items()} == expected
+
+
+def dropouts(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+
+
+@table("dropouts")
+def test_dropout_stands_where_it_was_published(label, builder, expected):
+    with keras.StatelessScope(initialize_variables=False):
+        model = builder()
+    assert {layer.input._keras_history.operation.name: layer.rate for layer in dropouts(model)} == expected
+
+
+@rows(lambda row: row.dropouts)
+def test_a_given_rate_is_that_of_every_dropout(row):
+    with keras.StatelessScope(initialize_variables=False):
+        model = row.tiny(input_shape=row.shape, dropout_rate=0.375, **row.head)
+    assert {layer.rate for layer in dropouts(model)} == {0.375}
 
 
 @by_module
