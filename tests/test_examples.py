@@ -68,10 +68,35 @@ def test_bad_folders_are_told_before_training(tmp_path, prepare, message):
     assert "Traceback" not in done.stderr
 
 
-def test_the_script_of_the_readme(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+SHORTER = {
+    "x, y = mnist_data()": "x, y = (a[::40] for a in mnist_data())",
+    "shapes(600": "shapes(16",
+    "shapes(100": "shapes(8",
+    "epochs=8": "epochs=1",
+}
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "digits"), (1, "shapes")])
+def test_the_scripts_of_the_readme(tmp_path, place, name):
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[place]
     script = tmp_path / "script.py"
-    script.write_text(block.replace("x, y = mnist_data()", "x, y = (a[::40] for a in mnist_data())"))
+    for whole, short in SHORTER.items():
+        block = block.replace(whole, short)
+    script.write_text(block)
     done = run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+    assert (tmp_path / "runs" / name / "report.html").is_file()
+
+
+def test_a_backbone_of_somebody_else(tmp_path):
+    done = run(ROOT / "examples" / "any_backbone.py", "--quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"C5: \(4, 4, 768\)\n28,422,111 parameters; box_loss \d", done.stdout)
+
+
+@pytest.mark.parametrize("example", ["detect_shapes", pytest.param("detect_trees", marks=pytest.mark.real)])
+def test_the_detectors(tmp_path, example):
+    done = run(ROOT / "examples" / f"{example}.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"AP50 +[\d.]+ ", done.stdout)
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -12,8 +12,8 @@ HEAD = """# Networks
 
 Made by `python tools/models_table.py` from `kvision.applications.list_models()`.
 
-| builder | parameters | published weights | proved against | paper |
-| --- | ---: | --- | --- | --- |
+| builder | task | parameters | published weights | proved against | paper |
+| --- | --- | ---: | --- | --- | --- |
 """
 
 
@@ -22,7 +22,7 @@ def main():
         pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent / "docs" / "models.md"
     )
     rows = [
-        f"| `{row.name}` | {row.parameters:,} | {', '.join(row.weights)} | {row.proof} | {row.paper} |"
+        f"| `{row.name}` | {row.task} | {row.parameters:,} | {', '.join(row.weights)} | {row.proof} | {row.paper} |"
         for row in list_models()
     ]
     path.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
