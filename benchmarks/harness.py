@@ -1,8 +1,9 @@
 """The worker's side of a benchmark: builds cases, runs them when told to, and answers in JSON lines.
 
 A file of cases defines `CASES = {name: factory}` and ends with `serve(CASES)`. `factory()` returns `step`, or `(step,
-facts)`: `step()` runs one synchronous iteration; `facts` may hold `flop` (floating-point operations of one iteration)
-and `images`. `run.py` starts one process a case and runs the cases of a comparison in turn.
+facts)`: `step()` runs one synchronous iteration, and may return its own `Milliseconds`; `facts` may hold `flop`
+(floating-point operations of one iteration), `peak_case` (what to compare them with) and `images`. `run.py` starts one
+process a case and runs the cases of a comparison in turn.
 """
 
 import json
@@ -12,6 +13,10 @@ import time
 import traceback
 
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
+
+
+class Milliseconds(float):
+    """What a step has measured itself, where the clock around it would see too much."""
 
 
 def serve(cases):
@@ -52,6 +57,11 @@ def busy_seconds():
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
+def _own_seconds():
+    """Processor seconds of this process and of those it started."""
+    return sum(os.times()[:4])
+
+
 def tensorflow():
     """TensorFlow with the benchmark's threads, without a GPU unless BENCH_GPU is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -84,11 +94,11 @@ def _warm_up(step):
 
 def _timed(step, repetitions):
     """Milliseconds of each iteration, and the share of the cores that other processes used meanwhile."""
-    busy, own, wall = busy_seconds(), time.process_time(), time.perf_counter()
+    busy, own, wall = busy_seconds(), _own_seconds(), time.perf_counter()
     times = []
     for _ in range(repetitions):
         start = time.perf_counter()
-        step()
-        times.append((time.perf_counter() - start) * 1e3)
-    busy, own, wall = busy_seconds() - busy, time.process_time() - own, time.perf_counter() - wall
+        told = step()
+        times.append(told if isinstance(told, Milliseconds) else (time.perf_counter() - start) * 1e3)
+    busy, own, wall = busy_seconds() - busy, _own_seconds() - own, time.perf_counter() - wall
     return times, max(0.0, busy - own) / (wall * os.cpu_count())

@@ -1,5 +1,6 @@
 """Training steps of KerasHub's networks, in an environment of their own: MODEL:POLICY."""
 
+import detection_inputs
 import harness
 
 tf = harness.tensorflow()
@@ -36,6 +37,34 @@ def classifier(backbone, features):
     return keras.Model(backbone.input, layers.Dense(1000, activation="softmax", dtype="float32")(features))
 
 
+def retinanet():
+    """RetinaNet on ResNet-50 with frozen batch norm, by the task's own losses, on the batch of the other peers."""
+    keras.utils.set_random_seed(0)
+    shape = (detection_inputs.SIZE, detection_inputs.SIZE, 3)
+    encoder = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        image_shape=shape,
+    )
+    for layer in encoder._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+    backbone = keras_hub.models.RetinaNetBackbone(
+        image_encoder=encoder, min_level=3, max_level=7, use_p5=False, image_shape=shape
+    )
+    model = keras_hub.models.RetinaNetObjectDetector(
+        backbone=backbone, num_classes=detection_inputs.CLASSES, bounding_box_format="xyxy", preprocessor=None
+    )
+    model.compile(optimizer=keras.optimizers.SGD(1e-4, momentum=0.9), jit_compile=False)
+    images, boxes, labels, _ = detection_inputs.batch()
+    targets = {"boxes": boxes, "labels": labels.astype("float32")}
+    return lambda: model.train_on_batch(images, targets), {"images": detection_inputs.BATCH}
+
+
 MODELS = {"vit-tiny": (vit_tiny, 8), "swin-tiny": (swin_tiny, 8)}
 
 CASES = {
@@ -43,6 +72,7 @@ CASES = {
     for name, (build, batch) in MODELS.items()
     for policy in ("float32", "mixed_bfloat16")
 }
+CASES |= {"retinanet": retinanet}
 
 if __name__ == "__main__":
     harness.serve(CASES)

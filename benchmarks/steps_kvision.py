@@ -32,7 +32,25 @@ def with_cost(build, batch, policy):
         keras.mixed_precision.set_dtype_policy("float32")
         with keras.StatelessScope(initialize_variables=False):
             cost = kvision.training.describe(build())
-        return step, {**facts, "flop": 6 * batch * cost.multiply_adds}
+        return step, {
+            **facts,
+            "flop": 6 * batch * cost.multiply_adds,
+            "peak_case": f"matrix-product:{dtype_of(policy)}",
+        }
+
+    return factory
+
+
+def dtype_of(policy):
+    return policy.removeprefix("mixed_")
+
+
+def matrix_product(dtype, size=4096):
+    """The fastest thing the machine does: what a training step is measured against."""
+
+    def factory():
+        a = tf.cast(tf.random.normal((size, size)), dtype)
+        return lambda: tf.matmul(a, a).numpy(), {"flop": 2 * size**3}
 
     return factory
 
@@ -80,6 +98,7 @@ CASES = {
     for name, (build, batch) in MODELS.items()
     for policy in ("float32", "mixed_bfloat16", "mixed_float16")
 }
+CASES |= {f"matrix-product:{dtype}": matrix_product(dtype) for dtype in ("float32", "bfloat16", "float16")}
 CASES |= {
     "resnet18-fit:plain": fit_in_pieces(list),
     "resnet18-fit:vitals": fit_in_pieces(lambda: [kvision.callbacks.Vitals()]),

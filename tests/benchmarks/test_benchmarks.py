@@ -22,7 +22,7 @@ harness.serve({"wait": lambda: (lambda: time.sleep(0.01), {"images": 3}), "fail"
 
 @pytest.mark.parametrize("comparison", plans.COMPARISONS, ids=lambda comparison: comparison.name)
 def test_targets_name_peers_and_cases_name_files(comparison):
-    assert {*comparison.targets, *comparison.memory, *comparison.extra_ms} <= set(comparison.peers)
+    assert {*comparison.targets, *comparison.memory} <= set(comparison.peers)
     for case in (comparison.ours, *comparison.peers.values()):
         assert (FOLDER / case.file).is_file()
         assert case.environment in run.ENVIRONMENTS

@@ -1,0 +1,105 @@
+"""The detection of kvision: single operations, forward and backward, and whole training steps."""
+
+import detection_inputs as inputs
+import harness
+
+tf = harness.tensorflow()
+
+import keras
+
+from kvision import applications, ops
+
+
+def forward_and_backward(function, *tensors, gradient):
+    """One call that returns the outputs and the gradient of every tensor (alone, the forward would be dropped)."""
+    tensors = [tf.constant(tensor) for tensor in tensors]
+    gradient = tf.constant(gradient)
+
+    @tf.function
+    def both():
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = function(*tensors)
+        return outputs, tape.gradient(outputs, tensors, gradient)
+
+    return both
+
+
+def roi_align(place):
+    def factory():
+        features, boxes, gradient, scale = inputs.regions(**inputs.REGIONS[place])
+        boxes = tf.constant(boxes[None])
+        return forward_and_backward(
+            lambda maps: ops.roi_align(maps, boxes, 7, scale, sampling_ratio=2), features, gradient=gradient[None]
+        )
+
+    return factory
+
+
+def deform_conv():
+    features, offsets, factors, kernel, gradient = inputs.moved_taps()
+    return forward_and_backward(
+        lambda x, moves, mask, taps: ops.deform_conv2d(x, moves, taps, mask=mask, padding=1),
+        features,
+        offsets,
+        factors,
+        kernel,
+        gradient=gradient,
+    )
+
+
+def matching():
+    anchors, boxes = (tf.constant(array) for array in inputs.anchors_and_truth())
+    labels = tf.zeros((1, len(boxes)), "int32")
+    return tf.function(lambda: ops.match(boxes[None], labels, anchors, low=0.3, high=0.7, allow_low_quality=True))
+
+
+def suppression():
+    boxes, scores = (tf.constant(array) for array in inputs.overlapping_boxes())
+    return tf.function(lambda: ops.nms(boxes, scores, 0.7, max_outputs=len(scores)))
+
+
+LEVELS = ("C2", "C3", "C4", "C5")
+
+
+def backbone(*levels):
+    return applications.ResNet50(
+        include_top=False, input_shape=(inputs.SIZE, inputs.SIZE, 3), features=levels, norm="frozen_batch"
+    )
+
+
+def batch(masks):
+    images, boxes, labels, outlines = inputs.batch()
+    targets = {"boxes": boxes, "labels": labels}
+    return 255 * images, targets | ({"masks": outlines} if masks else {})
+
+
+def detector(builder, *levels, masks=False, inference=False, **options):
+    """A training step by `train_on_batch`, or the detections of one picture."""
+
+    def factory():
+        keras.utils.set_random_seed(0)
+        shape = (inputs.SIZE, inputs.SIZE, 3)
+        model = builder(input_shape=shape, classes=inputs.CLASSES, backbone=backbone(*levels), **options)
+        model.compile(keras.optimizers.SGD(1e-4, momentum=0.9), jit_compile=False)
+        images, targets = batch(masks)
+        if inference:
+            return lambda: model.predict_on_batch(images[:1])
+        return lambda: model.train_on_batch(images, targets), {"images": inputs.BATCH}
+
+    return factory
+
+
+CASES = {f"roi-align:{place}": roi_align(place) for place in inputs.REGIONS}
+CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
+CASES |= {
+    "retinanet": detector(applications.RetinaNet, *LEVELS[1:]),
+    "faster-rcnn": detector(applications.FasterRCNN, *LEVELS),
+    "faster-rcnn-inference": detector(applications.FasterRCNN, *LEVELS, inference=True),
+    "mask-rcnn": detector(applications.MaskRCNN, *LEVELS, masks=True, num_mask_samples=32),
+    "mask-rcnn-128": detector(applications.MaskRCNN, *LEVELS, masks=True, num_mask_samples=128),
+    "mask-rcnn-inference": detector(applications.MaskRCNN, *LEVELS, inference=True),
+}
+
+if __name__ == "__main__":
+    harness.serve(CASES)

@@ -1,0 +1,110 @@
+"""The same by torchvision: single operations, forward and backward, and whole training steps."""
+
+import detection_inputs as inputs
+import harness
+
+torch = harness.torch()
+
+import torchvision
+from torchvision.models import detection
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+
+def channels_first(array):
+    return torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
+
+
+def roi_align(place):
+    def factory():
+        features, boxes, gradient, scale = inputs.regions(**inputs.REGIONS[place])
+        maps, gradient = channels_first(features).requires_grad_(), channels_first(gradient)
+        regions = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes)], dim=1)
+
+        def step():
+            return torch.autograd.grad(torchvision.ops.roi_align(maps, regions, 7, scale, 2, True), maps, gradient)
+
+        return step
+
+    return factory
+
+
+def deform_conv():
+    features, offsets, factors, kernel, gradient = inputs.moved_taps()
+    x, moves, mask = (channels_first(array).requires_grad_() for array in (features, offsets, factors))
+    taps = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).requires_grad_()
+    gradient = channels_first(gradient)
+
+    def step():
+        outputs = torchvision.ops.deform_conv2d(x, moves, taps, padding=1, mask=mask)
+        return torch.autograd.grad(outputs, [x, moves, mask, taps], gradient)
+
+    return step
+
+
+def matching():
+    anchors, boxes = (torch.from_numpy(array) for array in inputs.anchors_and_truth())
+    matcher = Matcher(0.7, 0.3, True)
+    return lambda: matcher(torchvision.ops.box_iou(boxes, anchors))
+
+
+def suppression():
+    boxes, scores = (torch.from_numpy(array) for array in inputs.overlapping_boxes())
+    return lambda: torchvision.ops.nms(boxes, scores, 0.7)
+
+
+def detector(name, inference=False, channels_last=True):
+    """A training step with frozen batch norm, or the detections of one picture."""
+
+    def factory():
+        torch.manual_seed(0)
+        size = {"min_size": inputs.SIZE, "max_size": inputs.SIZE}
+        classes = inputs.CLASSES + (name != "retinanet_resnet50_fpn")  # the two-stage ones count the background
+        model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=classes, **size)
+        freeze_norms(model)
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
+        pictures, boxes, labels, masks = (torch.from_numpy(array) for array in inputs.batch())
+        pictures = [picture.permute(2, 0, 1).contiguous() for picture in pictures]
+        rows = zip(boxes, labels.long() + classes - inputs.CLASSES, masks, strict=True)
+        targets = [dict(zip(("boxes", "labels", "masks"), row, strict=True)) for row in rows]
+        if inference:
+            model.eval()
+            return torch.no_grad()(lambda: model(pictures[:1]))
+        model.train()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-4, momentum=0.9)
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            loss = sum(model(pictures, targets).values())
+            loss.backward()
+            optimizer.step()
+            return float(loss)
+
+        return step, {"images": inputs.BATCH}
+
+    return factory
+
+
+def freeze_norms(module):
+    """Every batch norm replaced by its frozen form, as in torchvision's published detectors."""
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features))
+        else:
+            freeze_norms(child)
+
+
+CASES = {f"roi-align:{place}": roi_align(place) for place in inputs.REGIONS}
+CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
+CASES |= {
+    "retinanet": detector("retinanet_resnet50_fpn"),
+    "faster-rcnn": detector("fasterrcnn_resnet50_fpn"),
+    "faster-rcnn-inference": detector("fasterrcnn_resnet50_fpn", inference=True),
+    "mask-rcnn": detector("maskrcnn_resnet50_fpn"),
+    "mask-rcnn-128": detector("maskrcnn_resnet50_fpn"),
+    "mask-rcnn-inference": detector("maskrcnn_resnet50_fpn", inference=True),
+}
+
+if __name__ == "__main__":
+    harness.serve(CASES)
