@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import random
 import subprocess
 import sys
 
@@ -30,6 +31,12 @@ def cases(*modes, of=(None,)):
 every_row = pytest.mark.parametrize(
     "row", [pytest.param(row, marks=pytest.mark.xdist_group(f"{row.name} float32"), id=row.name) for row in ROWS]
 )
+
+
+@pytest.fixture(autouse=True)
+def fresh_session():
+    """Nothing is reset: a new session, even a new seed, throws away what the shared detectors have compiled."""
+
 
 NUM_BOXES = 300  # one number for all cases: each other one would be compiled anew
 
@@ -86,7 +93,7 @@ def images_of(row):
 def compiled(name, mode):
     """A tiny detector ready to train: in float32, in 16 bits, or by XLA; shared by the tests."""
     row = next(row for row in ROWS if row.name == name)
-    keras.utils.set_random_seed(0)
+    random.seed(0)  # Keras's initializers draw their seeds here
     keras.config.set_dtype_policy(mode if mode.startswith("mixed") else "float32")
     try:
         model = row.tiny()
