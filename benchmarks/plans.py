@@ -93,8 +93,8 @@ COMPARISONS = [
         keras_case="resnet50-group:float32",
         targets={"torchopt": 1.08, "Keras layers": 0.80},
         note=(
-            "Memory: 290 MB above batch norm at batch 2 as at batch 8, so it is XLA's compiler and what it compiled for "
-            "each shape, not the maps of the step."
+            "Memory: 290 MB above batch norm at batch 2 as at batch 8, so it is XLA's compiler and what it compiled, "
+            "not the maps of the step."
         ),
     ),
     training_step(

@@ -26,7 +26,8 @@ def fuse(function):
 
     That is in a graph on the CPU with every size known but the first, on large maps or on rows of unknown number: there
     each elementwise operation is a pass of its own over memory. Compiling takes about a quarter of a second a shape,
-    which small maps never earn back. Eager calls would compile for every shape they meet; on a GPU `fit` compiles the whole step.
+    which small maps never earn back. Eager calls would compile for every shape they meet; on a GPU `fit` compiles the
+    whole step.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
