@@ -62,8 +62,7 @@ class Detector(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if sample_weight is not None:
-            raise ValueError(f'{self.name} takes no sample_weight: mark what not to learn by "crowd" or the label -1.')
+        self._refuse_weights(sample_weight)
         if y["boxes"].shape[1] is None:
             raise ValueError(
                 f"{self.name} compiles for one number of boxes a picture: got batches of different ones. Pad all "
@@ -87,10 +86,18 @@ class Detector(keras.Model):
 
     def fit(self, x=None, y=None, *arguments, **options):
         """Train; as `keras.Model.fit`, after a check of the targets (of a data set: of its first batch)."""
+        self._refuse_weights(options.get("sample_weight"), options.get("class_weight"))
         self._check(x, y)
         if (validation := options.get("validation_data")) is not None:
             self._check(*validation if isinstance(validation, tuple | list) else (validation, None))
         return super().fit(x, y, *arguments, **options)
+
+    def _refuse_weights(self, *weights):
+        if any(weight is not None for weight in weights):
+            raise ValueError(
+                f'{self.name} takes no sample_weight and no class_weight: mark what not to learn by "crowd" or the '
+                "label -1."
+            )
 
     def _check(self, x, y):
         if y is None:

@@ -91,12 +91,18 @@ def test_compile_takes_no_loss_and_no_metrics():
         model.compile("sgd", metrics=["accuracy"])
 
 
-def test_sample_weight_is_refused(shared):
-    x, targets = batch_of(ROW)
+@pytest.mark.parametrize("weights", [{"sample_weight": np.ones(2)}, {"class_weight": {0: 2.0}}])
+def test_weights_are_refused_before_the_first_step(shared, weights):
+    with pytest.raises(ValueError, match="takes no sample_weight and no class_weight"):
+        shared.fit(*batch_of(ROW), verbose=0, **weights)
+
+
+def test_weights_inside_a_dataset_are_refused():
     with pytest.raises(ValueError, match="takes no sample_weight"):
-        shared.fit(x, targets, sample_weight=np.ones(2), verbose=0)
+        detector().fit(Batches((*batch_of(ROW), np.ones(2))), shuffle=False, verbose=0)
 
 
+@pytest.mark.tensorflow_only  # JAX compiles anew for each number
 def test_batches_of_different_numbers_of_boxes_are_refused():
     model = detector()
     x, targets = batch_of(ROW)
