@@ -77,6 +77,35 @@ def check_targets(images, targets, classes=None, names=None):
         )
 
 
+def pictures_of(inputs):
+    """The pictures of a model's inputs, which are the pictures, or a dict of `"images"` and more."""
+    return inputs["images"] if hasattr(inputs, "keys") else inputs
+
+
+def paste_masks(box_masks, boxes_xyxy, size):
+    """Masks of whole pictures out of masks relative to their boxes.
+
+    Args:
+        box_masks: [n, s, s], 0 or 1, or shares of 1.
+        boxes_xyxy: [n, 4] in pixels.
+        size: Height and width of the picture.
+
+    Returns:
+        [n, height, width] of the type of `box_masks`; 0 outside the boxes. Each pixel takes the value at its centre.
+    """
+    box_masks = np.asarray(box_masks)
+    masks = np.zeros((len(box_masks), *size), box_masks.dtype)
+    for mask, box_mask, box in zip(masks, box_masks, np.asarray(boxes_xyxy, "float64"), strict=True):
+        left, top, right, bottom = box
+        if not (np.isfinite(box).all() and right > left and bottom > top):
+            continue
+        y = np.floor((np.arange(size[0]) + 0.5 - top) / (bottom - top) * box_mask.shape[0]).astype(int)
+        x = np.floor((np.arange(size[1]) + 0.5 - left) / (right - left) * box_mask.shape[1]).astype(int)
+        rows, columns = ((n >= 0) & (n < m) for n, m in zip((y, x), box_mask.shape, strict=True))
+        mask[np.ix_(rows, columns)] = box_mask[np.ix_(y[rows], x[columns])]
+    return masks
+
+
 def _entries(targets):
     if not hasattr(targets, "keys") or not {"boxes", "labels"} <= set(targets.keys()):
         got = sorted(targets.keys()) if hasattr(targets, "keys") else type(targets).__name__

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kvision.contract import check_targets
+from kvision.contract import check_targets, pictures_of
 from kvision.metrics import ExposureCount
 
 
@@ -103,13 +103,11 @@ class Detector(keras.Model):
         if y is None:
             if hasattr(x, "element_spec"):  # tf.data
                 x, y = next(iter(x), (None, None))[:2]
-            elif hasattr(x, "__getitem__") and hasattr(x, "__len__"):  # keras.utils.PyDataset
+            elif isinstance(x, keras.utils.PyDataset):
                 x, y = x[0][:2]
-            else:  # an iterator: what was read from it would be lost
+            elif not hasattr(x, "shape") and not hasattr(x, "keys"):  # an iterator: what is read from it is lost
                 return
-        if y is not None:
-            images = x["images"] if hasattr(x, "keys") else x
-            check_targets(tuple(images.shape), y, self.head.classes)
+        check_targets(tuple(pictures_of(x).shape), y, self.head.classes)
 
     def get_config(self):
         return {

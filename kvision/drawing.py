@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from kvision.contract import paste_masks
+
 # Told apart without colour too: the line of the training curve is solid, that of validation dashed.
 TRAIN, VALIDATION = {"color": "#2f6f9f", "linestyle": "-"}, {"color": "#c2571a", "linestyle": "--"}
 
@@ -142,30 +144,6 @@ class _Objects:
         self.labels = labels[rows].astype(int)
         self.scores = None if scores is None else scores[rows]
         self.masks = None if masks is None else masks[rows] > 0.5
-
-
-def paste_masks(box_masks, boxes_xyxy, size):
-    """Masks of whole pictures out of masks relative to their boxes.
-
-    Args:
-        box_masks: [n, s, s], 0 or 1, or shares of 1.
-        boxes_xyxy: [n, 4] in pixels.
-        size: Height and width of the picture.
-
-    Returns:
-        [n, height, width] of the type of `box_masks`; 0 outside the boxes. Each pixel takes the value at its centre.
-    """
-    box_masks = np.asarray(box_masks)
-    masks = np.zeros((len(box_masks), *size), box_masks.dtype)
-    for mask, box_mask, box in zip(masks, box_masks, np.asarray(boxes_xyxy, "float64"), strict=True):
-        left, top, right, bottom = box
-        if not (np.isfinite(box).all() and right > left and bottom > top):
-            continue
-        y = np.floor((np.arange(size[0]) + 0.5 - top) / (bottom - top) * box_mask.shape[0]).astype(int)
-        x = np.floor((np.arange(size[1]) + 0.5 - left) / (right - left) * box_mask.shape[1]).astype(int)
-        rows, columns = ((n >= 0) & (n < m) for n, m in zip((y, x), box_mask.shape, strict=True))
-        mask[np.ix_(rows, columns)] = box_mask[np.ix_(y[rows], x[columns])]
-    return masks
 
 
 def _whole_masks(targets, size):

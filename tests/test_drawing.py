@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kvision import drawing
-from kvision.drawing import DARK, LIGHT, PALETTE, curves, detections, grid, paste_masks
+from kvision.contract import paste_masks
+from kvision.drawing import DARK, LIGHT, PALETTE, curves, detections, grid
 
 
 def test_curves_hold_the_history():

@@ -7,6 +7,9 @@ import keras
 from kvision import weights as weight_files
 from kvision.naming import choose, unknown
 
+# Torchvision's detectors keep the backbone in `backbone.body`; all their other names are ours.
+DETECTOR_RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
+
 
 def variant_row(family, variants, variant, **overrides):
     """The row of `variant` in a family's `VARIANTS`, where keyword arguments that are not None beat the row."""
@@ -154,3 +157,8 @@ def pyramid_backbone(family, backbone, levels, images, preprocess=None):
         raise ValueError(f"{family} has input_shape={size}, its backbone {built_for}: build both for one size.")
     maps = backbone(images if preprocess is None else preprocess(images))
     return {level: maps[level] for level in levels}
+
+
+def inner_norm(norm):
+    """The norm of a detector's neck and heads: what trains from scratch reaches them too, the others do not."""
+    return norm if norm in ("group", "sync_batch") else None

@@ -29,12 +29,12 @@ from kvision.ops import (
     BACKGROUND,
     IGNORED,
     area_xyxy,
-    batched_nms,
     clip_xyxy,
     decode_deltas,
     encode_deltas,
     match,
     sample_balanced,
+    select_detections,
 )
 
 # One over the deviations by which the author's code scales the targets: 0.1 for the centre, 0.2 for the sides.
@@ -358,13 +358,7 @@ class BoxBranch(Assembly):
         boxes = decode_deltas(deltas, ops.take_along_axis(boxes, region[..., None], axis=1), self.delta_weights)
         boxes = clip_xyxy(boxes, self.image_size)
         best = ops.where(has_sides(boxes, SMALLEST_SIDE), best, -float("inf"))
-        keep, _ = batched_nms(boxes, best, label, self.nms_threshold, self.num_detections)
-        found, place = keep >= 0, ops.maximum(keep, 0)
-        return {
-            "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, place[..., None], axis=1), 0.0),
-            "scores": ops.where(found, ops.take_along_axis(best, place, axis=1), 0.0),
-            "labels": ops.where(found, ops.take_along_axis(label, place, axis=1), -1),
-        }
+        return select_detections(boxes, best, label, self.nms_threshold, self.num_detections)
 
     def get_config(self):
         return super().get_config() | {

@@ -14,7 +14,7 @@ from keras import ops
 
 from kvision import weights as weight_files
 from kvision.applications import imagenet
-from kvision.applications.building import image_input, load_weights, pyramid_backbone
+from kvision.applications.building import DETECTOR_RENAMES, image_input, inner_norm, load_weights, pyramid_backbone
 from kvision.applications.fast_rcnn import (
     Assembly,
     BoxBranch,
@@ -46,8 +46,6 @@ from kvision.ops.anchors import RATIOS
 C4_SIZES = (tuple(size for level in FPN_SIZES for size in level),)  # all sizes on the one map
 
 SMALLEST_SIDE = 1e-3  # of a proposal, in pixels
-
-RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
 
 PROOF = "torchvision fasterrcnn_resnet50_fpn, fed the same weights"
 
@@ -159,13 +157,8 @@ def FasterRCNN(
         name="box_branch",
     )
     detector = Detector(trunk, FasterRCNNHead(proposals, branch, name=f"{name}_head"), name=name)
-    weight_files.remember(detector, RENAMES)
+    weight_files.remember(detector, DETECTOR_RENAMES)
     return load_weights(detector, weights)
-
-
-def inner_norm(norm):
-    """The norm of necks and heads: those that train from scratch have that of the backbone, the others none."""
-    return norm if norm in ("group", "sync_batch") else None
 
 
 def _propose(maps, channels, anchors_a_cell):

@@ -12,9 +12,9 @@ import keras
 from keras import ops
 
 from kvision import weights as weight_files
-from kvision.applications.building import load_weights
+from kvision.applications.building import DETECTOR_RENAMES, inner_norm, load_weights
 from kvision.applications.fast_rcnn import Assembly, read_regions, read_targets
-from kvision.applications.faster_rcnn import RENAMES, FasterRCNN, FasterRCNNHead, inner_norm
+from kvision.applications.faster_rcnn import FasterRCNN, FasterRCNNHead
 from kvision.detector import Detector
 from kvision.layers import RoIAlign
 from kvision.layers.conventions import conventions
@@ -71,7 +71,7 @@ def MaskRCNN(
     )
     head = MaskRCNNHead(faster.head.proposals, faster.head.box_branch, mask_branch, name=f"{name}_head")
     detector = Detector(faster.trunk, head, name=name)
-    weight_files.remember(detector, RENAMES)
+    weight_files.remember(detector, DETECTOR_RENAMES)
     return load_weights(detector, weights)
 
 

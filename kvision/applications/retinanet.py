@@ -14,7 +14,7 @@ from keras import ops
 
 from kvision import weights as weight_files
 from kvision.applications import imagenet
-from kvision.applications.building import image_input, load_weights, pyramid_backbone
+from kvision.applications.building import DETECTOR_RENAMES, image_input, inner_norm, load_weights, pyramid_backbone
 from kvision.applications.resnet import ResNet50
 from kvision.detector import Detector
 from kvision.layers import FeaturePyramid
@@ -25,11 +25,11 @@ from kvision.ops import (
     IGNORED,
     RETINANET_SIZES,
     anchors_xyxy,
-    batched_nms,
     clip_xyxy,
     decode_deltas,
     encode_deltas,
     match,
+    select_detections,
 )
 
 LEVELS = ("C3", "C4", "C5")
@@ -37,8 +37,6 @@ ANCHORS_A_CELL = 9  # section 4, "Anchors": three sizes and three ratios
 
 # Section 4.1: the bias that lets every anchor start at a foreground probability of 0.01.
 PRIOR = 0.01
-
-RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
 
 PROOF = "torchvision retinanet_resnet50_fpn, fed the same weights"
 
@@ -86,12 +84,12 @@ def RetinaNet(
     if backbone is None:
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norm, features=LEVELS)
     maps = pyramid_backbone("RetinaNet", backbone, LEVELS, images, preprocess)
-    inner_norm = norm if norm in ("group", "sync_batch") else None
-    levels = FeaturePyramid(channels, extra="conv_output", norm=inner_norm, name="backbone.fpn")(maps)
+    inner = inner_norm(norm)
+    levels = FeaturePyramid(channels, extra="conv_output", norm=inner, name="backbone.fpn")(maps)
 
     head = "head.classification_head", "cls_logits", classes, -math.log((1 - PRIOR) / PRIOR)
-    classify = _dense_head(channels, inner_norm, *head)
-    regress = _dense_head(channels, inner_norm, "head.regression_head", "bbox_reg", 4, 0.0)
+    classify = _dense_head(channels, inner, *head)
+    regress = _dense_head(channels, inner, "head.regression_head", "bbox_reg", 4, 0.0)
     features = {
         "class_logits": _rows(levels, classify, classes),
         "box_deltas": _rows(levels, regress, 4),
@@ -99,7 +97,7 @@ def RetinaNet(
     trunk = keras.Model(images, features, name=f"{name}_trunk")
     sizes = [tuple(level.shape[1:3]) for level in levels.values()]
     detector = Detector(trunk, RetinaNetHead(classes, input_shape[:2], sizes, name=f"{name}_head"), name=name)
-    weight_files.remember(detector, RENAMES)
+    weight_files.remember(detector, DETECTOR_RENAMES)
     return load_weights(detector, weights)
 
 
@@ -189,13 +187,7 @@ class RetinaNetHead(keras.layers.Layer):
         boxes, scores, labels = (
             ops.concatenate(parts, axis=1) for parts in zip(*self._candidates(features), strict=True)
         )
-        keep, _ = batched_nms(boxes, scores, labels, self.iou_threshold, self.num_detections)
-        found, place = keep >= 0, ops.maximum(keep, 0)
-        return {
-            "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, place[..., None], axis=1), 0.0),
-            "scores": ops.where(found, ops.take_along_axis(scores, place, axis=1), 0.0),
-            "labels": ops.where(found, ops.take_along_axis(labels, place, axis=1), -1),
-        }
+        return select_detections(boxes, scores, labels, self.iou_threshold, self.num_detections)
 
     def _candidates(self, features):
         """Boxes, scores (−inf below the threshold) and labels of each level's best decisions."""

@@ -5,8 +5,8 @@ import numpy as np
 
 from kvision.callbacks.batches import detection_batches
 from kvision.callbacks.tracking import Overlay, Pictures, emit, optimizer_steps
-from kvision.contract import check_targets
-from kvision.drawing import detections, grid, paste_masks
+from kvision.contract import check_targets, paste_masks, pictures_of
+from kvision.drawing import detections, grid
 
 SHEETS = 4  # pictures for the report, each a grid
 SIDE = 312  # pixels of the longer side of a picture in a grid
@@ -56,7 +56,7 @@ class DetectionImages(keras.callbacks.Callback):
         self._batches, left = [], self.num_images
         for batch in detection_batches(self.data):
             inputs, targets = keras.tree.map_structure(np.asarray, batch)
-            check_targets(_images(inputs).shape, targets)
+            check_targets(pictures_of(inputs).shape, targets)
             count = min(left, len(targets["labels"]))
             self._batches.append((inputs, targets, count))
             left -= count
@@ -78,7 +78,7 @@ class DetectionImages(keras.callbacks.Callback):
                     f"{sorted(found) if hasattr(found, 'keys') else type(found).__name__}."
                 )
             for row in range(count):
-                image = _image(_images(inputs)[row])
+                image = _image(pictures_of(inputs)[row])
                 rows = ({name: np.asarray(values[row]) for name, values in each.items()} for each in (targets, found))
                 overlay, valid = self._overlay(image, *rows, len(overlays))
                 overlays.append(overlay)
@@ -137,7 +137,3 @@ def _sheets(pictures, captions):
         )
         for start in range(0, len(pictures), size)
     }
-
-
-def _images(inputs):
-    return inputs["images"] if hasattr(inputs, "keys") else inputs

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from kvision.contract import paste_masks
 from kvision.metrics.average_precision import UNDECIDED, AveragePrecision, columns
 
 _NOTHING = np.empty((10, 101, 0, 4, 3)), np.empty((10, 0, 4, 3))  # precision and recall of no class
@@ -122,8 +123,7 @@ class COCOAveragePrecision(AveragePrecision):
             rows = np.flatnonzero(targets["labels"][image] >= 0)
             whole = others[image][rows]
             if "masks" not in targets:
-                whole = [_paste(others[image, row], targets["boxes"][image, row], size) for row in rows]
-                whole = np.reshape(whole, (len(rows), *size))
+                whole = paste_masks(whole, targets["boxes"][image, rows], size)
             truth += _encode(whole)
         return np.array(truth, "object"), np.array(found, "object")
 
@@ -234,15 +234,3 @@ def _encode(masks):
 def _mask_areas(codes):
     """Pixels of each mask."""
     return np.asarray(_faster_coco_eval().mask.area(codes.tolist()) if len(codes) else [], "float64")
-
-
-def _paste(mask, box_xyxy, size):
-    """A mask [s, s] relative to its box, laid into the picture [h, w]: each pixel takes what its centre falls on."""
-    inside, cells = [], []
-    for low, high, length, count in zip(box_xyxy[1::-1], box_xyxy[3:1:-1], size, mask.shape, strict=True):
-        centres = np.arange(length) + 0.5
-        inside.append((centres >= low) & (centres < high))
-        cells.append(((centres[inside[-1]] - low) / (high - low) * count).astype("int64").clip(0, count - 1))
-    picture = np.zeros(size, mask.dtype)
-    picture[np.ix_(*inside)] = mask[np.ix_(*cells)]
-    return picture

@@ -23,6 +23,7 @@ from kvision.ops.matching import IGNORED as IGNORED
 from kvision.ops.matching import match as match
 from kvision.ops.nms import batched_nms as batched_nms
 from kvision.ops.nms import nms as nms
+from kvision.ops.nms import select_detections as select_detections
 from kvision.ops.normalization import batch_normalize as batch_normalize
 from kvision.ops.normalization import batch_normalize_train as batch_normalize_train
 from kvision.ops.normalization import group_normalize as group_normalize

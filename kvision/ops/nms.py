@@ -65,6 +65,32 @@ def batched_nms(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
     return _nms_of_any_rank(boxes_xyxy, scores, labels, iou_threshold, max_outputs)
 
 
+def select_detections(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
+    """What a detector gives: the decisions that survive `batched_nms`, at fixed size.
+
+    Args:
+        boxes_xyxy, scores, labels, iou_threshold, max_outputs: As in `batched_nms`, with one leading dimension.
+
+    Returns:
+        `{"boxes": [b, max_outputs, 4], "scores": [b, max_outputs], "labels": [b, max_outputs]}` by falling score;
+        padding is 0, 0 and -1.
+
+    Example:
+
+    >>> found = select_detections([[[0, 0, 10, 10], [0, 0, 10, 9]]], [[0.7, 0.9]], [[5, 5]], 0.5, max_outputs=2)
+    >>> keras.ops.convert_to_numpy(found["labels"]).tolist()
+    [[5, -1]]
+    """
+    boxes, scores = ops.cast(boxes_xyxy, "float32"), ops.cast(scores, "float32")
+    keep, _ = batched_nms(boxes, scores, labels, iou_threshold, max_outputs)
+    found, place = keep >= 0, ops.maximum(keep, 0)
+    return {
+        "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, place[..., None], axis=1), 0.0),
+        "scores": ops.where(found, ops.take_along_axis(scores, place, axis=1), 0.0),
+        "labels": ops.where(found, ops.take_along_axis(ops.convert_to_tensor(labels), place, axis=1), -1),
+    }
+
+
 def _nms_of_any_rank(boxes, scores, labels, iou_threshold, max_outputs):
     boxes, scores = ops.cast(boxes, "float32"), ops.cast(scores, "float32")
     if not 0 <= iou_threshold <= 1 or max_outputs < 1:

@@ -14,6 +14,7 @@ from kvision import applications as A
 from kvision import weights
 from kvision.ops import sample_balanced
 from tests.applications.test_detectors import targets_of
+from tests.applications.torch_reference import randomise
 from tests.support import PARITY, assert_close
 
 pytestmark = pytest.mark.parity
@@ -68,23 +69,13 @@ def last_rows_are_drawn(monkeypatch):
     monkeypatch.setattr(_utils.BalancedPositiveNegativeSampler, "__call__", theirs)
 
 
-def randomise(model, deviation=0.3):
-    """Frozen statistics, and answers that tell regions and classes apart, as in a trained detector."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var") or ("bn" in name and name.endswith("weight")):
-            tensor.uniform_(0.5, 1.0, generator=generator)
-        elif tensor.ndim == 1:
-            tensor.normal_(0.0, 0.1, generator=generator)
-        elif "rpn.head.cls_logits" in name or "rpn.head.bbox_pred" in name:
-            tensor.normal_(0.0, 0.02, generator=generator)
-        elif "cls_score" in name:
-            tensor.normal_(0.0, deviation, generator=generator)
-        elif "box_predictor.bbox_pred" in name:
-            tensor.normal_(0.0, 0.1, generator=generator)
-    return model
+def answers(deviation=0.3):
+    return {
+        "rpn.head.cls_logits": 0.02,
+        "rpn.head.bbox_pred": 0.02,
+        "cls_score": deviation,
+        "box_predictor.bbox_pred": 0.1,
+    }
 
 
 NUMBERS = {
@@ -119,7 +110,7 @@ def theirs_on_a_pyramid(builder):
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=5
     )
-    return randomise(getattr(detection, builder)(backbone, num_classes=CLASSES + 1, **NUMBERS))
+    return randomise(getattr(detection, builder)(backbone, num_classes=CLASSES + 1, **NUMBERS), answers())
 
 
 def theirs_on_c4():
@@ -151,7 +142,7 @@ def theirs_on_c4():
         box_predictor=FastRCNNPredictor(2048, CLASSES + 1),
         **NUMBERS,
     )
-    return randomise(model, deviation=0.05)
+    return randomise(model, answers(0.05))
 
 
 def ours_on_c4(**options):
@@ -283,7 +274,7 @@ def test_fast_rcnn_equals_torchvisions_heads_on_given_proposals(last_rows_are_dr
     head, predictor = TwoMLPHead(512 * 49, 32), FastRCNNPredictor(32, CLASSES + 1)
     heads = RoIHeads(Pool(), head, predictor, 0.5, 0.5, 24, 0.25, None, 0.05, 0.3, 20)
     whole = torch.nn.ModuleDict({"features": trunk, "roi_heads": heads})
-    randomise(whole)
+    randomise(whole, answers())
     for layer in trunk:  # maps that tell places apart
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight)

@@ -7,14 +7,14 @@ import pytest
 from kvision.applications import LeNet5, lenet5
 from tests.support import assert_close
 
-# Table I of the paper, row by row (maps of S2), a cross where column k (map of C3) is connected.
+# Table I of the paper, row by row (maps of S2): # where column k (map of C3) is connected.
 TABLE_I = """
-X...XXX..XXXX.XX
-XX...XXX..XXXX.X
-XXX...XXX..X.XXX
-.XXX..XXXX..X.XX
-..XXX..XXXX.XX.X
-...XXX..XXXX.XXX
+#...###..####.##
+##...###..####.#
+###...###..#.###
+.###..####..#.##
+..###..####.##.#
+...###..####.###
 """.split()
 
 
@@ -45,7 +45,7 @@ def twin(image, weights):
     kernel, used = np.zeros((5, 5, 6, 16)), 0
     for k in range(16):
         for channel in range(6):
-            if TABLE_I[channel][k] == "X":
+            if TABLE_I[channel][k] == "#":
                 kernel[:, :, channel, k] = w["C3/kernel"][:, :, used + 0]
                 used += 1
     x = squash(convolve(x, kernel, w["C3/bias"]))
@@ -75,7 +75,7 @@ def test_equals_the_twin():
 
 def test_connection_table_is_the_papers():
     for k, maps in enumerate(lenet5.C3_TABLE):
-        assert sorted(maps) == [channel for channel in range(6) if TABLE_I[channel][k] == "X"]
+        assert sorted(maps) == [channel for channel in range(6) if TABLE_I[channel][k] == "#"]
 
 
 @pytest.mark.parametrize(

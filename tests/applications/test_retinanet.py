@@ -10,6 +10,7 @@ from kvision.applications.retinanet import RetinaNetHead
 from kvision.ops import BACKGROUND
 from tests.applications.detector_rows import tiny_backbone
 from tests.applications.test_detectors import pictures, targets_of
+from tests.applications.torch_reference import randomise
 from tests.support import PARITY, assert_close
 
 SIZE, CLASSES = 128, 5
@@ -152,15 +153,7 @@ def theirs(depth="resnet50"):
         extra_blocks=LastLevelP6P7(256, 256),
     )
     model = RetinaNet(backbone, CLASSES, min_size=SIZE, max_size=SIZE)
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var") or ("bn" in name and name.endswith("weight")):
-            tensor.uniform_(0.5, 1.0, generator=generator)
-        elif tensor.ndim == 1:
-            tensor.normal_(0.0, 0.1, generator=generator)
-        elif "head" in name:  # a trained head tells anchors apart
-            tensor.normal_(0.0, 0.03, generator=generator)
-    return model
+    return randomise(model, {"head": 0.03})
 
 
 def ours(model):

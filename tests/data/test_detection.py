@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from kvision.contract import paste_masks
 from kvision.data import check_targets, coco, shapes, yolo
-from kvision.drawing import paste_masks
 from tests.data.files import compressed, run_lengths, write_coco, write_yolo
 
 pytestmark = pytest.mark.tensorflow_only

@@ -1,10 +1,3 @@
-"""The maps of these tests are small; they are to run what large maps run."""
+"""As in the tests of the operations."""
 
-import keras
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def fuse_small_maps_too(monkeypatch):
-    if keras.backend.backend() == "tensorflow":
-        monkeypatch.setattr("kvision.ops._tensorflow._LARGE_SAMPLE", 0)
+from tests.ops.conftest import fuse_small_maps_too as fuse_small_maps_too
