@@ -54,9 +54,7 @@ def main():
     backbone, preprocessing = BACKBONES[options.backbone]()
     for level, output in backbone.output.items():
         print(f"{level}: {tuple(output.shape[1:])}")
-    detector = applications.RetinaNet(
-        input_shape=SHAPE, classes=3, backbone=backbone, norm="group", channels=64, **preprocessing
-    )
+    detector = applications.RetinaNet(input_shape=SHAPE, classes=3, backbone=backbone, channels=64, **preprocessing)
     detector.compile(keras.optimizers.Adam(1e-4))
     images, targets = data.shapes(8 if options.quick else 32, image_size=SHAPE[:2])
     losses = detector.fit(images, targets, batch_size=4, epochs=1 if options.quick else 3, verbose=0).history

@@ -6,7 +6,7 @@ The photos (National Ecological Observatory Network) and their VOC files lie in 
 fetched once and only unpacked. A strip of the larger photo is kept apart for validation: four tiles of 256 pixels.
 
 AP50 there rose from 0.000 to 0.495 in 369 s of training on two CPU cores busy with other work (2026-11-22). `--quick`
-is a look at the plumbing.
+is a look at the plumbing. Needs `pip install "kvision[examples]"`.
 """
 
 import argparse
