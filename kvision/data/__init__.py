@@ -7,6 +7,7 @@ from kvision.data.detection import DetectionData as DetectionData
 from kvision.data.detection import Problem as Problem
 from kvision.data.folder import ImageFolder as ImageFolder
 from kvision.data.folder import image_folder as image_folder
+from kvision.data.scenes import scenes as scenes
 from kvision.data.shapes import shape_names as shape_names
 from kvision.data.shapes import shapes as shapes
 from kvision.data.voc import voc as voc

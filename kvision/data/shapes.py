@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 
-from kvision.data.geometry import boxes_of_masks
+from kvision.data.scenes import compose, generated, ground, number_of_objects, window
 
 # Each form says which points (x, y) of −1…1 lie inside, each texture how light they are.
 FORMS = {
@@ -25,8 +25,6 @@ TEXTURES = {
 }
 LOOKS = len(FORMS) * len(TEXTURES)
 SIDES = (0.16, 0.48)  # of a shape, as shares of the picture's shorter side
-VISIBLE = 0.5  # the share of a shape that later ones leave uncovered, at least
-EMPTY = 0.05  # the share of pictures without a shape
 
 
 def shape_names(classes):
@@ -71,59 +69,25 @@ def shapes(num_images, image_size=(128, 128), classes=3, max_shapes=4, seed=0, m
     >>> images.shape, targets["boxes"].shape
     ((2, 64, 64, 3), (2, 4, 4))
     """
-    for name, value, least in (
-        ("num_images", num_images, 0),
-        ("image_size", min(image_size), 16),
-        ("classes", classes, 1),
-        ("max_shapes", max_shapes, 1),
-    ):
-        if value < least:
-            raise ValueError(f"shapes: {name} must be at least {least}, got {value}.")
-    images = np.empty((num_images, *image_size, 3), "float32")
-    targets = {
-        "boxes": np.zeros((num_images, max_shapes, 4), "float32"),
-        "labels": np.full((num_images, max_shapes), -1, "int32"),
-        "crowd": np.zeros((num_images, max_shapes), "int32"),
-        "area": np.zeros((num_images, max_shapes), "float32"),
-        "image_size": np.tile(np.array(image_size, "int32"), (num_images, 1)),
-        "scale": np.ones(num_images, "float32"),
-        "image_id": np.arange(num_images, dtype="int64"),
-    }
-    if masks:
-        targets["masks"] = np.zeros((num_images, max_shapes, *image_size), "uint8")
-    for row in range(num_images):
-        images[row], labels, seen = _picture(np.random.default_rng((seed, row)), image_size, classes, max_shapes)
-        n = len(labels)
-        targets["labels"][row, :n] = labels
-        targets["boxes"][row, :n] = boxes_of_masks(seen)
-        targets["area"][row, :n] = seen.sum(axis=(1, 2))
-        if masks:
-            targets["masks"][row, :n] = seen
-    return images, targets
+    if classes < 1:
+        raise ValueError(f"shapes: classes must be at least 1, got {classes}.")
 
+    def picture(rng):
+        image = ground(rng, image_size)
+        wanted = number_of_objects(rng, max_shapes)
 
-def _picture(rng, image_size, classes, max_shapes):
-    """A picture, the labels of its shapes, and what is seen of each as masks [n, height, width]."""
-    image = 8 * rng.standard_normal((*image_size, 3), "float32") + rng.uniform(0, 60, 3).astype("float32")
-    image += np.linspace(0, rng.uniform(0, 50), image_size[0], dtype="float32")[:, None, None]
-    labels, seen, whole = [], np.zeros((0, *image_size), bool), []
-    wanted = 0 if rng.random() < EMPTY else rng.integers(1, max_shapes + 1)
-    for _ in range(4 * wanted):  # some find no place
-        if len(labels) == wanted:
-            break
-        label = int(rng.integers(classes))
-        window, inside, light = _shape(rng, label, image_size)
-        left = seen.copy()
-        left[:, *window] &= ~inside
-        if (left.sum(axis=(1, 2)) < VISIBLE * np.array(whole)).any():
-            continue
-        mask = np.zeros(image_size, bool)
-        mask[window] = inside
-        seen = np.concatenate([left, mask[None]])
-        whole.append(inside.sum())
-        labels.append(label)
-        image[window][inside] = (light[..., None] * _colour(rng, label, classes) + rng.normal(0, 8, 3))[inside]
-    return np.clip(image, 0, 255), labels, seen
+        def draw():
+            label = int(rng.integers(classes))
+            place, inside, light = _shape(rng, label, image_size)
+
+            def paint(ground):
+                ground[inside] = (light[..., None] * _colour(rng, label, classes) + rng.normal(0, 8, 3))[inside]
+
+            return label, place, inside, paint
+
+        return image, *compose(image, draw, wanted)
+
+    return generated("shapes", num_images, image_size, max_shapes, seed, masks, picture)
 
 
 def _shape(rng, label, image_size):
@@ -133,13 +97,10 @@ def _shape(rng, label, image_size):
         list(TEXTURES.values())[label // len(FORMS) % len(TEXTURES)],
     )
     shorter = min(image_size)
-    height, width = (max(6, round(float(side))) for side in rng.uniform(*SIDES, 2) * shorter)
-    top, left = (
-        int(rng.integers(0, side - length + 1)) for side, length in zip(image_size, (height, width), strict=True)
-    )
-    y, x = ((np.arange(length) * 2 + 1) / length - 1 for length in (height, width))
+    size = [max(6, round(float(side))) for side in rng.uniform(*SIDES, 2) * shorter]
+    y, x = ((np.arange(length) * 2 + 1) / length - 1 for length in size)
     x, y = x[None], y[:, None]
-    return (slice(top, top + height), slice(left, left + width)), form(x, y), texture(x, y)
+    return window(rng, size, image_size), form(x, y), texture(x, y)
 
 
 def _hue(label, classes):

@@ -78,7 +78,7 @@ def test_names_tell_all_classes_apart():
     [
         ({"image_size": (8, 64)}, "image_size must be at least 16, got 8"),
         ({"classes": 0}, "classes must be at least 1"),
-        ({"max_shapes": 0}, "max_shapes must be at least 1"),
+        ({"max_shapes": 0}, "shapes: the largest number of objects must be at least 1"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
