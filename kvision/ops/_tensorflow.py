@@ -132,6 +132,22 @@ def fuse_and_recompute(function):
     return call
 
 
+def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
+    """Change weight and velocity in place, by one kernel; False where there is none, for sparse gradients."""
+    if not isinstance(gradient, tf.Tensor):
+        return False
+    velocity = velocity.value
+    tf.raw_ops.ResourceApplyKerasMomentum(
+        var=variable.handle,
+        accum=velocity.handle,
+        lr=tf.cast(rate, variable.dtype),
+        grad=tf.cast(gradient, variable.dtype),
+        momentum=tf.cast(momentum, variable.dtype),
+        use_nesterov=nesterov,
+    )
+    return True
+
+
 def roi_align(features, boxes, level, scales, output_size, sampling_ratio, aligned):
     """RoIAlign of boxes [b, n, 4] on one map or, by `level` [b, n], on several; see `align_by_gather`."""
     if _in_xla() or not _on_cpu():
@@ -161,6 +177,7 @@ def roi_align(features, boxes, level, scales, output_size, sampling_ratio, align
 
 
 _TILE = 24  # cells; the fastest of 16…64 on maps of 50 and 200 cells
+_REGIONS_A_TURN = 64  # whose samples, several times the bins, are held at once
 
 
 def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
@@ -174,13 +191,23 @@ def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
         ends = [
             (points[:, end] + 1) / (size + 1) for end in (0, -1) for points, size in ((rows, height), (columns, width))
         ]
-        samples = tf.image.crop_and_resize(padded, tf.stack(ends, 1), images, [rows.shape[1], columns.shape[1]])
-        regions = tf.nn.avg_pool2d(samples, sampling_ratio, sampling_ratio, "VALID")
+        ends = tf.stack(ends, 1)
+        samples = [rows.shape[1], columns.shape[1]]
+
+        def add_part(index, parts):
+            members = slice(index * _REGIONS_A_TURN, (index + 1) * _REGIONS_A_TURN)
+            part = tf.image.crop_and_resize(padded, ends[members], images[members], samples)
+            return index + 1, parts.write(index, tf.nn.avg_pool2d(part, sampling_ratio, sampling_ratio, "VALID"))
+
+        count = tf.maximum(1, -(-tf.shape(images)[0] // _REGIONS_A_TURN))  # eagerly, no parts would have no shape
+        shape = [None, *(size // sampling_ratio for size in samples), feature.shape[-1]]
+        parts = tf.TensorArray(tf.float32, count, element_shape=shape, infer_shape=False)
+        _, parts = tf.while_loop(lambda index, _: index < count, add_part, (0, parts), parallel_iterations=1)
 
         def gradient(upstream):  # the kernel's own gradient to the map races on several cores
             return _spread_regions(upstream, rows, columns, images, tf.shape(feature)[0], (height, width))
 
-        return regions, gradient
+        return parts.concat(), gradient
 
     return align(feature)
 

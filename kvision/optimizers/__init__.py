@@ -8,5 +8,6 @@ from kvision.optimizers.schedules import (
     Triangular,
     Triangular2,
 )
+from kvision.optimizers.sgd import SGD
 
-__all__ = ["EveryEpochs", "ExponentialCyclical", "MultiStep", "OneCycle", "Triangular", "Triangular2"]
+__all__ = ["SGD", "EveryEpochs", "ExponentialCyclical", "MultiStep", "OneCycle", "Triangular", "Triangular2"]
