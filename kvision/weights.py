@@ -7,10 +7,12 @@ HDF5 hold arrays alone.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
 import tempfile
+import typing
 import weakref
 import zipfile
 
@@ -34,6 +36,8 @@ _LEAVES = {
     "moving_variance": "running_var",
 }
 
+_OF_TORCH = (".pth", ".pt", ".bin")
+
 # Entries of a state dict that are no weights: counters, and constants that follow from the architecture.
 _NOT_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask")
 
@@ -43,12 +47,16 @@ class Published:
     """A row of an architecture's `WEIGHTS`: where weights lie that others published, and what they reach.
 
     Args:
-        repository, file: On the Hugging Face Hub.
+        repository, file: On the Hugging Face Hub; or an address (`"https://…"`) and a file below it, whose name ends in
+            `-` and the first digits of its sha256.
         source: Whose names the file carries: `"torchvision"`, `"timm"` or `"transformers"`.
         licence: Of the weights.
-        accuracy: Published top-1 accuracy on the 50,000 validation pictures of ImageNet, in percent.
+        accuracy: Published, in percent: top-1 on the 50,000 validation pictures of ImageNet; of a detector, the AP of
+            its boxes on COCO's val2017.
         preprocessing: What the pictures go through, in words.
         head: Names of the layers that depend on the number of classes.
+        mask_ap: The AP of its masks on COCO's val2017, in percent, if it has masks.
+        epsilon: Of the batch normalisations in use with these weights; None: the model's own.
     """
 
     repository: str
@@ -58,22 +66,34 @@ class Published:
     accuracy: float
     preprocessing: str
     head: tuple
+    mask_ap: float | None = None
+    epsilon: float | None = None
 
 
-def remember(model, renames=None, published=None):
+class _Known(typing.NamedTuple):
+    """What a builder knows of weights from elsewhere; see `remember`."""
+
+    renames: dict
+    published: dict
+    older: dict
+
+
+def remember(model, renames=None, published=None, older=None):
     """Remember what a builder knows of weights from elsewhere, outside the model, which stays a plain one.
 
     Args:
         model: As built.
         renames: `{source: [(pattern, replacement), …]}`, applied to the keys that follow from our paths.
         published: `{name: Published}`.
+        older: `{source: [(pattern, replacement), …]}`, from the names that older files carry to today's, applied to the
+            keys of a file.
     """
-    _known[model] = (renames or {}, published or {})
+    _known[model] = _Known(renames or {}, published or {}, older or {})
 
 
 def published_names(model):
     """Names of the published weights that a model as built can load."""
-    return tuple(_known.get(model, ({}, {}))[1])
+    return tuple(_known_of(model).published)
 
 
 def load_torch(model, state_dict_or_path, source="torchvision"):
@@ -98,20 +118,23 @@ def load_torch(model, state_dict_or_path, source="torchvision"):
     kvision.weights.load_torch(model, torchvision.models.resnet50().state_dict())
     ```
     """
-    _write(_matched(model, _state(state_dict_or_path), source))
+    _write(_matched(model, _state(model, state_dict_or_path, source), source))
     return model
 
 
 def load_published(model, row):
     """Load a row of an architecture's `WEIGHTS`, downloading the file on first use; a head of other size stays fresh.
 
-    Needs the extra `weights`. The file is kept in the cache of `huggingface_hub`, whose offline mode
-    (`HF_HUB_OFFLINE=1`) and `HF_ENDPOINT` are honoured.
+    A file of the Hub needs the extra `weights` and is kept in the cache of `huggingface_hub`, whose offline mode
+    (`HF_HUB_OFFLINE=1`) and `HF_ENDPOINT` are honoured. A file of another address is kept in Keras's folder `models`
+    (below `~/.keras`, or `KERAS_HOME`) and compared with its sha256 before it is read.
 
     Raises:
-        ValueError: if the file is not here and cannot be fetched.
+        ValueError: if the file is not here and cannot be fetched, or is not the published one, or does not fit; the
+            model is then unchanged.
+        ImportError: if the file needs a package that is not installed.
     """
-    state = _state(_download(row))
+    state = _state(model, _download(row), row.source)
     own = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
     fresh = [name for name in row.head if name in own and not _fits(model, own[name], state, row.source)]
     wanted = [name for name in row.head if name in own and name not in fresh]
@@ -121,9 +144,12 @@ def load_published(model, row):
     }
     state = {key: value for key, value in state.items() if key in kept or key not in heads}
     _write(_matched(model, state, row.source, skip=fresh))
+    if row.epsilon is not None:
+        set_epsilon(model, row.epsilon)
     if fresh:
+        start = "starts" if len(fresh) == 1 else "start"
         print_msg(
-            f"{model.name}: {', '.join(fresh)} starts fresh: the published weights have another number of classes."
+            f"{model.name}: {', '.join(fresh)} {start} fresh: the published weights have another number of classes."
         )
     return model
 
@@ -145,6 +171,30 @@ def load(model, path):
     if path.name.endswith((".weights.h5", ".keras")):
         return _load_keras(model, path)
     return load_torch(model, path)
+
+
+def set_epsilon(model, epsilon):
+    """Give all batch normalisations of a model the epsilon its weights were trained with, which no weight file tells.
+
+    Torchvision's COCO_V1 detectors are used with 0: `weights="coco"` sees to it; after loading such a file by its path
+    call this, before the model is compiled or used. It is saved with the model.
+
+    Args:
+        model: The model; changed in place.
+        epsilon: Added to the variance, >= 0.
+
+    Returns:
+        The model.
+
+    ```python
+    detector = kvision.applications.FasterRCNN(classes=90, weights="fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+    kvision.weights.set_epsilon(detector, 0.0)
+    ```
+    """
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.epsilon = float(epsilon)
+    return model
 
 
 # Torch's names and layouts
@@ -181,7 +231,11 @@ def _write(pairs):
 def _rules(model, source):
     if source not in SOURCES:
         raise unknown("source", source, SOURCES)
-    return _known.get(model, ({}, {}))[0].get(source, [])
+    return _known_of(model).renames.get(source, [])
+
+
+def _known_of(model):
+    return _known.get(model, _Known({}, {}, {}))
 
 
 def _weights(model):
@@ -196,7 +250,10 @@ def _weights(model):
 
 def _torch_key(path, rules):
     *modules, leaf = path.split("/")
-    key = ".".join([*modules, _LEAVES.get(leaf, leaf)])
+    return _renamed(".".join([*modules, _LEAVES.get(leaf, leaf)]), rules)
+
+
+def _renamed(key, rules):
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key
@@ -265,8 +322,15 @@ def _likely_cause(faults):
 # Files
 
 
-def _state(state_dict_or_path):
-    """`{key: array}` of a state dict or of a file that holds one."""
+def _state(model, state_dict_or_path, source):
+    """`{key: array}` of a state dict or of a file that holds one, older names brought to today's."""
+    state = _read_state(state_dict_or_path)
+    rules = _known_of(model).older.get(source, [])
+    names = {key: _renamed(key, rules) for key in state}  # a key whose new name is taken keeps its own
+    return {key if names[key] in state else names[key]: value for key, value in state.items()}
+
+
+def _read_state(state_dict_or_path):
     if not isinstance(state_dict_or_path, str | pathlib.Path):
         return dict(state_dict_or_path)
     path = pathlib.Path(state_dict_or_path)
@@ -274,7 +338,7 @@ def _state(state_dict_or_path):
         raise ValueError(f"There is no weight file {str(path)!r}.")
     if path.suffix == ".safetensors":
         return _read(path, _read_safetensors)
-    if path.suffix in (".pth", ".pt", ".bin"):
+    if path.suffix in _OF_TORCH:
         return _read(path, _read_torch)
     raise ValueError(
         f"Cannot read weights from {str(path)!r}: the name must end in .weights.h5, .keras, .safetensors, .pth, .pt or "
@@ -306,26 +370,60 @@ def _read_safetensors(path):
 
 
 def _read_torch(path):
+    return _torch(path.name).load(path, map_location="cpu", weights_only=True)
+
+
+def _torch(name):
     try:
         import torch
     except ImportError:
-        raise ImportError(f"Reading {path.name} needs torch: pip install torch, or take a .safetensors file.") from None
-    return torch.load(path, map_location="cpu", weights_only=True)
+        raise ImportError(f"Reading {name} needs torch: pip install torch, or take a .safetensors file.") from None
+    return torch
 
 
 def _download(row):
+    has_address = "://" in row.repository
     try:
-        import huggingface_hub
+        path = pathlib.Path(_from_address(row) if has_address else _from_hub(row))
     except ImportError:
-        raise ImportError("Published weights are fetched by huggingface_hub: pip install 'kvision[weights]'") from None
-    try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(row.repository, row.file))
+        raise
     except Exception as error:  # offline mode, no network, no such file: each its own class
         raise ValueError(
             f"The weights {row.repository}/{row.file} are not downloaded yet and could not be fetched now "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200]}). Connect to the network once, or pass "
             "weights=None or the path of a file."
         ) from error
+    if has_address:
+        _check_digits(path)
+    return path
+
+
+def _from_hub(row):
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError("Published weights are fetched by huggingface_hub: pip install 'kvision[weights]'") from None
+    return huggingface_hub.hf_hub_download(row.repository, row.file)
+
+
+def _from_address(row):
+    if row.file.endswith(_OF_TORCH):
+        _torch(row.file)  # before anything is fetched
+    return keras.utils.get_file(row.file, f"{row.repository}/{row.file}", cache_subdir="models")
+
+
+def _check_digits(path):
+    """Compare a file with the digits its name ends in."""
+    wanted = path.stem.rsplit("-", 1)[-1]
+    with open(path, "rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if not got.startswith(wanted):
+        path.unlink()
+        raise ValueError(
+            f"{path.name} is not the file that was published: its sha256 begins with {got[: len(wanted)]}, not with "
+            f"{wanted}. It was deleted; nothing of it was read. Likely cause: a download cut short, or altered on its "
+            "way. Try again, or pass the path of a file fetched otherwise."
+        )
 
 
 def _load_keras(model, path):

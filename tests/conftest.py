@@ -24,3 +24,11 @@ def fresh_session():
     yield
     keras.mixed_precision.set_dtype_policy("float32")
     keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """The folder that published weights of an address are kept in, for this test alone; not there yet."""
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
+    (tmp_path / "keras").mkdir()
+    return tmp_path / "keras" / "models"

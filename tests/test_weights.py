@@ -1,6 +1,8 @@
 """Loading others' weights: the leaf rules, both ways of the key check, and nothing changed on a mismatch."""
 
 import contextlib
+import functools
+import hashlib
 import http.server
 import os
 import subprocess
@@ -86,6 +88,31 @@ def test_renames_apply_to_our_keys(model):
     weights.remember(model, {"timm": [(r"^layer1\.", "stage_one.")]})
     weights.load_torch(model, state, source="timm")
     assert_close(model.get_layer("layer1.0.bn1").gamma, state["stage_one.0.bn1.weight"])
+
+
+def test_older_names_of_a_file_are_brought_to_todays(model):
+    state = torch_state(model)
+    older = {key.replace("layer1.0.", "layer1.block1."): value for key, value in state.items()}
+    rules = [(r"^layer1\.block(\d)\.", lambda found: f"layer1.{int(found[1]) - 1}.")]
+    with unchanged(model), pytest.raises(ValueError, match="from 'layer1.0.conv1.weight', which is not there"):
+        weights.load_torch(model, older)
+    weights.remember(model, older={"torchvision": rules})
+    for spelling in (state, older):
+        model.get_layer("layer1.0.conv1").kernel.assign(0 * model.get_layer("layer1.0.conv1").kernel)
+        weights.load_torch(model, spelling)
+        assert_close(model.get_layer("layer1.0.conv1").kernel, state["layer1.0.conv1.weight"].transpose(2, 3, 1, 0))
+    with unchanged(model), pytest.raises(ValueError, match="'layer1.block1.conv1.weight' of the file has no place"):
+        weights.load_torch(model, state | {"layer1.block1.conv1.weight": state["layer1.0.conv1.weight"]})
+
+
+def test_an_epsilon_reaches_every_batch_normalisation_and_is_saved(model, tmp_path):
+    nested = keras.Sequential([keras.Input((32, 32, 3)), model])
+    assert weights.set_epsilon(nested, 0.0) is nested
+    nested.save(tmp_path / "net.keras")
+    for net in (model, keras.saving.load_model(tmp_path / "net.keras")):
+        epsilons = [layer.epsilon for layer in net._flatten_layers() if hasattr(layer, "moving_variance")]
+        assert len(epsilons) == 17
+        assert set(epsilons) == {0.0}
 
 
 def test_unknown_sources_are_refused(model):
@@ -178,6 +205,67 @@ def test_torch_files_are_read_without_running_their_code(model, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+class Files(http.server.SimpleHTTPRequestHandler):
+    """A folder of files, and a list of what was asked for."""
+
+    asked = []
+
+    def do_GET(self):
+        Files.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def serving(handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def row_at(address, file, **more):
+    return weights.Published(address, file, "torchvision", "MIT", 50.0, "none", head=("fc",), **more)
+
+
+def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(model, tmp_path, downloads):
+    state = torch_state(model)
+    save_file(state, tmp_path / "net")
+    name = f"net-{hashlib.sha256((tmp_path / 'net').read_bytes()).hexdigest()[:8]}.safetensors"
+    (tmp_path / "net").rename(tmp_path / name)
+    Files.asked = []
+    with serving(functools.partial(Files, directory=tmp_path)) as address:
+        for epsilon in (None, 0.0):
+            weights.load_published(model, row_at(address, name, epsilon=epsilon))
+            assert_close(model.get_layer("fc").kernel, state["fc.weight"].T)
+            assert model.get_layer("bn1").epsilon == (1e-5 if epsilon is None else epsilon)
+        assert Files.asked == [f"/{name}"]
+
+        for place in (downloads / name, tmp_path / name):  # one broken here, then one broken there
+            whole = place.read_bytes()
+            place.write_bytes(whole[:-8] + bytes(8))
+            with unchanged(model), pytest.raises(ValueError, match=f"(?s){name} is not the file .* was deleted"):
+                weights.load_published(model, row_at(address, name))
+            assert not (downloads / name).exists()
+        place.write_bytes(whole)
+        weights.load_published(model, row_at(address, name))
+    weights.load_published(model, row_at(address, name))  # the server is gone
+    (downloads / name).unlink()
+    with unchanged(model), pytest.raises(ValueError, match="are not downloaded yet and could not be fetched"):
+        weights.load_published(model, row_at(address, name))
+
+
+def test_without_torch_no_torch_file_is_fetched(model, tmp_path, downloads, monkeypatch):
+    (tmp_path / "net-00000000.pth").write_bytes(b"whatever")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with unchanged(model), pytest.raises(ImportError, match=r"Reading net-00000000.pth needs torch: pip install torch"):
+        weights.load_published(model, row_at(tmp_path.as_uri(), "net-00000000.pth"))
+    assert not downloads.exists()
+
+
 SCRIPT = """
 import sys, kvision
 from kvision.weights import Published, load_published
@@ -225,10 +313,7 @@ def test_published_weights_are_fetched_once_and_a_head_of_other_size_stays_fresh
     state = torch_state(model)
     save_file(state, tmp_path / "net.safetensors")
     Hub.content, Hub.asked = (tmp_path / "net.safetensors").read_bytes(), []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "cache"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
@@ -237,9 +322,8 @@ def test_published_weights_are_fetched_once_and_a_head_of_other_size_stays_fresh
         command = [sys.executable, "-c", SCRIPT]
         return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
 
-    first = run()
-    server.shutdown()
-    server.server_close()
+    with serving(Hub) as address:
+        first = run(HF_ENDPOINT=address)
     assert first.returncode == 0, first.stderr[-3000:]
     numbers = [float(line) for line in first.stdout.splitlines() if line[0].isdigit()]
     assert_close(numbers[:3], np.full(3, np.abs(state["conv1.weight"]).sum()), tolerance=(1e-4, 0))

@@ -5,10 +5,28 @@ import os
 import keras
 
 from kvision import weights as weight_files
+from kvision.layers import FeaturePyramid
 from kvision.naming import choose, unknown
 
 # Torchvision's detectors keep the backbone in `backbone.body`; all their other names are ours.
 DETECTOR_RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
+
+# What the published files call otherwise than torchvision does today: a convolution stood alone where it now is the
+# first of a block, Mask R-CNN counted from 1, and RetinaNet counted the ReLUs in between.
+DETECTOR_OLDER_NAMES = {
+    "torchvision": [
+        (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+        (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+        (
+            r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$",
+            lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}",
+        ),
+        (
+            r"^(head\.(?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)$",
+            lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
+        ),
+    ]
+}
 
 
 def variant_row(family, variants, variant, **overrides):
@@ -80,6 +98,12 @@ def finish(
     model = model_class(images, output, name=name)
     weight_files.remember(model, renames, published)
     return load_weights(model, weights, published or {})
+
+
+def finish_detector(detector, weights, published=None):
+    """The detector of a builder, weights loaded; arguments as those of `finish`."""
+    weight_files.remember(detector, DETECTOR_RENAMES, published, DETECTOR_OLDER_NAMES)
+    return load_weights(detector, weights, published or {})
 
 
 def load_weights(model, weights, published=()):
@@ -162,3 +186,13 @@ def pyramid_backbone(family, backbone, levels, images, preprocess=None):
 def inner_norm(norm):
     """The norm of a detector's neck and heads: what trains from scratch reaches them too, the others do not."""
     return norm if norm in ("group", "sync_batch") else None
+
+
+def feature_pyramid(channels, extra, norm):
+    """The pyramid of a detector with this `norm`: what trains from scratch starts by He's law.
+
+    He 2018, "Rethinking ImageNet Pre-training". On a pretrained backbone it starts by the law of Caffe2 and
+    torchvision, the default of `FeaturePyramid`.
+    """
+    start = {} if norm in ("frozen_batch", "batch") else {"initializer": "he"}
+    return FeaturePyramid(channels, extra=extra, norm=inner_norm(norm), name="backbone.fpn", **start)

@@ -11,8 +11,7 @@ half and one quarter, as in the authors' code.
 import keras
 from keras import ops
 
-from kvision import weights as weight_files
-from kvision.applications.building import DETECTOR_RENAMES, inner_norm, load_weights
+from kvision.applications.building import finish_detector, inner_norm
 from kvision.applications.fast_rcnn import Assembly, BoxBranch, Sample, dense_box_head
 from kvision.applications.faster_rcnn import FasterRCNN, RegionProposals
 from kvision.applications.mask_rcnn import MaskBranch, mask_head, refuse_neck, with_masks
@@ -100,8 +99,7 @@ def CascadeRCNN(
         mask_branches.append(branch)
     head = CascadeRCNNHead(faster.head.proposals, branches, mask_branches, name=f"{name}_head")
     detector = Detector(faster.trunk, head, name=name)
-    weight_files.remember(detector, DETECTOR_RENAMES)
-    return load_weights(detector, weights)
+    return finish_detector(detector, weights)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -12,9 +12,14 @@ and 20k at 0.002. All parts train together.
 import keras
 from keras import ops
 
-from kvision import weights as weight_files
-from kvision.applications import imagenet
-from kvision.applications.building import DETECTOR_RENAMES, image_input, inner_norm, load_weights, pyramid_backbone
+from kvision.applications import coco, imagenet
+from kvision.applications.building import (
+    feature_pyramid,
+    finish_detector,
+    image_input,
+    inner_norm,
+    pyramid_backbone,
+)
 from kvision.applications.fast_rcnn import (
     Assembly,
     BoxBranch,
@@ -26,7 +31,7 @@ from kvision.applications.fast_rcnn import (
 )
 from kvision.applications.resnet import ResNet50
 from kvision.detector import Detector
-from kvision.layers import FeaturePyramid, RoIAlign
+from kvision.layers import RoIAlign
 from kvision.layers.conventions import conventions
 from kvision.losses import smooth_l1_loss
 from kvision.naming import choose
@@ -46,6 +51,15 @@ from kvision.ops.anchors import RATIOS
 C4_SIZES = (tuple(size for level in FPN_SIZES for size in level),)  # all sizes on the one map
 
 SMALLEST_SIDE = 1e-3  # of a proposal, in pixels
+
+# Of the detector as it is built by default.
+WEIGHTS = {
+    "coco": coco.torchvision_weights(
+        "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+        37.0,
+        ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"),
+    )
+}
 
 PROOF = "torchvision fasterrcnn_resnet50_fpn, fed the same weights"
 
@@ -80,10 +94,12 @@ def FasterRCNN(
         backbone: A `keras.Model` from images of `input_shape` to `{"C2": map, …, "C5": map}`, for `neck="c4"` with
             `"C4"` and `"C5"`, such as `ResNet50(include_top=False, features=("C2", "C3", "C4", "C5"), norm=…, …)` or
             `cut(model, {...})`. None is a fresh ResNet-50 with `norm`.
-        weights: None, or the path of weights of the whole detector.
+        weights: None; or `"coco"` (see `WEIGHTS`), for `backbone`, `norm`, `neck`, `channels` and `shared_box` as they
+            are by default: with `classes=90` the labels are those of `coco.class_names()`, with another number the last
+            layers start fresh. Or the path of weights of the whole detector; see `kvision.weights.set_epsilon`.
         norm: Of the backbone built here. `"group"` and `"sync_batch"`, for training from scratch, reach the pyramid
             and the box head as well, which then has four convolutions and one dense layer instead of two dense ones.
-            None: no norm anywhere, for a backbone that has none.
+            None: no norm anywhere, for a backbone that has none. With these three the pyramid starts by He's law.
         neck: `"fpn"`, a feature pyramid; or `"c4"`: proposals and regions come from C4, and the backbone's stage
             between C4 and C5 is the head.
         channels: Of the pyramid.
@@ -113,11 +129,12 @@ def FasterRCNN(
     """
     images = image_input("FasterRCNN", input_shape, stride=32, classes=classes)
     levels = choose("neck", {"fpn": ("C2", "C3", "C4", "C5"), "c4": ("C4", "C5")}, neck)
+    by_default = backbone is None and (norm, neck, channels, shared_box) == ("frozen_batch", "fpn", 256, False)
     if backbone is None:
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norm, features=levels)
     if neck == "fpn":
         maps = pyramid_backbone("FasterRCNN", backbone, levels, images, preprocess)
-        maps = FeaturePyramid(channels, extra="pool", norm=inner_norm(norm), name="backbone.fpn")(maps)
+        maps = feature_pyramid(channels, "pool", norm)(maps)
         read, sizes = tuple(maps)[:-1], FPN_SIZES
         pooling = RoIAlign(7, aligned=aligned)
         box_head = dense_box_head((7, 7, channels), classes, norm=inner_norm(norm), shared=shared_box)
@@ -157,8 +174,7 @@ def FasterRCNN(
         name="box_branch",
     )
     detector = Detector(trunk, FasterRCNNHead(proposals, branch, name=f"{name}_head"), name=name)
-    weight_files.remember(detector, DETECTOR_RENAMES)
-    return load_weights(detector, weights)
+    return finish_detector(detector, weights, WEIGHTS if by_default else None)
 
 
 def _propose(maps, channels, anchors_a_cell):

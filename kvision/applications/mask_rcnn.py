@@ -11,8 +11,8 @@ From scratch (He 2018, section 3): warm-up, and up to 540k steps, divided by 10 
 import keras
 from keras import ops
 
-from kvision import weights as weight_files
-from kvision.applications.building import DETECTOR_RENAMES, inner_norm, load_weights
+from kvision.applications import coco, faster_rcnn
+from kvision.applications.building import finish_detector, inner_norm
 from kvision.applications.fast_rcnn import Assembly, read_regions, read_targets
 from kvision.applications.faster_rcnn import FasterRCNN, FasterRCNNHead
 from kvision.detector import Detector
@@ -20,6 +20,17 @@ from kvision.layers import RoIAlign
 from kvision.layers.conventions import conventions
 from kvision.ops import BACKGROUND
 from kvision.ops.masks import crop_masks, paste_masks
+from kvision.weights import published_names
+
+# Of the detector as it is built by default.
+WEIGHTS = {
+    "coco": coco.torchvision_weights(
+        "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+        37.9,
+        (*faster_rcnn.WEIGHTS["coco"].head, "roi_heads.mask_predictor.mask_fcn_logits"),
+        mask_ap=34.6,
+    )
+}
 
 PROOF = "torchvision maskrcnn_resnet50_fpn, fed the same weights"
 
@@ -42,7 +53,7 @@ def MaskRCNN(
     Args:
         classes, norm, channels, aligned, **options: Those of `FasterRCNN`, but for `neck`. The norms that train from
             scratch reach the mask head as well.
-        weights: None, or the path of weights of the whole detector.
+        weights: As those of `FasterRCNN`: None, `"coco"` (see `WEIGHTS`), or a path.
         num_mask_samples: Positives of an image that the mask head trains on, at most; the paper's 128 are all of them.
         name: Of the model.
 
@@ -71,8 +82,7 @@ def MaskRCNN(
     )
     head = MaskRCNNHead(faster.head.proposals, faster.head.box_branch, mask_branch, name=f"{name}_head")
     detector = Detector(faster.trunk, head, name=name)
-    weight_files.remember(detector, DETECTOR_RENAMES)
-    return load_weights(detector, weights)
+    return finish_detector(detector, weights, WEIGHTS if published_names(faster) else None)
 
 
 def refuse_neck(family, options):

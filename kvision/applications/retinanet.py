@@ -12,12 +12,16 @@ import math
 import keras
 from keras import ops
 
-from kvision import weights as weight_files
-from kvision.applications import imagenet
-from kvision.applications.building import DETECTOR_RENAMES, image_input, inner_norm, load_weights, pyramid_backbone
+from kvision.applications import coco, imagenet
+from kvision.applications.building import (
+    feature_pyramid,
+    finish_detector,
+    image_input,
+    inner_norm,
+    pyramid_backbone,
+)
 from kvision.applications.resnet import ResNet50
 from kvision.detector import Detector
-from kvision.layers import FeaturePyramid
 from kvision.layers.conventions import conventions
 from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
 from kvision.ops import (
@@ -37,6 +41,13 @@ ANCHORS_A_CELL = 9  # section 4, "Anchors": three sizes and three ratios
 
 # Section 4.1: the bias that lets every anchor start at a foreground probability of 0.01.
 PRIOR = 0.01
+
+# Of the detector as it is built by default.
+WEIGHTS = {
+    "coco": coco.torchvision_weights(
+        "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, ("head.classification_head.cls_logits",)
+    )
+}
 
 PROOF = "torchvision retinanet_resnet50_fpn, fed the same weights"
 
@@ -60,9 +71,12 @@ def RetinaNet(
         backbone: A `keras.Model` from images of `input_shape` to `{"C3": map, "C4": map, "C5": map}`, such as
             `ResNet50(include_top=False, features=("C3", "C4", "C5"), weights="imagenet", norm="frozen_batch", …)` or
             `cut(model, {...})`. None is a fresh ResNet-50 with `norm`.
-        weights: None, or the path of weights of the whole detector.
+        weights: None; or `"coco"` (see `WEIGHTS`), for `backbone`, `norm` and `channels` as they are by default. These
+            have 91 classes: with `classes=91` the label is the category's id, label 0 is nothing, and the names are
+            `coco.class_names(91)`, one place further than those of `FasterRCNN`; with another number the last layer
+            starts fresh. Or the path of weights of the whole detector; see `kvision.weights.set_epsilon`.
         norm: Of the backbone built here. `"group"` and `"sync_batch"`, for training from scratch, reach the pyramid
-            and the heads as well.
+            and the heads as well. With these and None the pyramid starts by He's law.
         channels: Of the pyramid and the heads.
         preprocess: A function applied to the images, RGB 0…255, before the backbone; None for a backbone that brings
             its own.
@@ -81,11 +95,12 @@ def RetinaNet(
     ```
     """
     images = image_input("RetinaNet", input_shape, stride=32, classes=classes)
+    by_default = backbone is None and (norm, channels) == ("frozen_batch", 256)
     if backbone is None:
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norm, features=LEVELS)
     maps = pyramid_backbone("RetinaNet", backbone, LEVELS, images, preprocess)
     inner = inner_norm(norm)
-    levels = FeaturePyramid(channels, extra="conv_output", norm=inner, name="backbone.fpn")(maps)
+    levels = feature_pyramid(channels, "conv_output", norm)(maps)
 
     head = "head.classification_head", "cls_logits", classes, -math.log((1 - PRIOR) / PRIOR)
     classify = _dense_head(channels, inner, *head)
@@ -97,8 +112,7 @@ def RetinaNet(
     trunk = keras.Model(images, features, name=f"{name}_trunk")
     sizes = [tuple(level.shape[1:3]) for level in levels.values()]
     detector = Detector(trunk, RetinaNetHead(classes, input_shape[:2], sizes, name=f"{name}_head"), name=name)
-    weight_files.remember(detector, DETECTOR_RENAMES)
-    return load_weights(detector, weights)
+    return finish_detector(detector, weights, WEIGHTS if by_default else None)
 
 
 def _dense_head(channels, norm, name, last, outputs, prior):
