@@ -90,7 +90,14 @@ class Detector(keras.Model):
         self._check(x, y)
         if (validation := options.get("validation_data")) is not None:
             self._check(*validation if isinstance(validation, tuple | list) else (validation, None))
+        self._build_optimizer()
         return super().fit(x, y, *arguments, **options)
+
+    def _build_optimizer(self):
+        """Before the first step: TensorFlow traces a step that makes variables twice, seconds each time."""
+        if keras.backend.backend() == "tensorflow" and self.compiled and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def _refuse_weights(self, *weights):
         if any(weight is not None for weight in weights):

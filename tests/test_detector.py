@@ -117,6 +117,16 @@ def test_training_gives_features_and_inference_detections_too(shared):
     assert set(shared(x)) == {"class_logits", "box_deltas", "detections"}
 
 
+@pytest.mark.tensorflow_only
+def test_fit_traces_the_step_once():
+    model, traced = detector(), []
+    model.compile("adam")  # which makes two variables for each weight
+    losses = model.head.losses
+    model.head.losses = lambda *arguments: traced.append(arguments) or losses(*arguments)
+    model.fit(Batches(batch_of(ROW)), shuffle=False, verbose=0)
+    assert len(traced) == 1
+
+
 def test_regularizers_count():
     plain, regular = detector(), detector()
     for layer in regular.trunk._flatten_layers(include_self=False):

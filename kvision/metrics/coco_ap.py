@@ -35,6 +35,7 @@ class COCOAveragePrecision(AveragePrecision):
     - `AR1`, `AR10`, `AR100`: mean recall with at most so many detections for each class in each image, and `AR_small`,
       `AR_medium`, `AR_large` with at most 100.
     - With masks the same twelve again by the overlap of masks, named `mask_AP` and so on.
+    - `by_threshold()` gives AP at each of the ten thresholds.
 
     A number that no object of the targets decides (no small objects, say) is −1, as in COCO's own tool. Objects without
     any detection give 0. An image without objects counts: its detections are false.
@@ -71,6 +72,12 @@ class COCOAveragePrecision(AveragePrecision):
         if masks:
             self._entries = self._entries | {"masks", "box_masks"}
         super().__init__(classes)
+
+    def by_threshold(self):
+        """AP at each IoU threshold by itself, `{0.5: number, 0.55: …, 0.95: …}`: of masks if those are measured."""
+        self._summary(slice(None))
+        precision, _ = self._measured["segm" if self.masks else "bbox"]
+        return {round(0.5 + 0.05 * row, 2): _mean(values[..., _ALL, 2]) for row, values in enumerate(precision)}
 
     def _take(self, targets, detections):
         images, rows = targets["labels"].shape

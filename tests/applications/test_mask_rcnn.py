@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 from kvision import applications as A
+from kvision import data
 from kvision.applications.fast_rcnn import Sample
 from kvision.applications.mask_rcnn import MaskBranch, mask_head
+from kvision.callbacks import DetectionMetrics
 from kvision.layers import GroupNormalization, RoIAlign
+from kvision.metrics import COCOAveragePrecision
 from kvision.ops.masks import crop_masks
 from tests.applications.detector_rows import CLASSES, SHAPE, tiny_two_stage
 from tests.applications.test_detectors import targets_of
@@ -109,6 +112,38 @@ def test_group_norm_reaches_the_mask_head():
     model = tiny_two_stage(A.MaskRCNN, norm="group")
     layers = [layer for layer in model.head.mask_branch._flatten_layers() if isinstance(layer, GroupNormalization)]
     assert len(layers) == 4
+
+
+def relative_to_boxes(targets, size=64):
+    """The same targets, their masks given as what lies in each box."""
+    box_masks = np.zeros((*targets["labels"].shape, size, size), "uint8")
+    for place in zip(*np.nonzero(targets["labels"] >= 0), strict=True):
+        left, top, right, bottom = targets["boxes"][place]
+        middle = (np.arange(size) + 0.5) / size
+        rows, columns = (top + middle * (bottom - top)).astype(int), (left + middle * (right - left)).astype(int)
+        box_masks[place] = targets["masks"][place][np.ix_(rows, columns)]
+    return {name: rows for name, rows in targets.items() if name != "masks"} | {"box_masks": box_masks}
+
+
+@pytest.mark.slow
+def test_average_precision_of_boxes_and_masks_enters_the_logs():
+    keras.utils.set_random_seed(0)
+    images, targets = data.shapes(8, image_size=SHAPE[:2], classes=CLASSES, masks=True)
+    model = tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4)
+    model.compile(keras.optimizers.Adam(3e-3))
+    callback = DetectionMetrics((images, targets), every=15, masks=True, batch_size=4)
+    history = model.fit(images, targets, batch_size=4, epochs=15, verbose=0, callbacks=[callback]).history
+
+    metric = COCOAveragePrecision(masks=True)
+    metric.update(targets, model.predict(images, batch_size=4, verbose=0))
+    want = {f"val_{name}": number for name, number in metric.result().items() if number >= 0}
+    assert {"val_AP", "val_AP50", "val_mask_AP", "val_mask_AP50"} <= set(want)
+    assert {name: history[name][-1] for name in history if name.startswith("val_")} == want
+    assert min(want["val_AP50"], want["val_mask_AP50"]) > 0.1  # zeros would be equal as well
+    assert want["val_AP"] != want["val_mask_AP"]
+
+    relative = DetectionMetrics((images, relative_to_boxes(targets)), masks=True, batch_size=4)
+    assert {f"val_{name}": number for name, number in relative.measure(model).items() if number >= 0} == want
 
 
 def test_a_neck_is_refused():

@@ -47,6 +47,19 @@ def test_an_overlap_counts_at_the_thresholds_below_it(bottom, ap, ap75):
     assert_numbers(got, AP50=float(ap > 0), AP75=ap75, AP_small=-1.0, **same)
 
 
+def test_each_threshold_by_itself():
+    box = [0, 0, 100, 60]
+    truth = with_masks(targets([(0, box)]), block(0, 0, 60, 50))
+    found = with_masks(detections([(0, 0.9, [0, 0, 100, 44])]), block(0, 0, 60, 31))
+    for masks, reached in ((False, 0.7), (True, 0.6)):  # overlaps of 0.73 and of 0.62
+        metric = COCOAveragePrecision(masks=masks)
+        assert set(metric.by_threshold().values()) == {-1.0}
+        metric.update(truth, found)
+        thresholds = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+        assert list(metric.by_threshold()) == thresholds
+        assert metric.by_threshold() == pytest.approx({at: float(at <= reached) for at in thresholds}, abs=EXACT)
+
+
 def test_precision_is_interpolated_at_101_recalls():
     truth = targets([(0, SMALL), (0, LARGE)])
     found = detections([(0, 0.9, SMALL), (0, 0.8, [300, 300, 320, 320]), (0, 0.7, LARGE)])
