@@ -2,12 +2,14 @@
 
 A file of cases defines `CASES = {name: factory}` and ends with `serve(CASES)`. `factory()` returns `step`, or `(step,
 facts)`: `step()` runs one synchronous iteration, and may return its own `Milliseconds`; `facts` may hold `flop`
-(floating-point operations of one iteration), `peak_case` (what to compare them with) and `images`. `run.py` starts one
-process a case and runs the cases of a comparison in turn.
+(floating-point operations of one iteration), `peak_case` (what to compare them with), `images`, and `parts`: a function
+that gives `{name: step}`, timed one by one when all else is measured. `run.py` starts one process a case and runs the
+cases of a comparison in turn.
 """
 
 import json
 import os
+import statistics
 import sys
 import time
 import traceback
@@ -20,7 +22,7 @@ class Milliseconds(float):
 
 
 def serve(cases):
-    """Answer `{"build": name}` and `{"run": repetitions}` from standard input, until it closes."""
+    """Answer `{"build": name}`, `{"run": repetitions}` and `{"parts": repetitions}` from standard input."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     step = None
@@ -31,8 +33,11 @@ def serve(cases):
                 start = time.perf_counter()
                 built = cases[request["build"]]()
                 step, facts = built if isinstance(built, tuple) else (built, {})
+                parts = facts.pop("parts", dict)
                 first, best = _warm_up(step)
                 answer = {"first_ms": first, "best_ms": best, "build_s": time.perf_counter() - start, **facts}
+            elif "parts" in request:
+                answer = {"parts": {name: _part(part, request["parts"]) for name, part in parts().items()}}
             else:
                 times, foreign = _timed(step, request["run"])
                 answer = {"times": times, "foreign": foreign}
@@ -92,6 +97,12 @@ def _warm_up(step):
         step()
         times.append((time.perf_counter() - start) * 1e3)
     return first, min(times)
+
+
+def _part(step, repetitions):
+    """Milliseconds of a part, the median."""
+    _warm_up(step)
+    return statistics.median(_timed(step, repetitions)[0])
 
 
 def _timed(step, repetitions):

@@ -146,11 +146,15 @@ def compare(comparison, log):
         if label != "kvision" and "kvision" in workers:
             pairs = [(_median(turn["kvision"]), _median(turn[label])) for turn in rounds]
             rows[label]["ratio"] = statistics.median(ours / theirs for ours, theirs in pairs)
+        if label == "kvision" and (parts := worker.ask(parts=5).get("parts")):
+            rows[label]["parts"] = parts
+            print("    by part: " + _by_part(parts), flush=True)
         worker.close()
     if peak_case := workers["kvision"].built.get("peak_case") if "kvision" in workers else None:
         rows["kvision"]["peak_gflops"] = peak(dataclasses.replace(comparison.ours, case=peak_case), log)
     return {
         "date": datetime.date.today().isoformat(),
+        "machine": machine(),
         "rounds": len(rounds),
         "foreign": max(answer["foreign"] for turn in rounds for answer in turn.values()),
         "rows": rows,
@@ -204,21 +208,35 @@ def machine():
 
 def page(store):
     """RESULTS.md from all that has been measured."""
-    facts = store["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     lines = [
         "# Benchmarks",
         "",
         "Written by `make bench`. Times are medians in milliseconds; a ratio is kvision's time over the peer's, taken",
         "round by round in one interleaved run: below 1 kvision is faster. Ratios carry over to other machines,",
         "times do not.",
-        "",
-        f"{facts['processor']}, {facts['threads']} threads; {versions}; `torchopt`: {facts['torchopt']}.",
+        *_machines(store["results"]),
     ]
     for comparison in COMPARISONS:
         if result := store["results"].get(comparison.name):
             lines += ["", f"## {comparison.title}", "", *_table(comparison, result)]
     return "\n".join(lines) + "\n"
+
+
+def _machines(results):
+    """What the rows were taken on: a line a machine, with the names of its rows where there are several."""
+    rows = {}
+    for name, result in results.items():
+        facts = result["machine"]
+        versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+        told = f"{facts['processor']}, {facts['threads']} threads; {versions}; `torchopt`: {facts['torchopt']}"
+        rows.setdefault(told, []).append(name)
+    for told, names in rows.items():
+        yield ""
+        yield f"{told}." if len(rows) == 1 else f"{told}: {', '.join(names)}."
+
+
+def _by_part(parts):
+    return ", ".join(f"{name} {ms:.0f} ms" for name, ms in sorted(parts.items(), key=lambda part: -part[1]))
 
 
 def _table(comparison, result):
@@ -246,6 +264,8 @@ def _table(comparison, result):
     if "flop" in ours:
         speed = ours["flop"] / ours["median_ms"] / 1e6
         told.append(f"kvision reaches {speed:.0f} GFLOP/s (two a multiply-add){_share(speed, ours)}.")
+    if "parts" in ours:
+        told.append(f"Its parts, timed one by one: {_by_part(ours['parts'])}.")
     yield " ".join([*told, comparison.note]).strip()
 
 
@@ -268,7 +288,6 @@ def main():
         raise SystemExit(f"Unknown comparison {sorted(unknown)}; there are: {', '.join(known)}")
     store = json.loads(STORE.read_text()) if STORE.exists() else {"results": {}}
     if not options.page_only:
-        store["machine"] = machine()
         (ROOT / ".cache").mkdir(exist_ok=True)
         with open(ROOT / ".cache" / "bench.log", "a") as log:
             for name in options.names or known:

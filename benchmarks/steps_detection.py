@@ -1,6 +1,7 @@
 """The detection of kvision: single operations, forward and backward, and whole training steps."""
 
 import detection_inputs as inputs
+import detection_parts
 import harness
 
 tf = harness.tensorflow()
@@ -8,6 +9,7 @@ tf = harness.tensorflow()
 import keras
 
 from kvision import applications, ops
+from kvision.optimizers import SGD
 
 
 def forward_and_backward(function, *tensors, gradient):
@@ -81,11 +83,14 @@ def detector(builder, *levels, masks=False, inference=False, **options):
         keras.utils.set_random_seed(0)
         shape = (inputs.SIZE, inputs.SIZE, 3)
         model = builder(input_shape=shape, classes=inputs.CLASSES, backbone=backbone(*levels), **options)
-        model.compile(keras.optimizers.SGD(1e-4, momentum=0.9), jit_compile=False)
+        model.compile(SGD(1e-4, momentum=0.9), jit_compile=False)
         images, targets = batch(masks)
         if inference:
             return lambda: model.predict_on_batch(images[:1])
-        return lambda: model.train_on_batch(images, targets), {"images": inputs.BATCH}
+        facts = {"images": inputs.BATCH}
+        if hasattr(model.head, "proposals"):
+            facts["parts"] = lambda: detection_parts.parts_of(model, images, targets)
+        return lambda: model.train_on_batch(images, targets), facts
 
     return factory
 

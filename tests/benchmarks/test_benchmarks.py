@@ -16,7 +16,9 @@ import run
 
 SLOW_WORKER = """
 import harness, time
-harness.serve({"wait": lambda: (lambda: time.sleep(0.01), {"images": 3}), "fail": lambda: 1 / 0})
+def wait():
+    return lambda: time.sleep(0.01), {"images": 3, "parts": lambda: {"nap": lambda: time.sleep(0.005)}}
+harness.serve({"wait": wait, "fail": lambda: 1 / 0})
 """
 
 
@@ -37,11 +39,12 @@ def ask(*requests):
 
 
 def test_a_worker_times_what_it_is_told():
-    built, ran = ask({"build": "wait"}, {"run": 3})
+    built, ran, parts = ask({"build": "wait"}, {"run": 3}, {"parts": 2})
     assert built["images"] == 3
     assert len(ran["times"]) == 3
     assert min(ran["times"]) >= 10.0
     assert ran["peak_mb"] > 0
+    assert 5.0 <= parts["parts"]["nap"] < min(ran["times"])
 
 
 def test_a_case_that_fails_is_an_answer():
@@ -52,12 +55,22 @@ def test_a_case_that_fails_is_an_answer():
 @pytest.mark.parametrize(("ratio", "mark"), [(0.97, "1.00 ✓"), (1.01, "1.00 ✗")])
 def test_the_page_shows_misses_as_misses(ratio, mark):
     row = {"median_ms": 1500, "low_ms": 1490, "high_ms": 1600, "peak_mb": 4000, "first_s": 9.0}
-    rows = {"kvision": row, "torchopt": row | {"ratio": ratio}, "Keras layers": {"error": "boom"}}
+    rows = {
+        "kvision": row | {"parts": {"head": 3, "trunk": 12}},
+        "torchopt": row | {"ratio": ratio},
+        "Keras layers": {"error": "boom"},
+    }
     machine = {"processor": "P", "threads": 2, "versions": {"keras": "3"}, "torchopt": "tuned"}
-    result = {"date": "2026-11-22", "rounds": 5, "foreign": 0.01, "rows": rows}
-    page = run.page({"machine": machine, "results": {"resnet50": result}})
+    result = {"date": "2026-11-22", "rounds": 5, "foreign": 0.01, "rows": rows, "machine": machine}
+    page = run.page({"results": {"resnet50": result}})
     assert f"| {ratio:.2f} | {mark} |" in page
     assert "failed: boom" in page
+    assert "timed one by one: trunk 12 ms, head 3 ms." in page
+    assert "P, 2 threads; keras 3; `torchopt`: tuned." in page
+    other = result | {"machine": machine | {"processor": "Q"}}
+    page = run.page({"results": {"resnet50": result, "vgg16": other}})
+    assert "P, 2 threads; keras 3; `torchopt`: tuned: resnet50." in page
+    assert "Q, 2 threads; keras 3; `torchopt`: tuned: vgg16." in page
 
 
 @pytest.mark.slow
