@@ -100,3 +100,44 @@ def test_the_detectors(tmp_path, example):
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"AP50 +[\d.]+ ", done.stdout)
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.real
+def test_the_nuclei(tmp_path):
+    done = run(ROOT / "examples" / "segment_nuclei.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("AP", "AP50", "mask_AP", "mask_AP50"):
+        assert re.search(rf"^{name} +[\d.]+ before, [\d.]+ after", done.stdout, re.M)
+    said = [re.search(rf"^{what} +(\S+)", done.stdout, re.M).group(1) for what in ("picture", "report")]
+    assert said == [str(tmp_path / "run" / name) for name in ("nuclei.png", "report.html")]
+    with PIL.Image.open(said[0]) as picture:
+        assert picture.width > picture.height > 1000
+    assert "data:image" in (tmp_path / "run" / "report.html").read_text()
+
+
+CLAIMS = {  # what each prints and draws
+    "cascade_quality": (
+        r"AP +AP50 +AP75 +AP90 .*\nFaster R-CNN, 0\.5( +\d\.\d{3}){4} .*\nCascade R-CNN.*( +\d\.\d{3}){4} ",
+        ("precision.png", "boxes.png"),
+    ),
+    "inside_the_box": (
+        r"\nR-CNN, 8 given( +\d+\.\d+){5}\nFast R-CNN, .*\nFaster R-CNN, (?s:.*)e[+-]\d\d  R-CNN and Fast",
+        ("seconds.png",),
+    ),
+    "rethinking_pretraining": (
+        r"AP +AP50 +images .*\npre-trained, 1x, .* 208 +2\d\d .*\nfrom scratch, 1x, .* 16 +\d\d .*\n\nplot",
+        ("rethinking.png",),
+    ),
+}
+
+
+@pytest.mark.parametrize("example", CLAIMS)
+def test_the_papers_claims(tmp_path, example):
+    table, plots = CLAIMS[example]
+    done = run(ROOT / "examples" / f"{example}.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(table, done.stdout), done.stdout
+    for plot in plots:
+        with PIL.Image.open(tmp_path / "run" / plot) as picture:
+            assert picture.width > 900
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
