@@ -143,11 +143,13 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import numpy as np
+from kvision.optimizers import SGD
 from tests.test_detector import ROW, batch_of, detector
 
 def train(scope):
     with scope:
         model = detector()
+        model.compile(SGD(0.01, momentum=0.9))
     batches = tf.data.Dataset.from_tensors(batch_of(ROW)).repeat(2)
     history = model.fit(batches, shuffle=False, verbose=0).history
     return np.concatenate([np.ravel(weight) for weight in model.get_weights()]), history["loss"]

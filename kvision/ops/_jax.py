@@ -47,7 +47,7 @@ def fuse_and_recompute(function):
 
 
 def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
-    """False: a jitted step is fused as a whole."""
+    """False: it is not done; a jitted step is fused as a whole."""
     return False
 
 

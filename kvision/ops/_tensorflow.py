@@ -133,9 +133,7 @@ def fuse_and_recompute(function):
 
 
 def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
-    """Change weight and velocity in place, by one kernel; False where there is none, for sparse gradients."""
-    if not isinstance(gradient, tf.Tensor):
-        return False
+    """Change weight and velocity in place, by one kernel; True: it is done."""
     velocity = velocity.value
     tf.raw_ops.ResourceApplyKerasMomentum(
         var=variable.handle,

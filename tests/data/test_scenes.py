@@ -42,9 +42,9 @@ def test_a_mask_is_where_half_a_pixel_is_the_object():
     np.testing.assert_array_equal(bright(images), targets["masks"].any(axis=1))
     seen = targets["masks"].any(axis=(1, 2, 3)).mean()
     assert 0.8 < seen < 1  # one picture in twenty is empty
-    faint, _ = scenes(np.where(DISC, 140, 0)[None], [0], 5, seed=1)
-    full, _ = scenes(DISC[None], [0], 5, seed=1)
-    assert faint.mean() < full.mean()
+    faint, same = scenes(np.where(whole, 140, 0), [0], 40, sides=(0.3, 0.5), masks=True)
+    np.testing.assert_array_equal(same["masks"], targets["masks"])
+    assert faint[targets["masks"].any(axis=1)].mean() < images[targets["masks"].any(axis=1)].mean()
 
 
 def test_labels_are_those_of_the_cutouts():

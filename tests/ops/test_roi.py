@@ -208,7 +208,8 @@ def test_a_constant_map_gives_the_constant(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_boxes_are_independent_and_in_order(name):
-    features, boxes, _ = example()
+    many = np.concatenate([some_boxes() + shift for shift in range(6)], axis=1)  # more than are read at once
+    features, boxes, _ = example(boxes=many)
     order = np.random.default_rng(4).permutation(boxes.shape[1])[:7]
     regions = ops.convert_to_numpy(FUNCTIONS[name](features, boxes))
     assert_close(FUNCTIONS[name](features, boxes[:, order]), regions[:, order])
