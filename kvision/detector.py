@@ -56,10 +56,18 @@ class Detector(keras.Model):
                 "without `loss` and `metrics`. Average precision is measured by `callbacks.DetectionMetrics`."
             )
         super().compile(optimizer=optimizer, **options)
+        self._build_optimizer()
+
+    def _build_optimizer(self):
+        """Before the first step: TensorFlow traces a step that makes variables twice, seconds each time."""
+        if keras.backend.backend() == "tensorflow":
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        else:
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         self._refuse_weights(sample_weight)
@@ -90,14 +98,7 @@ class Detector(keras.Model):
         self._check(x, y)
         if (validation := options.get("validation_data")) is not None:
             self._check(*validation if isinstance(validation, tuple | list) else (validation, None))
-        self._build_optimizer()
         return super().fit(x, y, *arguments, **options)
-
-    def _build_optimizer(self):
-        """Before the first step: TensorFlow traces a step that makes variables twice, seconds each time."""
-        if keras.backend.backend() == "tensorflow" and self.compiled and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
 
     def _refuse_weights(self, *weights):
         if any(weight is not None for weight in weights):
