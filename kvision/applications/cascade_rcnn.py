@@ -36,6 +36,7 @@ def CascadeRCNN(
     aligned=False,
     masks=False,
     num_mask_samples=128,
+    mask_channels=256,
     name="cascade_rcnn",
     **options,
 ):
@@ -47,6 +48,7 @@ def CascadeRCNN(
         weights: None, or the path of weights of the whole detector.
         masks: Whether every stage has a mask head; see `MaskRCNN` for targets and detections.
         num_mask_samples: Positives of an image that each mask head trains on, at most.
+        mask_channels: Width of each mask head.
         name: Of the model.
 
     Returns:
@@ -90,7 +92,7 @@ def CascadeRCNN(
             classes,
             first.levels,
             RoIAlign(14, aligned=aligned),
-            mask_head(channels, inner, prefix),
+            mask_head(channels, inner, prefix, mask_channels),
             background=False,
             num_samples=num_mask_samples,
             prefix=prefix,

@@ -45,6 +45,7 @@ def MaskRCNN(
     channels=256,
     aligned=False,
     num_mask_samples=128,
+    mask_channels=256,
     name="mask_rcnn",
     **options,
 ):
@@ -55,6 +56,7 @@ def MaskRCNN(
             scratch reach the mask head as well.
         weights: As those of `FasterRCNN`: None, `"coco"` (see `WEIGHTS`), or a path.
         num_mask_samples: Positives of an image that the mask head trains on, at most; the paper's 128 are all of them.
+        mask_channels: Width of the mask head; fewer for small data sets, where it is most of the work.
         name: Of the model.
 
     Returns:
@@ -76,13 +78,13 @@ def MaskRCNN(
         classes,
         faster.head.box_branch.levels,
         RoIAlign(14, aligned=aligned),
-        mask_head(channels, inner_norm(norm)),
+        mask_head(channels, inner_norm(norm), width=mask_channels),
         num_samples=num_mask_samples,
         name="mask_branch",
     )
     head = MaskRCNNHead(faster.head.proposals, faster.head.box_branch, mask_branch, name=f"{name}_head")
     detector = Detector(faster.trunk, head, name=name)
-    return finish_detector(detector, weights, WEIGHTS if published_names(faster) else None)
+    return finish_detector(detector, weights, WEIGHTS if published_names(faster) and mask_channels == 256 else None)
 
 
 def refuse_neck(family, options):
@@ -91,16 +93,17 @@ def refuse_neck(family, options):
         raise ValueError(f"{family} stands on a feature pyramid: got neck={options['neck']!r}. Leave `neck` out.")
 
 
-def mask_head(channels, norm=None, prefix="roi_heads"):
-    """Figure 4, right: four convolutions and one that doubles the size, [k, 14, 14, channels] → [k, 28, 28, 256]."""
+def mask_head(channels, norm=None, prefix="roi_heads", width=256):
+    """Figure 4, right: four convolutions and one that doubles the size, [k, 14, 14, channels] → [k, 28, 28, width]."""
     conv, _, normalize, act = conventions(norm=norm, initializer="he")
     x = inputs = keras.Input((14, 14, channels))
     name = f"{prefix}.mask_head"
     for index in range(4):
-        x = normalize(name=f"{name}.{index}.1")(conv(256, 3, name=f"{name}.{index}.0")(x))
+        x = normalize(name=f"{name}.{index}.1")(conv(width, 3, name=f"{name}.{index}.0")(x))
         x = act(name=f"{name}.{index}.2")(x)
     name = f"{prefix}.mask_predictor.conv5_mask"
-    x = keras.layers.Conv2DTranspose(256, 2, strides=2, kernel_initializer=keras.initializers.HeNormal(), name=name)(x)
+    start = keras.initializers.HeNormal()
+    x = keras.layers.Conv2DTranspose(width, 2, strides=2, kernel_initializer=start, name=name)(x)
     x = act(name=f"{prefix}.mask_predictor.relu")(x)
     return keras.Model(inputs, x, name=f"{prefix}.mask_head")
 

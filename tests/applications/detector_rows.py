@@ -104,7 +104,7 @@ ROWS = [
     Row(
         name="mask_rcnn",
         module="mask_rcnn",
-        tiny=lambda: tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4),
+        tiny=lambda: tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4, mask_channels=16),
         counts={"MaskRCNN": (lambda: A.MaskRCNN(classes=90), 44_401_393)},
         box_losses=(*R_CNN_BOX_LOSSES, "mask_loss"),
         proof="torchvision maskrcnn_resnet50_fpn: tests/applications/test_detector_parity.py",
@@ -113,7 +113,7 @@ ROWS = [
     Row(
         name="cascade_rcnn",
         module="cascade_rcnn",
-        tiny=lambda: tiny_two_stage(A.CascadeRCNN, masks=True, num_mask_samples=4),
+        tiny=lambda: tiny_two_stage(A.CascadeRCNN, masks=True, num_mask_samples=4, mask_channels=16),
         counts={
             "CascadeRCNN": (A.CascadeRCNN, 69_341_646),
             "CascadeRCNN-masks": (lambda: A.CascadeRCNN(masks=True), 77_271_486),

@@ -129,7 +129,7 @@ def relative_to_boxes(targets, size=64):
 def test_average_precision_of_boxes_and_masks_enters_the_logs():
     keras.utils.set_random_seed(0)
     images, targets = data.shapes(8, image_size=SHAPE[:2], classes=CLASSES, masks=True)
-    model = tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4)
+    model = tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4, mask_channels=16)
     model.compile(keras.optimizers.Adam(3e-3))
     callback = DetectionMetrics((images, targets), every=15, masks=True, batch_size=4)
     history = model.fit(images, targets, batch_size=4, epochs=15, verbose=0, callbacks=[callback]).history
