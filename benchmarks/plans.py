@@ -153,8 +153,8 @@ COMPARISONS = [
         "Faster R-CNN R50-FPN, one 320x320 picture",
         1.00,
         note=(
-            "With random weights 2 of the 1,000 rows are proposals and the rest is padding, which a fixed size computes "
-            "and torchvision leaves out: RoIAlign and the box head are nearly all of the difference."
+            "With random weights 2 of the 1,000 rows are proposals and the rest is padding, which a fixed size "
+            "computes and torchvision leaves out: RoIAlign and the box head are nearly all of the difference."
         ),
     ),
     detection("mask-rcnn", "Mask R-CNN R50-FPN training step, batch 2, 320x320, 32 mask samples", 0.80, memory=1.2),
