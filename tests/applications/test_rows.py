@@ -23,7 +23,7 @@ def rows(condition=lambda row: True):
 by_module = rows()
 convolutional = rows(lambda row: row.convolutional)
 
-SHARED_ROOMS = {"__init__", "building", "imagenet", "listing"}
+SHARED_ROOMS = {"__init__", "building", "coco", "imagenet", "listing"}
 
 
 def table(field):
