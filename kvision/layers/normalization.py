@@ -19,7 +19,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Args:
         axis: The axis of the channels.
         momentum: Share of the old value in the moving statistics, in [0, 1].
-        epsilon: Added to the variance, > 0.
+        epsilon: Added to the variance, >= 0.
         frozen: Normalise by the stored statistics in training too, with no trainable weight and no update, whatever
             `trainable` says: how detectors use a pretrained trunk (torchvision's `FrozenBatchNorm2d`).
         synchronized: Take the statistics over all replicas. On TensorFlow this is Keras's own path; on JAX a jitted
