@@ -52,7 +52,7 @@ test-jax: .venv-jax/.jax
 		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/test_weights.py \
 		tests/test_contract.py tests/test_detector.py
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
-		tests/applications/test_rows.py tests/applications/test_detectors.py -k "$(NETWORKS_ON_JAX)"
+		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py -k "$(NETWORKS_ON_JAX)"
 
 test-real: .venv-parity/.parity
 	.venv-parity/bin/python -m pytest -m real $(ARGS)

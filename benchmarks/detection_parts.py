@@ -6,7 +6,7 @@ tf = harness.tensorflow()
 
 import keras
 
-from kvision.applications.fast_rcnn import read_regions
+from kvision.applications.detection.fast_rcnn import read_regions
 
 
 def parts_of(detector, images, targets):

@@ -47,7 +47,7 @@ def mixed_float16_training(networks):
     import keras
     import numpy as np
 
-    from tests.applications.rows import ROWS
+    from tests.applications.classification.rows import ROWS
 
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     rng = np.random.default_rng(0)

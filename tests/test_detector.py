@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.applications.detector_rows import CLASSES, ROWS
-from tests.applications.test_detectors import batch_of
+from tests.applications.detection.rows import CLASSES, ROWS
+from tests.applications.detection.test_detectors import batch_of
 from tests.support import assert_close
 
 ROOT = pathlib.Path(__file__).parent.parent

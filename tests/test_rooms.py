@@ -32,6 +32,15 @@ MAY_IMPORT |= {"training": TOP, "visualize": TOP, "callbacks": TOP - {"applicati
 BACKEND_FILES = ("_tensorflow.py", "_jax.py")
 
 
+# Inside the room of networks.
+KINDS = {
+    "classification": set(),
+    "detection": {"classification"},
+    "segmentation": {"classification", "detection"},
+    "sequences": {"classification"},
+}
+
+
 def room_of(path):
     first = path.relative_to(ROOT).parts[0]
     return first.removesuffix(".py")
@@ -56,6 +65,13 @@ def test_imports_point_down(path):
     room = room_of(path)
     rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("kvision.")}
     assert rooms - {room} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("applications/*/*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_kinds_of_networks_import_as_the_design_says(path):
+    parts = [name.split(".") for name in imports_of(path) if name.startswith("kvision.applications.")]
+    kinds = {part[2] for part in parts} & KINDS.keys()
+    assert kinds - {path.parent.name} <= KINDS[path.parent.name]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

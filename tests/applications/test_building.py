@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvision import applications as A
-from tests.applications.detector_rows import SHAPE, tiny_backbone
+from tests.applications.detection.rows import SHAPE, tiny_backbone
 from tests.support import assert_close
 
 

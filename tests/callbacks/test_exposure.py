@@ -12,8 +12,8 @@ from keras import ops
 from kvision.callbacks import Exposure, RunHistory, Vitals, read_history
 from kvision.detector import Detector
 from kvision.metrics import ExposureCount
-from tests.applications.detector_rows import ROWS
-from tests.applications.test_detectors import batch_of
+from tests.applications.detection.rows import ROWS
+from tests.applications.detection.test_detectors import batch_of
 from tests.callbacks.runs import tiny_model
 
 UNITS = ["images_seen", "instances_seen", "pixels_seen"]

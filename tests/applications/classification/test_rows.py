@@ -1,0 +1,230 @@
+"""What every network must do, over every row of `rows.py`."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import kvision.applications
+from tests.applications.classification.rows import ROWS
+from tests.applications.detection import rows as detector_rows
+from tests.support import assert_close
+
+
+def rows(condition=lambda row: True):
+    """One test case for each row that meets the condition."""
+    return pytest.mark.parametrize("row", [row for row in ROWS if condition(row)], ids=lambda row: row.module)
+
+
+by_module = rows()
+convolutional = rows(lambda row: row.convolutional)
+
+SHARED = {"__init__", "coco", "imagenet"}
+
+
+def table(field):
+    """One test case for each entry of a row's dict."""
+    cases = [(label, *entry) for row in ROWS for label, entry in getattr(row, field).items()]
+    return pytest.mark.parametrize(("label", "builder", "expected"), cases, ids=[case[0] for case in cases])
+
+
+def images_of(shape, count=4):
+    return np.random.default_rng(0).normal(size=(count, *shape)).astype("float32")
+
+
+def test_every_architecture_has_a_row():
+    folder = pathlib.Path(kvision.applications.__file__).parent
+    assert {path.stem for path in folder.glob("*/*.py")} - SHARED == {
+        row.module for row in [*ROWS, *detector_rows.ROWS]
+    }
+
+
+def test_every_row_tells_its_proof():
+    assert all(row.proof for row in [*ROWS, *detector_rows.ROWS])
+
+
+@by_module
+def test_module_has_preprocessing_and_is_cited(row):
+    module = importlib.import_module(f"kvision.applications.classification.{row.module}")
+    assert callable(module.preprocess_input)
+    assert any(year in module.__doc__ for year in ["(Stanford)", *(f"({year})" for year in range(1998, 2024))])
+
+
+@table("counts")
+def test_published_parameter_count(label, builder, expected):
+    with keras.StatelessScope(initialize_variables=False):  # shapes without memory
+        model = builder()
+    assert sum(np.prod(w.shape, dtype="int64") for w in model.trainable_weights) == expected
+
+
+@table("levels")
+def test_map_sizes(label, builder, expected):
+    with keras.StatelessScope(initialize_variables=False):
+        model = builder(include_top=False, features=tuple(expected))
+    assert {level: tuple(tensor.shape[1:]) for level, tensor in model.output.items()} == expected
+
+
+def dropouts(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+
+
+@table("dropouts")
+def test_dropout_stands_where_it_was_published(label, builder, expected):
+    with keras.StatelessScope(initialize_variables=False):
+        model = builder()
+    assert {layer.input._keras_history.operation.name: layer.rate for layer in dropouts(model)} == expected
+
+
+@rows(lambda row: row.dropouts)
+def test_a_given_rate_is_that_of_every_dropout(row):
+    with keras.StatelessScope(initialize_variables=False):
+        model = row.tiny(input_shape=row.shape, dropout_rate=0.375, **row.head)
+    assert {layer.rate for layer in dropouts(model)} == {0.375}
+
+
+@by_module
+def test_weight_paths_are_unique(row):
+    paths = [weight.path for weight in row.tiny(input_shape=row.shape, **row.head).weights]
+    assert len(set(paths)) == len(paths) > 0
+
+
+@by_module
+def test_scores_are_float32_probabilities(row):
+    model = row.tiny(input_shape=row.shape, **row.head)
+    scores = keras.ops.convert_to_numpy(model(images_of(row.shape)))
+    assert scores.shape == (4, row.head["classes"])
+    assert scores.dtype == "float32"
+    assert_close(scores.sum(axis=-1), np.ones(4))
+
+
+@rows(lambda row: row.odd_shape)
+def test_odd_input_sizes(row):
+    model = row.tiny(input_shape=row.odd_shape, **row.head)
+    assert np.isfinite(keras.ops.convert_to_numpy(model(images_of(row.odd_shape)))).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "norm"),
+    [(row, norm) for row in ROWS for norm in row.norms],
+    ids=lambda value: getattr(value, "module", value),
+)
+def test_norms(row, norm):
+    model = row.tiny(input_shape=row.shape, norm=norm, **row.head)
+    assert np.isfinite(keras.ops.convert_to_numpy(model(images_of(row.shape), training=True))).all()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky", "prelu", "elu", "maxout"])
+@convolutional
+def test_activations_by_name(row, activation):
+    with keras.StatelessScope(initialize_variables=False):
+        model = row.tiny(input_shape=row.shape, activation=activation, **row.head)
+    assert model.output_shape == (None, 3)
+
+
+@pytest.mark.parametrize(("initializer", "deviation"), [("zero", 0.0), ("normal_0.01", 0.01), ("normal_1", 1.0)])
+@convolutional
+def test_initializers_by_name(row, initializer, deviation):
+    model = row.tiny(input_shape=row.shape, initializer=initializer, **row.head)
+    kernels = [keras.ops.convert_to_numpy(w).ravel() for w in model.weights if w.name == "kernel"]
+    assert_close(np.concatenate(kernels).std(), deviation, tolerance=(0.1, 0.0))
+
+
+@by_module
+def test_save_and_load(row, tmp_path):
+    model = row.tiny(input_shape=row.shape, **row.head)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert [w.path for w in copy.weights] == [w.path for w in model.weights]
+    assert_close(copy(images_of(row.shape)), model(images_of(row.shape)))
+
+
+@by_module
+def test_weights_from_a_path(row, tmp_path):
+    model = row.tiny(input_shape=row.shape, **row.head)
+    model.save_weights(tmp_path / "tiny.weights.h5")
+    copy = row.tiny(input_shape=row.shape, weights=str(tmp_path / "tiny.weights.h5"), **row.head)
+    assert_close(copy(images_of(row.shape)), model(images_of(row.shape)))
+
+
+def test_load_in_a_fresh_process_whose_only_import_is_kvision(tmp_path):
+    """Keras finds a saved model's classes only if their modules were imported."""
+    for row in ROWS:
+        row.tiny(input_shape=row.shape, **row.head).save(tmp_path / f"{row.module}.keras")
+    script = "import sys, kvision; load = sys.modules['keras'].saving.load_model; [load(path) for path in sys.argv[1:]]"
+    paths = [str(tmp_path / f"{row.module}.keras") for row in ROWS]
+    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# Keras compiles every step on JAX, so there is nothing to see without.
+STEPS = {
+    "tensorflow": [("float32", False), ("float32", True), ("mixed_bfloat16", False), ("mixed_float16", False)],
+    "jax": [("float32", True), ("mixed_bfloat16", True)],
+}
+
+
+@pytest.mark.parametrize(("policy", "jit"), STEPS[keras.backend.backend()])
+@by_module
+def test_one_step_of_fit(row, policy, jit):
+    keras.mixed_precision.set_dtype_policy(policy)
+    model = row.tiny(input_shape=row.shape, **row.head)
+    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=jit)
+    history = model.fit(images_of(row.shape), np.array([0, 1, 2, 0]), batch_size=4, epochs=1, verbose=0)
+    after = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+    assert np.isfinite(history.history["loss"]).all()
+    assert all(np.isfinite(w).all() for w in after)
+    if policy == "float32":  # loss scaling may skip the first step
+        assert sum(not np.array_equal(a, b) for a, b in zip(before, after, strict=True)) > len(before) / 2
+
+
+@rows(lambda row: row.levels)
+def test_features_need_no_classifier(row):
+    with pytest.raises(ValueError, match="include_top=False"):
+        row.tiny(input_shape=row.shape, features=("C2",), **row.head)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "bach"}, "Unknown norm: got 'bach'.*'batch'"),
+        ({"activation": "rellu"}, "Unknown activation: got 'rellu'.*'relu'"),
+        ({"initializer": "hee"}, "Unknown initializer: got 'hee'.*'he'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+@convolutional
+def test_unknown_names_list_the_nearest(row, options, message):
+    with pytest.raises(ValueError, match=message):
+        row.tiny(input_shape=row.shape, **options, **row.head)
+
+
+@rows(lambda row: row.levels)
+def test_unknown_levels_list_the_nearest(row):
+    with pytest.raises(ValueError, match=r"Unknown level of .*: got 'C9'"):
+        row.tiny(input_shape=row.shape, include_top=False, features=("C9",), **row.head)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "imagnet"}, "weights='imagnet' is neither a file nor published"),
+        ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
+        ({"input_shape": (32, 32)}, "input_shape must be"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+@by_module
+def test_errors_say_what_to_do(row, options, message):
+    with pytest.raises(ValueError, match=message):
+        row.tiny(**({"input_shape": row.shape} | row.head | options))
+
+
+@rows(lambda row: row.stride)
+def test_input_smaller_than_the_stride_is_refused(row):
+    with pytest.raises(ValueError, match=f"its last map has stride {row.stride}"):
+        row.tiny(input_shape=(row.stride - 1, row.stride, 3), **row.head)

@@ -1,0 +1,125 @@
+"""One row a detector; every general test of `test_detectors.py` runs over every row."""
+
+import dataclasses
+from collections.abc import Callable
+
+from kvision import applications as A
+
+SHAPE = (64, 64, 3)
+CLASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the general tests need to know of one detector.
+
+    Args:
+        name: Of the test cases.
+        module: The file in `kvision.applications`.
+        tiny: Builds a small one for `SHAPE` and `CLASSES`.
+        counts: `{label: (builder, published number of trainable parameters)}`.
+        box_losses: Those of its losses that an image without boxes must leave at exactly 0.
+        proof: Where the numbers come from that prove the outputs.
+        masks: Whether it predicts masks, and trains on them.
+        proposals: Whether it takes `{"images", "proposals"}`.
+    """
+
+    name: str
+    module: str
+    tiny: Callable
+    counts: dict
+    box_losses: tuple
+    proof: str
+    masks: bool = False
+    proposals: bool = False
+
+
+def tiny_backbone(*levels, norm="group"):
+    return A.ResNet("tiny", include_top=False, input_shape=SHAPE, features=levels, norm=norm)
+
+
+def tiny_two_stage(builder, norm=None, **options):
+    """A small pyramid with few proposals and samples, on a trunk that compiles quickly."""
+    few = {"num_candidates": (60, 40), "num_proposals": (40, 20), "num_anchor_samples": 1024, "num_samples": 24}
+    return builder(
+        input_shape=SHAPE,
+        classes=CLASSES,
+        backbone=A.VGG("tiny", include_top=False, input_shape=SHAPE, features=("C2", "C3", "C4", "C5"), norm=norm),
+        norm=norm,
+        channels=16,
+        num_detections=8,
+        **few | options,
+    )
+
+
+R_CNN_BOX_LOSSES = ("rpn_box_loss", "box_loss")
+CASCADE_BOX_LOSSES = ("rpn_box_loss", "box_loss_1", "box_loss_2", "box_loss_3")
+
+ROWS = [
+    Row(
+        name="retinanet",
+        module="retinanet",
+        tiny=lambda: A.RetinaNet(
+            input_shape=SHAPE,
+            classes=CLASSES,
+            backbone=tiny_backbone("C3", "C4", "C5", norm="frozen_batch"),
+            channels=16,
+        ),
+        counts={"RetinaNet": (lambda: A.RetinaNet(classes=91), 34_014_999)},
+        box_losses=("box_loss",),
+        proof="torchvision: test_retinanet.py",
+    ),
+    Row(
+        name="fast_rcnn",
+        module="fast_rcnn",
+        tiny=lambda: A.FastRCNN(
+            input_shape=SHAPE,
+            classes=CLASSES,
+            backbone=A.VGG("tiny", include_top=False, input_shape=SHAPE, features=("C4",)),
+            units=16,
+            dropout_rate=0.0,
+            num_samples=16,
+            num_detections=8,
+        ),
+        counts={"FastRCNN": (A.FastRCNN, 134_690_729)},
+        box_losses=("box_loss",),
+        proof="torchvision's RoI heads, with RoIPool: test_detector_parity.py",
+        proposals=True,
+    ),
+    Row(
+        name="faster_rcnn",
+        module="faster_rcnn",
+        tiny=lambda: tiny_two_stage(A.FasterRCNN),
+        counts={
+            "FasterRCNN": (lambda: A.FasterRCNN(classes=90), 41_755_286),
+            # ResNet-50's convolutions, a 3x3 of 1024, 15 anchors, and 81 classes with a box each on 2048 features.
+            "FasterRCNN-C4": (
+                lambda: A.FasterRCNN(neck="c4"),
+                23_454_912 + 9_438_208 + 1025 * 75 + 2049 * 405,
+            ),
+        },
+        box_losses=R_CNN_BOX_LOSSES,
+        proof="torchvision fasterrcnn_resnet50_fpn: test_detector_parity.py",
+    ),
+    Row(
+        name="mask_rcnn",
+        module="mask_rcnn",
+        tiny=lambda: tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4, mask_channels=16),
+        counts={"MaskRCNN": (lambda: A.MaskRCNN(classes=90), 44_401_393)},
+        box_losses=(*R_CNN_BOX_LOSSES, "mask_loss"),
+        proof="torchvision maskrcnn_resnet50_fpn: test_detector_parity.py",
+        masks=True,
+    ),
+    Row(
+        name="cascade_rcnn",
+        module="cascade_rcnn",
+        tiny=lambda: tiny_two_stage(A.CascadeRCNN, masks=True, num_mask_samples=4, mask_channels=16),
+        counts={
+            "CascadeRCNN": (A.CascadeRCNN, 69_341_646),
+            "CascadeRCNN-masks": (lambda: A.CascadeRCNN(masks=True), 77_271_486),
+        },
+        box_losses=(*CASCADE_BOX_LOSSES, "mask_loss_1", "mask_loss_2", "mask_loss_3"),
+        proof="the parts of `faster_rcnn` and `mask_rcnn`, and a NumPy twin: test_cascade_rcnn.py",
+        masks=True,
+    ),
+]

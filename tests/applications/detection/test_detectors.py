@@ -1,0 +1,238 @@
+"""What every detector must do, over every row of `rows.py`."""
+
+import contextlib
+import functools
+import random
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.applications.detection.rows import CLASSES, ROWS, SHAPE
+from tests.support import assert_close
+
+
+def cases(*modes, of=(None,)):
+    """Each row in each mode, for each of `of`; those that share a compiled detector stay in one worker."""
+    return [
+        pytest.param(
+            *(part for part in (row, mode, case) if part is not None),
+            marks=pytest.mark.xdist_group(f"{row.name} {mode}"),
+            id="-".join(part for part in (row.name, mode, case) if part is not None),
+        )
+        for row in ROWS
+        for mode in modes
+        for case in of
+    ]
+
+
+every_row = pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.xdist_group(f"{row.name} float32"), id=row.name) for row in ROWS]
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_session():
+    """Nothing is reset: a new session, even a new seed, throws away what the shared detectors have compiled."""
+
+
+NUM_BOXES = 300  # one number for all cases: each other one would be compiled anew
+
+
+def pictures(count=2, seed=0):
+    return np.random.default_rng(seed).uniform(0, 255, size=(count, *SHAPE)).astype("float32")
+
+
+def targets_of(*boxes_of_each, crowd=False):
+    """Targets of a batch from `[(x1, y1, x2, y2, label), …]` of each picture, padded."""
+    boxes = np.zeros((len(boxes_of_each), NUM_BOXES, 4), "float32")
+    labels = np.full((len(boxes_of_each), NUM_BOXES), -1, "int32")
+    for image, rows in enumerate(boxes_of_each):
+        for index, (*box, label) in enumerate(rows):
+            boxes[image, index], labels[image, index] = box, label
+    return {"boxes": boxes, "labels": labels, "crowd": (labels >= 0).astype("int32") * crowd}
+
+
+FIRST, SECOND = [(4, 6, 30, 34, 0), (20, 20, 60, 50, 2)], [(10, 8, 42, 60, 1)]
+CASES = {
+    "two images": targets_of(FIRST, SECOND),
+    "one image empty": targets_of(FIRST, []),
+    "first empty": targets_of([], SECOND),
+    "all empty": targets_of([], []),
+    "one pixel": targets_of([(7, 9, 8, 10, 1)], SECOND),
+    "crowd only": targets_of(FIRST, SECOND, crowd=True),
+    "300 boxes": targets_of(
+        [(x, y, x + 9, y + 9, (x + y) % CLASSES) for x in range(0, 40, 2) for y in range(0, 30, 2)], []
+    ),
+}
+
+
+def batch_of(row, case="two images"):
+    """Pictures and targets as this detector takes them."""
+    targets = dict(CASES[case])
+    x = pictures(len(targets["labels"]))
+    if row.masks:
+        rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
+        left, top, right, bottom = (targets["boxes"][..., side, None, None] for side in range(4))
+        inside = (columns > left) & (columns < right) & (rows > top) & (rows < bottom)
+        targets["masks"] = inside.astype("uint8")
+    if row.proposals:
+        shifts = np.array([[0, 0, 0, 0], [-3, 2, 4, 1], [6, -2, 9, -5], [10, 12, 30, 20]], "float32")
+        around = np.concatenate([targets["boxes"][:, :2] + shift for shift in shifts], axis=1)
+        x = {"images": x, "proposals": np.clip(around, 0, SHAPE[0])}
+    return x, targets
+
+
+def images_of(row):
+    return batch_of(row)[0]
+
+
+@functools.cache
+def compiled(name, mode):
+    """A tiny detector ready to train: in float32, in 16 bits, or by XLA; shared by the tests."""
+    row = next(row for row in ROWS if row.name == name)
+    random.seed(0)  # Keras's initializers draw their seeds here
+    keras.config.set_dtype_policy(mode if mode.startswith("mixed") else "float32")
+    try:
+        model = row.tiny()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile(keras.optimizers.SGD(0.001), jit_compile=mode == "jit")
+    model.first_weights = model.get_weights()
+    return model
+
+
+@contextlib.contextmanager
+def fast(model, rate=0.1):
+    """For a while a rate that shows, and no trace of it afterwards."""
+    weights, usual = model.get_weights(), float(model.optimizer.learning_rate)
+    model.optimizer.learning_rate = rate
+    yield
+    model.optimizer.learning_rate = usual
+    model.set_weights(weights)
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [entry for row in ROWS for entry in row.counts.values()],
+    ids=[label for row in ROWS for label in row.counts],
+)
+def test_published_parameter_count(builder, expected):
+    with keras.StatelessScope(initialize_variables=False):
+        model = builder()
+    assert sum(np.prod(w.shape, dtype="int64") for w in model.trainable_weights) == expected
+
+
+@every_row
+def test_weight_paths_are_unique(row):
+    paths = [weight.path for weight in row.tiny().weights]
+    assert len(set(paths)) == len(paths) > 0
+
+
+@every_row
+def test_fit_and_evaluate_log_every_loss(row):
+    model = compiled(row.name, "float32")
+    x, targets = batch_of(row)
+    history = model.fit(x, targets, batch_size=2, verbose=0).history
+    logs = model.evaluate(x, targets, batch_size=2, verbose=0, return_dict=True)
+    assert set(history) == set(logs) == {"loss", *model.head.loss_names}
+    for values in ({name: value[0] for name, value in history.items()}, logs):
+        parts = [values[name] for name in model.head.loss_names]
+        assert np.isfinite(parts).all()
+        assert min(parts) >= 0
+        assert_close(sum(parts), values["loss"])
+
+
+@every_row
+def test_one_step_of_fit_moves_every_kernel(row):
+    """A part that the losses do not reach would stay where it is."""
+    model = compiled(row.name, "float32")
+    model.set_weights(model.first_weights)
+    before = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights}
+    with fast(model, rate=1e8):  # through the small weights of new heads little comes back
+        model.train_on_batch(*batch_of(row))
+        still = [
+            weight.path
+            for weight in model.trainable_weights
+            if len(weight.shape) > 1 and np.array_equal(before[weight.path], keras.ops.convert_to_numpy(weight))
+        ]
+    assert not still
+
+
+@every_row
+def test_predict_gives_detections_of_fixed_size(row):
+    model = compiled(row.name, "float32")
+    found = model.predict(images_of(row), verbose=0)
+    count = found["scores"].shape[1]
+    assert found["boxes"].shape == (2, count, 4)
+    assert found["labels"].shape == (2, count)
+    padding = found["labels"] == -1
+    assert ((found["labels"] >= -1) & (found["labels"] < CLASSES)).all()
+    assert (found["scores"][padding] == 0).all()
+    assert (found["scores"][~padding] > 0).all()
+    assert (np.diff(found["scores"], axis=1) <= 0).all()
+    assert ((found["boxes"] >= 0) & (found["boxes"] <= SHAPE[0])).all()
+    assert ("masks" in found) == row.masks
+    if row.masks:
+        assert found["masks"].shape == (2, count, *SHAPE[:2])
+        assert set(np.unique(found["masks"])) <= {0, 1}
+
+
+@pytest.mark.parametrize(("row", "mode", "case"), cases("float32", "mixed_float16", "jit", of=CASES))
+def test_every_batch_gives_finite_losses_and_gradients(row, mode, case):
+    x, targets = batch_of(row, case)
+    model = compiled(row.name, mode)
+    logs = model.train_on_batch(x, targets, return_dict=True)
+    assert all(np.isfinite(float(value)) for value in logs.values())
+    assert all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in model.weights)
+
+
+@pytest.mark.parametrize(("row", "mode"), cases("mixed_bfloat16"))
+def test_bfloat16(row, mode):
+    model = compiled(row.name, mode)
+    logs = model.train_on_batch(*batch_of(row), return_dict=True)
+    assert all(np.isfinite(float(value)) for value in logs.values())
+    assert model.predict(images_of(row), verbose=0)["boxes"].dtype == "float32"
+
+
+@pytest.mark.parametrize("case", ["all empty", "crowd only"])
+@every_row
+def test_without_boxes_the_box_losses_are_exactly_zero(row, case):
+    x, targets = batch_of(row, case)
+    logs = compiled(row.name, "float32").test_on_batch(x, targets, return_dict=True)
+    assert [float(logs[name]) for name in row.box_losses] == [0.0] * len(row.box_losses)
+
+
+@every_row
+def test_without_boxes_the_classifier_still_learns(row):
+    model = compiled(row.name, "float32")
+    x, targets = batch_of(row, "all empty")
+    with fast(model):
+        losses = [float(model.train_on_batch(x, targets, return_dict=True)["loss"]) for _ in range(4)]
+        model.reset_metrics()
+    assert losses[-1] < losses[0]
+
+
+@every_row
+def test_save_and_load_in_a_fresh_process(row, tmp_path):
+    model = compiled(row.name, "float32")
+    model.save(tmp_path / "detector.keras")
+    x = images_of(row)
+    np.savez(tmp_path / "x.npz", **(x if row.proposals else {"images": x}))
+    script = (
+        "import sys, kvision, numpy as np\n"
+        "model = sys.modules['keras'].saving.load_model('detector.keras')\n"
+        "x = dict(np.load('x.npz'))\n"
+        "found = model.predict(x if len(x) > 1 else x['images'], verbose=0)\n"
+        "np.savez('found.npz', **found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    want = model.predict(x, verbose=0)
+    with np.load(tmp_path / "found.npz") as got:
+        for name, value in want.items():
+            assert_close(got[name], value, tolerance=(1e-4, 1e-4))  # threads may sum in another order
+    copy = keras.saving.load_model(tmp_path / "detector.keras")
+    assert len(copy.optimizer.variables) == len(model.optimizer.variables)
