@@ -50,7 +50,7 @@ NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 test-jax: .venv-jax/.jax
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
 		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/test_weights.py \
-		tests/test_contract.py tests/test_detector.py
+		tests/test_contract.py tests/detection/test_detector.py
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
 		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py -k "$(NETWORKS_ON_JAX)"
 

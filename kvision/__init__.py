@@ -6,15 +6,15 @@ The rooms that define what Keras must find in a saved model are imported here; t
 import importlib
 
 from kvision import applications as applications
-from kvision import detector as detector
 from kvision import layers as layers
 from kvision import losses as losses
 from kvision import metrics as metrics
 from kvision import optimizers as optimizers
+from kvision.detection import detector as detector
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("callbacks", "data", "drawing", "training", "weights")
+_ON_FIRST_USE = ("callbacks", "data", "drawing", "trackers", "training", "weights")
 
 
 def __getattr__(name):

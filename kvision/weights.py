@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras.src.utils.io_utils import print_msg
 
-from kvision.naming import unknown
+from kvision.errors import unknown
 
 SOURCES = ("torchvision", "timm", "transformers")
 

@@ -7,26 +7,27 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "kvision"
 
-# Each room and the rooms it may import. Siblings on one floor do not import each other; naming errors are for all, the
-# data contract for those who deliver batches and those who take them.
-FLOOR = {"ops", "naming"}
-PARTS = FLOOR | {"drawing"}
+# Each room and the rooms it may import. Siblings on one floor do not import each other; errors about names are for all,
+# the data contract for those who deliver batches and those who take them.
+FLOOR = {"ops", "errors"}
+PARTS = FLOOR | {"drawing", "contract", "losses", "metrics", "layers", "optimizers"}
 MAY_IMPORT = {
-    "naming": set(),
+    "errors": set(),
     "contract": set(),
-    "ops": {"naming"},
-    "drawing": {"naming", "contract"},
+    "ops": {"errors"},
+    "drawing": {"errors", "contract"},
     "losses": FLOOR,
     "metrics": FLOOR | {"contract"},
     "layers": FLOOR,
     "optimizers": FLOOR,
-    "detector": PARTS | {"contract", "losses", "metrics", "layers", "optimizers"},
-    "weights": PARTS | {"losses", "metrics", "layers", "optimizers"},
-    "applications": PARTS | {"losses", "metrics", "layers", "optimizers", "detector", "weights"},
-    "data": {"naming", "contract", "drawing"},
+    "weights": PARTS - {"contract"},
+    "detection": PARTS,
+    "applications": PARTS | {"detection", "weights"} - {"contract"},
+    "data": {"errors", "contract", "drawing"},
+    "trackers": {"errors", "drawing"},
+    "callbacks": PARTS | {"detection", "trackers", "weights"},
 }
-TOP = PARTS | {"contract", "losses", "metrics", "layers", "optimizers", "detector", "weights", "applications"}
-MAY_IMPORT |= {"training": TOP, "visualize": TOP, "callbacks": TOP - {"applications"}}
+MAY_IMPORT |= dict.fromkeys(("training", "visualize"), PARTS | {"detection", "weights", "applications"})
 
 # TensorFlow and JAX by name only where the design puts them.
 BACKEND_FILES = ("_tensorflow.py", "_jax.py")

@@ -5,8 +5,8 @@ import os
 import keras
 
 from kvision import weights as weight_files
+from kvision.errors import choose, unknown
 from kvision.layers import FeaturePyramid
-from kvision.naming import choose, unknown
 
 # Torchvision's detectors keep the backbone in `backbone.body`; all their other names are ours.
 DETECTOR_RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}

@@ -8,7 +8,7 @@ import sys
 
 import keras
 
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
 from kvision.weights import published_names
 
 

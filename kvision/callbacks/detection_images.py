@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 from kvision.callbacks.batches import detection_batches
-from kvision.callbacks.tracking import Overlay, Pictures, emit, optimizer_steps
 from kvision.contract import check_targets, paste_masks, pictures_of
 from kvision.drawing import detections, grid
+from kvision.trackers.tracking import Overlay, Pictures, emit, optimizer_steps
 
 SHEETS = 4  # pictures for the report, each a grid
 SIDE = 312  # pixels of the longer side of a picture in a grid

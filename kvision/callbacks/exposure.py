@@ -20,7 +20,7 @@ class Exposure(keras.callbacks.Callback):
     pre-training and to the fine-tuning, it holds what the paper compares with training from scratch. What validation
     sees does not count; a batch counts even if loss scaling skips its update.
 
-    - A `kvision.detector.Detector`, and any model that holds a `kvision.metrics.ExposureCount`, counts inside its
+    - A `kvision.detection.Detector`, and any model that holds a `kvision.metrics.ExposureCount`, counts inside its
       training step: labelled rows that are no crowd, and pixels of the valid part of each picture (`"image_size"`).
     - Any other model counts one instance an image, as the paper does for ImageNet, and the pixels of its input's fixed
       size; `pixels_seen` is left out where its inputs have none. Its images are read from Keras's own mean of the loss,

@@ -5,8 +5,8 @@ import numbers
 
 import keras
 
-from kvision.callbacks.tracking import optimizer_steps
-from kvision.naming import unknown
+from kvision.errors import unknown
+from kvision.trackers.tracking import optimizer_steps
 
 UNITS = ("step", "epoch", "images")
 

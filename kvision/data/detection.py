@@ -16,7 +16,7 @@ from keras.src.utils.io_utils import print_msg
 
 from kvision.data.geometry import area_xyxy, clip_xyxy, fit
 from kvision.data.outlines import draw_outline, parse_outline
-from kvision.naming import choose
+from kvision.errors import choose
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")  # pillow's names of what TensorFlow decodes

@@ -3,7 +3,7 @@
 import pathlib
 
 from kvision.data.detection import SUFFIXES, Annotation, Picture, Problem, detection_data, measure
-from kvision.naming import unknown
+from kvision.errors import unknown
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 

@@ -9,12 +9,12 @@ import typing
 
 import keras
 
+from kvision.errors import unknown
 from kvision.layers.convolution import Conv2D, DepthwiseConv2D
 from kvision.layers.deformable import DeformableConv2D
 from kvision.layers.maxout import Maxout
 from kvision.layers.normalization import BatchNormalization, GroupNormalization
 from kvision.layers.prelu import PReLU
-from kvision.naming import unknown
 
 INITIALIZERS = {
     "zero": lambda: keras.initializers.Zeros(),

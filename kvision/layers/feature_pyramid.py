@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision.errors import unknown
 from kvision.layers.conventions import conventions, kernel_initializer
-from kvision.naming import unknown
 from kvision.ops.roi import pyramid_levels
 
 EXTRAS = ("pool", "conv_input", "conv_output", None)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kvision.naming import choose
+from kvision.errors import choose
 
 _POOLINGS = {"max": ops.max, "average": ops.mean}
 

@@ -9,7 +9,7 @@ import typing
 import numpy as np
 from keras import ops
 
-from kvision.naming import unknown
+from kvision.errors import unknown
 from kvision.ops._backend import kernels
 
 

@@ -14,7 +14,7 @@ import math
 import keras
 from keras import ops
 
-from kvision import naming
+from kvision import errors
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -77,7 +77,7 @@ class OneCycle(Schedule):
                 f"three_phase={three_phase}; got {pct_start!r}."
             )
         if anneal_strategy not in ("cos", "linear"):
-            raise naming.unknown("anneal_strategy", anneal_strategy, ("cos", "linear"))
+            raise errors.unknown("anneal_strategy", anneal_strategy, ("cos", "linear"))
         self.max_lr = max_lr
         self.total_steps = total_steps
         self.pct_start = pct_start

@@ -8,7 +8,7 @@ import dataclasses
 import keras
 from keras.src.utils.io_utils import print_msg
 
-from kvision.naming import choose
+from kvision.errors import choose
 
 
 def freeze(model, up_to):

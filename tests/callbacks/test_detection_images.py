@@ -10,10 +10,10 @@ import wandb
 from PIL import Image
 
 from kvision.callbacks import DetectionImages, Report, WandbLogger
-from kvision.callbacks.tracking import Overlay, Pictures, Tracker
-from kvision.callbacks.wandb_overlay import wandb_image
-from tests.callbacks.report_page import page_data
-from tests.callbacks.wandb_file import column, read_run
+from kvision.trackers.tracking import Overlay, Pictures, Tracker
+from kvision.trackers.wandb_overlay import wandb_image
+from tests.trackers.report_page import page_data
+from tests.trackers.wandb_file import column, read_run
 
 SIZE = 40, 48
 NAMES = ("disc", "square")

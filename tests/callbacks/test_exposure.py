@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from kvision.callbacks import Exposure, RunHistory, Vitals, read_history
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
 from kvision.metrics import ExposureCount
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of

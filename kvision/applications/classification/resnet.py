@@ -18,9 +18,9 @@ from keras import ops
 
 from kvision.applications.building import finish, image_input, variant_row
 from kvision.applications.classification import imagenet
+from kvision.errors import choose
 from kvision.layers import MaxPooling2D
 from kvision.layers.conventions import conventions
-from kvision.naming import choose
 from kvision.weights import Published
 
 # Table 1 of the paper; "cifar" rows: section 4.2, 6n + 2 layers. `width` is that of the first stage.

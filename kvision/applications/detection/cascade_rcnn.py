@@ -15,7 +15,7 @@ from kvision.applications.building import finish_detector, inner_norm
 from kvision.applications.detection.fast_rcnn import Assembly, BoxBranch, Sample, dense_box_head
 from kvision.applications.detection.faster_rcnn import FasterRCNN, RegionProposals
 from kvision.applications.detection.mask_rcnn import MaskBranch, mask_head, refuse_neck, with_masks
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
 from kvision.layers import RoIAlign
 from kvision.ops import area_xyxy, clip_xyxy, decode_deltas
 
@@ -52,7 +52,7 @@ def CascadeRCNN(
         name: Of the model.
 
     Returns:
-        A `kvision.detector.Detector` with the losses `rpn_objectness_loss`, `rpn_box_loss` and, for the stages 1 to 3,
+        A `kvision.detection.Detector` with the losses `rpn_objectness_loss`, `rpn_box_loss` and, for the stages 1 to 3,
         `classification_loss_1`, `box_loss_1` and, with masks, `mask_loss_1`, …
 
     Raises:

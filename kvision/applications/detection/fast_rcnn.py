@@ -20,11 +20,11 @@ from kvision.applications.building import image_input, load_weights, pyramid_bac
 from kvision.applications.classification import imagenet
 from kvision.applications.classification.resnet import ResNet50
 from kvision.applications.classification.vgg import VGG16
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
+from kvision.errors import choose
 from kvision.layers import RoIPooling
 from kvision.layers.conventions import conventions
 from kvision.losses import smooth_l1_loss
-from kvision.naming import choose
 from kvision.ops import (
     BACKGROUND,
     IGNORED,
@@ -88,7 +88,7 @@ def FastRCNN(
         name: Of the model.
 
     Returns:
-        A `kvision.detector.Detector` with the losses `classification_loss` and `box_loss`.
+        A `kvision.detection.Detector` with the losses `classification_loss` and `box_loss`.
 
     Raises:
         ValueError: on a wrong shape, an unknown head or norm, or a backbone without the levels needed.

@@ -31,11 +31,11 @@ from kvision.applications.detection.fast_rcnn import (
     split_at_c4,
     stage_box_head,
 )
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
+from kvision.errors import choose
 from kvision.layers import RoIAlign
 from kvision.layers.conventions import conventions
 from kvision.losses import smooth_l1_loss
-from kvision.naming import choose
 from kvision.ops import (
     BACKGROUND,
     FPN_SIZES,
@@ -117,7 +117,7 @@ def FasterRCNN(
         name: Of the model.
 
     Returns:
-        A `kvision.detector.Detector` with the losses `rpn_objectness_loss`, `rpn_box_loss`, `classification_loss` and
+        A `kvision.detection.Detector` with the losses `rpn_objectness_loss`, `rpn_box_loss`, `classification_loss` and
         `box_loss`.
 
     Raises:

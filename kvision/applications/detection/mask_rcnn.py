@@ -15,7 +15,7 @@ from kvision.applications.building import finish_detector, inner_norm
 from kvision.applications.detection import coco, faster_rcnn
 from kvision.applications.detection.fast_rcnn import Assembly, read_regions, read_targets
 from kvision.applications.detection.faster_rcnn import FasterRCNN, FasterRCNNHead
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
 from kvision.layers import RoIAlign
 from kvision.layers.conventions import conventions
 from kvision.ops import BACKGROUND
@@ -60,7 +60,7 @@ def MaskRCNN(
         name: Of the model.
 
     Returns:
-        A `kvision.detector.Detector` with the losses of `FasterRCNN` and `mask_loss`. Targets need `"masks"`
+        A `kvision.detection.Detector` with the losses of `FasterRCNN` and `mask_loss`. Targets need `"masks"`
         [b, n, h, w] or `"box_masks"` [b, n, s, s]. Its detections have `"box_masks"` [b, k, 28, 28], scores in 0…1, and
         `"masks"` [b, k, h, w], the same pasted at full size and cut at 0.5, uint8.
 

@@ -22,7 +22,7 @@ from kvision.applications.building import (
 from kvision.applications.classification import imagenet
 from kvision.applications.classification.resnet import ResNet50
 from kvision.applications.detection import coco
-from kvision.detector import Detector
+from kvision.detection.detector import Detector
 from kvision.layers.conventions import conventions
 from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
 from kvision.ops import (
@@ -84,7 +84,7 @@ def RetinaNet(
         name: Of the model.
 
     Returns:
-        A `kvision.detector.Detector`. Its losses are `classification_loss` and `box_loss`; `predict` gives 300
+        A `kvision.detection.Detector`. Its losses are `classification_loss` and `box_loss`; `predict` gives 300
         detections an image, those of score 0.05 and more.
 
     Raises:

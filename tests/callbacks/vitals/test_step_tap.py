@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.callbacks import DeadReLU, GradientNorm, UpdateRatio, Vitals, step_tap
-from tests.callbacks.vital_runs import Record, compiled, data, dense_model, fit, run, to_numpy
+from kvision.callbacks import DeadReLU, GradientNorm, UpdateRatio, Vitals
+from kvision.callbacks.vitals import step_tap
+from tests.callbacks.vitals.vital_runs import Record, compiled, data, dense_model, fit, run, to_numpy
 
 
 def attributes(model):
@@ -223,7 +224,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import keras
 import numpy as np
 from kvision.callbacks import DeadReLU, GradientNorm, UpdateRatio
-from tests.callbacks.vital_runs import compiled, data, dense_model, fit
+from tests.callbacks.vitals.vital_runs import compiled, data, dense_model, fit
 
 def train(scope, policy):
     keras.mixed_precision.set_dtype_policy(policy)

@@ -4,12 +4,12 @@ import math
 
 from keras.src.utils.io_utils import print_msg
 
-from kvision.callbacks import tracking
-from kvision.callbacks.advice import Adviser
-from kvision.callbacks.dead_relu import DeadReLU
-from kvision.callbacks.gradient_norm import GradientNorm
-from kvision.callbacks.step_tap import Vital
-from kvision.callbacks.update_ratio import UpdateRatio
+from kvision.callbacks.vitals.advice import Adviser
+from kvision.callbacks.vitals.dead_relu import DeadReLU
+from kvision.callbacks.vitals.gradient_norm import GradientNorm
+from kvision.callbacks.vitals.step_tap import Vital
+from kvision.callbacks.vitals.update_ratio import UpdateRatio
+from kvision.trackers import tracking
 
 
 class Vitals(Vital):
@@ -28,7 +28,7 @@ class Vitals(Vital):
         update_ratio: The `UpdateRatio`, with `ratios`.
         dead_relu: The `DeadReLU`, with `dead` and `shares`.
         gradient_norm: The `GradientNorm`, with `norms` and `global_norm`.
-        advice: The sentences of the latest fit, as `kvision.callbacks.tracking.Advice`.
+        advice: The sentences of the latest fit, as `kvision.trackers.tracking.Advice`.
 
     Example:
 

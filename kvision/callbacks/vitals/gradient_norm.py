@@ -2,7 +2,7 @@
 
 import math
 
-from kvision.callbacks.step_tap import Vital
+from kvision.callbacks.vitals.step_tap import Vital
 
 
 class GradientNorm(Vital):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kvision.callbacks.report_data import (
+from kvision.trackers.report_data import (
     BUCKETS,
     COLUMNS,
     MISSING,

@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 from kvision.callbacks import DeadReLU
-from kvision.callbacks.step_tap import is_relu
-from tests.callbacks.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
+from kvision.callbacks.vitals.step_tap import is_relu
+from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
 
 BATCH, BATCHES = 32, 8  # 256 examples an epoch: the fewest that a verdict rests on
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import UpdateRatio
-from tests.callbacks.vital_runs import (
+from tests.callbacks.vitals.vital_runs import (
     ROWS,
     Record,
     compiled,

@@ -5,8 +5,8 @@ import gc
 import keras
 import pytest
 
-from kvision.callbacks import tracking
-from kvision.callbacks.tracking import Advice, Measurement, Pictures, Tracker, emit, optimizer_steps
+from kvision.trackers import tracking
+from kvision.trackers.tracking import Advice, Measurement, Pictures, Tracker, emit, optimizer_steps
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 
 

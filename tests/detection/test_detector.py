@@ -12,7 +12,7 @@ from tests.applications.detection.rows import CLASSES, ROWS
 from tests.applications.detection.test_detectors import batch_of
 from tests.support import assert_close
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 ROW = ROWS[0]
 
 
@@ -144,7 +144,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import numpy as np
 from kvision.optimizers import SGD
-from tests.test_detector import ROW, batch_of, detector
+from tests.detection.test_detector import ROW, batch_of, detector
 
 def train(scope):
     with scope:

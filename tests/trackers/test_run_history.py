@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import LearningRate, RunHistory, read_history
-from kvision.callbacks.files import replace_file, writable_directory
-from kvision.callbacks.tracking import Advice, Measurement, Pictures, emit
+from kvision.trackers.files import replace_file, writable_directory
+from kvision.trackers.tracking import Advice, Measurement, Pictures, emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 
 

@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 from keras.src.utils.io_utils import print_msg
 
-from kvision.callbacks.step_tap import EXAMPLES, Vital, replaced, unique_names
-from kvision.callbacks.tracking import optimizer_steps
+from kvision.callbacks.vitals.step_tap import EXAMPLES, Vital, replaced
+from kvision.trackers.tracking import optimizer_steps, unique_names
 
 FEWEST_EXAMPLES = 256  # where an epoch has fewer than EXAMPLES
 HEALTHY = (0.0, 0.4)

@@ -12,14 +12,13 @@ import time
 import keras
 from keras.src.utils.io_utils import print_msg
 
-from kvision.callbacks import tracking
-from kvision.callbacks.files import replace_file
-from kvision.callbacks.report_data import ReportData, plain
-from kvision.callbacks.report_pictures import PictureBook
-from kvision.callbacks.run_history import RunHistory, read_history
-from kvision.callbacks.step_tap import unique_names
-from kvision.callbacks.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps
-from kvision.callbacks.wandb_config import describe, mask_secrets
+from kvision.trackers import tracking
+from kvision.trackers.files import replace_file
+from kvision.trackers.report_data import ReportData, plain
+from kvision.trackers.report_images import PictureBook
+from kvision.trackers.run_config import describe, mask_secrets
+from kvision.trackers.run_history import RunHistory, read_history
+from kvision.trackers.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps, unique_names
 
 LAYERS = 1_000  # rows of the model's summary
 QUIET = 60  # seconds within a long epoch after which the page is written again
@@ -178,7 +177,7 @@ class Report(Tracker):
 
 @functools.cache
 def _resource(name):
-    return (importlib.resources.files("kvision.callbacks") / "report_page" / name).read_text(encoding="utf-8")
+    return (importlib.resources.files("kvision.trackers") / "report_page" / name).read_text(encoding="utf-8")
 
 
 def _rows(layer, depth=0):

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import statistics
 
-from kvision.callbacks import dead_relu, update_ratio
+from kvision.callbacks.vitals import dead_relu, update_ratio
 
 WARM_UP = 50  # optimizer steps at the start of a fit about which nothing is said
 GROWN = 5.0  # how many times larger the median layer's weights may become

@@ -10,8 +10,8 @@ import time
 import numpy as np
 from keras.src.utils.io_utils import print_msg
 
-from kvision.callbacks.files import replace_file, writable_directory
-from kvision.callbacks.tracking import Advice, Measurement, Tracker, optimizer_steps
+from kvision.trackers.files import replace_file, writable_directory
+from kvision.trackers.tracking import Advice, Measurement, Tracker, optimizer_steps
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

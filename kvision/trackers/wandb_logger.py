@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras.src.utils.io_utils import print_msg
 
-from kvision.callbacks.files import writable_directory
-from kvision.callbacks.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps
-from kvision.callbacks.wandb_config import describe, mask_secrets
-from kvision.callbacks.wandb_mode import choose_mode
-from kvision.callbacks.wandb_overlay import wandb_image
-from kvision.naming import unknown
+from kvision.errors import unknown
+from kvision.trackers.files import writable_directory
+from kvision.trackers.run_config import describe, mask_secrets
+from kvision.trackers.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps
+from kvision.trackers.wandb_mode import choose_mode
+from kvision.trackers.wandb_overlay import wandb_image
 
 STEP = "trainer/step"
 MODES = ("online", "offline", "disabled")

@@ -9,9 +9,9 @@ import pytest
 from keras import layers
 
 from kvision.callbacks import Vitals
-from kvision.callbacks.advice import Adviser
-from kvision.callbacks.step_tap import Norms
-from tests.callbacks.vital_runs import Record
+from kvision.callbacks.vitals.advice import Adviser
+from kvision.callbacks.vitals.step_tap import Norms
+from tests.callbacks.vitals.vital_runs import Record
 
 EXAMPLES, BATCH, EPOCHS, EVERY = 256, 16, 12, 30  # 16 steps an epoch: measured at 1, 30, 60, ..., 180
 

@@ -125,6 +125,15 @@ def optimizer_steps(model):
     return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
+def unique_names(names):
+    """The names in order; one that came before gets a number, since dicts are keyed by them."""
+    seen, unique = {}, []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
+
+
 def emit(callback, event):
     """Hand `event` to every tracker of the `fit` that `callback` takes part in.
 

@@ -2,7 +2,7 @@
 
 import statistics
 
-from kvision.callbacks.step_tap import Vital
+from kvision.callbacks.vitals.step_tap import Vital
 
 HEALTHY = (1e-5, 2e-2)  # the range in which nothing is said; 1e-3 is the middle
 

@@ -21,12 +21,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision.callbacks import tracking
+from kvision.trackers import tracking
 
 if keras.backend.backend() == "jax":
-    from kvision.callbacks._tap_jax import Recorder
+    from kvision.callbacks.vitals._tap_jax import Recorder
 else:
-    from kvision.callbacks._tap_tensorflow import Recorder
+    from kvision.callbacks.vitals._tap_tensorflow import Recorder
 
 EXAMPLES = 1024  # examples to look at before a unit that never fired is called dead
 
@@ -176,7 +176,7 @@ class StepTap:
         """Tell the vitals which units fired since the last look."""
         fired = self._recorder.take_fired() if self._tapped is not None else {}
         if fired:
-            paths = unique_names(layer.path or layer.name for layer, _ in self._relus.values())
+            paths = tracking.unique_names(layer.path or layer.name for layer, _ in self._relus.values())
             fired = {path: fired[key] for key, path in zip(self._relus, paths, strict=True) if key in fired}
             for vital in self._vitals:
                 vital.looked(fired)
@@ -309,7 +309,7 @@ class StepTap:
 
     def _norms(self, values):
         rate, values = float(values[0]), values[1:].reshape(3, -1).tolist()
-        paths = unique_names(variable.path for variable in self._variables)
+        paths = tracking.unique_names(variable.path for variable in self._variables)
         shapes = {path: tuple(variable.shape) for path, variable in zip(paths, self._variables, strict=True)}
         gradients, weights, updates = (dict(zip(paths, row, strict=True)) for row in values)
         for index in self._without_gradient:
@@ -343,15 +343,6 @@ def is_relu(function):
     except Exception:  # a function of something else: no ReLU
         return False
     return bool(np.all(left == 0) and np.all(right > 0))
-
-
-def unique_names(names):
-    """The names in order; one that came before gets a number, since dicts are keyed by them."""
-    seen, unique = {}, []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return unique
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from kvision.callbacks.report import Report
-from kvision.callbacks.tracking import Advice, Measurement
-from kvision.callbacks.vitals import Vitals
-from tests.callbacks.report_page import open_in_browser, page_data
+from kvision.callbacks.vitals.vitals import Vitals
+from kvision.trackers.report import Report
+from kvision.trackers.tracking import Advice, Measurement
 from tests.callbacks.runs import STEPS, fit_tiny, tiny_model
-from tests.callbacks.test_report import EVIL, long_run, started
+from tests.trackers.report_page import open_in_browser, page_data
+from tests.trackers.test_report import EVIL, long_run, started
 
 pytestmark = pytest.mark.browser
 PROBE = (pathlib.Path(__file__).parent / "report_probe.js").read_text()

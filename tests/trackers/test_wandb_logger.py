@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import wandb
 
-import kvision.callbacks
+import kvision.trackers
 from kvision.callbacks import LearningRate, WandbLogger
-from kvision.callbacks.tracking import Advice, Measurement, Pictures, emit
-from kvision.callbacks.wandb_config import mask_secrets
+from kvision.trackers.run_config import mask_secrets
+from kvision.trackers.tracking import Advice, Measurement, Pictures, emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
-from tests.callbacks.wandb_file import column, read_run
-from tests.callbacks.wandb_server import serve
+from tests.trackers.wandb_file import column, read_run
+from tests.trackers.wandb_server import serve
 
 KEY = "0123456789abcdef" * 2 + "planted0"
 
@@ -458,7 +458,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_training(tmp_path
 
 
 def test_importing_the_callbacks_imports_no_wandb():
-    for path in pathlib.Path(kvision.callbacks.__file__).parent.glob("*.py"):
+    for path in pathlib.Path(kvision.trackers.__file__).parent.glob("*.py"):
         for statement in ast.parse(path.read_text()).body:
             names = [name.name for name in getattr(statement, "names", [])] + [getattr(statement, "module", None) or ""]
             assert not {name.split(".")[0] for name in names} & {"wandb", "requests", "matplotlib"}, path
