@@ -8,12 +8,13 @@ PYTEST := -m pytest -n 2 --dist loadgroup
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help train test check format bench gpu build clean test-parity test-jax test-real test-browser
+.PHONY: help train test check format bench gpu build clean test-slow test-parity test-jax test-real test-browser
 
 help:
-	@echo "make train          train a network on real digits (DATA=folder/ for your own pictures)"
-	@echo "make test           the tests"
-	@echo "make check          lint, format and the tests of the rooms you touched"
+	@echo "make train          train a network on real digits (DATA=folder/ for your own images)"
+	@echo "make test           the tests that prove your machine: correctness, errors, saving, one fit a family"
+	@echo "make test-slow      the others: XLA and 16 bits for every network, long runs, the examples"
+	@echo "make check          lint, format and the tests that your change can break"
 	@echo "make format         let ruff mend what it can"
 	@echo "make build          wheel and sdist into dist/"
 	@echo "make bench          kvision beside its peers (ONLY=name for one row); writes benchmarks/RESULTS.md"
@@ -25,6 +26,9 @@ train: $(VENV)/.examples
 
 test: $(VENV)/.test
 	$(BIN)/python $(PYTEST) --durations=15 $(ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python $(PYTEST) --durations=15 -m "$(SLOW)" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,6 +46,8 @@ build: $(VENV)/.dev
 test-parity: .venv-parity/.parity
 	.venv-parity/bin/python $(PYTEST) -m parity --durations=5 $(ARGS)
 
+SLOW := slow and not (parity or jax or real or browser or gpu)
+
 # Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
 # detectors, one of each kind.
 NETWORKS_ON_JAX := (one_step_of_fit or save_and_load or fresh_process) and not (fast_rcnn or faster_rcnn or cascade)
@@ -49,8 +55,8 @@ NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 
 test-jax: .venv-jax/.jax
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
-		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/test_weights.py \
-		tests/test_contract.py tests/detection/test_detector.py
+		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/trackers \
+		tests/detection tests/test_weights.py tests/test_contract.py
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
 		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py -k "$(NETWORKS_ON_JAX)"
 
