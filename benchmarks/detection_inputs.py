@@ -22,16 +22,16 @@ REGIONS = {
 }
 
 
-def moved_taps(batch=2, cells=50, channels=256):
+def deformable_inputs(batch=2, cells=50, channels=256):
     """Map, offsets (y, x of each of nine taps), factors of the taps, kernel, and a gradient."""
     rng = np.random.default_rng(0)
-    place = (batch, cells, cells)
+    cells_shape = (batch, cells, cells)
     arrays = (
-        rng.normal(size=(*place, channels)),
-        2 * rng.normal(size=(*place, 18)),
-        1 / (1 + np.exp(-rng.normal(size=(*place, 9)))),
+        rng.normal(size=(*cells_shape, channels)),
+        2 * rng.normal(size=(*cells_shape, 18)),
+        1 / (1 + np.exp(-rng.normal(size=(*cells_shape, 9)))),
         rng.normal(size=(3, 3, channels, channels)) / 48,
-        rng.normal(size=(*place, channels)),
+        rng.normal(size=(*cells_shape, channels)),
     )
     return tuple(array.astype("float32") for array in arrays)
 
@@ -60,7 +60,7 @@ def anchors_and_truth(num_anchors=100_000, num_boxes=50, size=800):
 
 
 def batch():
-    """Pictures in 0…1, boxes, labels and rectangular masks [b, n, h, w]."""
+    """Images in 0…1, boxes, labels and rectangular masks [b, n, h, w]."""
     rng = np.random.default_rng(0)
     corners, sides = rng.uniform(0, 180, (BATCH, BOXES, 2)), rng.uniform(30, 130, (BATCH, BOXES, 2))
     boxes = np.concatenate([corners, corners + sides], axis=-1).astype("float32")

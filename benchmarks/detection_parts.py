@@ -34,8 +34,8 @@ def parts_of(detector, images, targets):
         return dict(zip(levels, maps, strict=True))
 
     def classify(bins):
-        answer = head.box_branch.box_head(bins, training=True)
-        return tf.add_n([tf.reduce_sum(output) for output in answer.values()])
+        outputs = head.box_branch.box_head(bins, training=True)
+        return tf.add_n([tf.reduce_sum(output) for output in outputs.values()])
 
     parts = {
         "trunk": _both(lambda: body(images, training=True), body.trainable_weights),

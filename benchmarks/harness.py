@@ -1,4 +1,4 @@
-"""The worker's side of a benchmark: builds cases, runs them when told to, and answers in JSON lines.
+"""The worker's side of a benchmark: builds cases, runs them when told to, and replies in JSON lines.
 
 A file of cases defines `CASES = {name: factory}` and ends with `serve(CASES)`. `factory()` returns `step`, or `(step,
 facts)`: `step()` runs one synchronous iteration, and may return its own `Milliseconds`; `facts` may hold `flop`
@@ -22,9 +22,9 @@ class Milliseconds(float):
 
 
 def serve(cases):
-    """Answer `{"build": name}`, `{"run": repetitions}` and `{"parts": repetitions}` from standard input."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    """Reply to `{"build": name}`, `{"run": repetitions}` and `{"parts": repetitions}` from standard input."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not mix with the replies
     step = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -35,17 +35,17 @@ def serve(cases):
                 step, facts = built if isinstance(built, tuple) else (built, {})
                 parts = facts.pop("parts", dict)
                 first, best = _warm_up(step)
-                answer = {"first_ms": first, "best_ms": best, "build_s": time.perf_counter() - start, **facts}
+                reply = {"first_ms": first, "best_ms": best, "build_s": time.perf_counter() - start, **facts}
             elif "parts" in request:
-                answer = {"parts": {name: _part(part, request["parts"]) for name, part in parts().items()}}
+                reply = {"parts": {name: _part(part, request["parts"]) for name, part in parts().items()}}
             else:
                 times, foreign = _timed(step, request["run"])
-                answer = {"times": times, "foreign": foreign}
-            answer["peak_mb"] = peak_megabytes()
+                reply = {"times": times, "foreign": foreign}
+            reply["peak_mb"] = peak_megabytes()
         except Exception as error:  # a case that fails is a row of the table, not the end of the run
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
-        answers.write(json.dumps(answer) + "\n")
+            reply = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
+        replies.write(json.dumps(reply) + "\n")
     os._exit(0)  # some libraries hang in their own clean-up
 
 
@@ -106,7 +106,7 @@ def _part(step, repetitions):
 
 
 def _timed(step, repetitions):
-    """Milliseconds of each iteration, and the share of the cores that other processes used meanwhile."""
+    """Milliseconds of each iteration, and the fraction of the cores that other processes used meanwhile."""
     busy, own, wall = busy_seconds(), _own_seconds(), time.perf_counter()
     times = []
     for _ in range(repetitions):

@@ -150,7 +150,7 @@ COMPARISONS = [
     detection("faster-rcnn", "Faster R-CNN R50-FPN training step, batch 2, 320x320", 0.70, memory=1.2),
     detection(
         "faster-rcnn-inference",
-        "Faster R-CNN R50-FPN, one 320x320 picture",
+        "Faster R-CNN R50-FPN, one 320x320 image",
         1.00,
         note=(
             "With random weights 2 of the 1,000 rows are proposals and the rest is padding, which a fixed size "
@@ -159,7 +159,7 @@ COMPARISONS = [
     ),
     detection("mask-rcnn", "Mask R-CNN R50-FPN training step, batch 2, 320x320, 32 mask samples", 0.80, memory=1.2),
     detection("mask-rcnn-128", "the same with 128 mask samples; reported, without a target"),
-    detection("mask-rcnn-inference", "Mask R-CNN R50-FPN, one 320x320 picture", 1.00),
+    detection("mask-rcnn-inference", "Mask R-CNN R50-FPN, one 320x320 image", 1.00),
     Comparison(
         "coco-ap",
         "COCO average precision of 5,000 images with 100 detections each",

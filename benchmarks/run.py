@@ -29,7 +29,7 @@ from plans import COMPARISONS
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
 STORE, PAGE = HERE / "results.json", HERE / "RESULTS.md"
-MOST_FOREIGN = 0.08  # share of the cores that others may use in a round that counts
+MOST_FOREIGN = 0.08  # fraction of the cores that others may use in a round that counts
 ROUND_MS = 1500  # a case is repeated within a round until about this much time has passed
 
 MALLOC = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
@@ -134,7 +134,7 @@ def compare(comparison, log):
             workers[label] = worker
     rounds = _rounds(workers, comparison.rounds)
     for label, worker in workers.items():
-        times = [time for turn in rounds for time in turn[label]["times"]]
+        times = [time for replies in rounds for time in replies[label]["times"]]
         rows[label] = {
             "median_ms": statistics.median(times),
             "low_ms": min(times),
@@ -144,7 +144,7 @@ def compare(comparison, log):
             **{fact: worker.built[fact] for fact in ("flop", "images") if fact in worker.built},
         }
         if label != "kvision" and "kvision" in workers:
-            pairs = [(_median(turn["kvision"]), _median(turn[label])) for turn in rounds]
+            pairs = [(_median(replies["kvision"]), _median(replies[label])) for replies in rounds]
             rows[label]["ratio"] = statistics.median(ours / theirs for ours, theirs in pairs)
         if label == "kvision" and (parts := worker.ask(parts=5).get("parts")):
             rows[label]["parts"] = parts
@@ -156,7 +156,7 @@ def compare(comparison, log):
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "rounds": len(rounds),
-        "foreign": max(answer["foreign"] for turn in rounds for answer in turn.values()),
+        "foreign": max(reply["foreign"] for replies in rounds for reply in replies.values()),
         "rows": rows,
     }
 
@@ -169,24 +169,24 @@ def peak(case, log):
     return worker.built["flop"] / best / 1e6
 
 
-def _rounds(workers, wanted):
+def _rounds(workers, number):
     """The rounds that ran undisturbed, or, where there are too few, the two least disturbed."""
     rounds = []
-    for attempt in range(2 * wanted):
-        wait_until_quiet(60 if attempt < wanted else 10)
-        turn = {label: worker.ask(run=worker.repetitions) for label, worker in workers.items()}
-        foreign = max(answer["foreign"] for answer in turn.values())
-        rounds.append((foreign, turn))
-        shown = "  ".join(f"{label} {_median(answer):.0f}" for label, answer in turn.items())
+    for attempt in range(2 * number):
+        wait_until_quiet(60 if attempt < number else 10)
+        replies = {label: worker.ask(run=worker.repetitions) for label, worker in workers.items()}
+        foreign = max(reply["foreign"] for reply in replies.values())
+        rounds.append((foreign, replies))
+        shown = "  ".join(f"{label} {_median(reply):.0f}" for label, reply in replies.items())
         print(f"    round {attempt + 1}: {shown} ms, others used {foreign:.0%} of the cores", flush=True)
-        if sum(foreign <= MOST_FOREIGN for foreign, _ in rounds) >= wanted:
+        if sum(foreign <= MOST_FOREIGN for foreign, _ in rounds) >= number:
             break
-    quiet = [turn for foreign, turn in rounds if foreign <= MOST_FOREIGN]
-    return quiet if len(quiet) >= 2 else [turn for _, turn in sorted(rounds, key=lambda pair: pair[0])[:2]]
+    quiet = [replies for foreign, replies in rounds if foreign <= MOST_FOREIGN]
+    return quiet if len(quiet) >= 2 else [replies for _, replies in sorted(rounds, key=lambda pair: pair[0])[:2]]
 
 
-def _median(answer):
-    return statistics.median(answer["times"])
+def _median(reply):
+    return statistics.median(reply["times"])
 
 
 def machine():
@@ -241,7 +241,7 @@ def _by_part(parts):
 
 def _table(comparison, result):
     rows = result["rows"]
-    yield "| | median ms | lowest … highest | kvision / peer | wanted | peak MB | first call s |"
+    yield "| | median ms | lowest … highest | kvision / peer | target | peak MB | first call s |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     ours = rows["kvision"]
     for label, row in rows.items():
@@ -250,15 +250,15 @@ def _table(comparison, result):
             continue
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
         target = comparison.targets.get(label)
-        wanted = f"{target:.2f} {'✓' if row.get('ratio', 9) <= target else '✗'}" if target else ""
+        target = f"{target:.2f} {'✓' if row.get('ratio', 9) <= target else '✗'}" if target else ""
         if label == "kvision" and comparison.most_ms:
-            wanted = f"at most {comparison.most_ms} ms {'✓' if row['median_ms'] <= comparison.most_ms else '✗'}"
+            target = f"at most {comparison.most_ms} ms {'✓' if row['median_ms'] <= comparison.most_ms else '✗'}"
         memory = f"{row['peak_mb']:,}"
         if (limit := comparison.memory.get(label)) and "peak_mb" in ours:
-            share = ours["peak_mb"] / row["peak_mb"]
-            memory += f" ({share:.2f}, wanted {limit:.2f} {'✓' if share <= limit else '✗'})"
+            fraction = ours["peak_mb"] / row["peak_mb"]
+            memory += f" ({fraction:.2f}, target {limit:.2f} {'✓' if fraction <= limit else '✗'})"
         span = f"{row['low_ms']:.0f} … {row['high_ms']:.0f}"
-        yield f"| {label} | {row['median_ms']:.0f} | {span} | {ratio} | {wanted} | {memory} | {row['first_s']:.1f} |"
+        yield f"| {label} | {row['median_ms']:.0f} | {span} | {ratio} | {target} | {memory} | {row['first_s']:.1f} |"
     yield ""
     told = [f"{result['date']}, {result['rounds']} rounds, other processes used at most {result['foreign']:.0%}."]
     if "flop" in ours:

@@ -14,7 +14,7 @@ FOUND, CLASSES, MOST, BATCH = 100, 80, 14, 16
 
 
 def scene(images):
-    """Arrays of the data contract: 1 to 14 objects a picture of 640x640, and detections, a third of them near one."""
+    """Arrays of the data contract: 1 to 14 objects a image of 640x640, and detections, a third of them near one."""
     rng = np.random.default_rng(0)
 
     def corners_and_sides(*shape):

@@ -27,9 +27,9 @@ def forward_and_backward(function, *tensors, gradient):
     return both
 
 
-def roi_align(place):
+def roi_align(level):
     def factory():
-        features, boxes, gradient, scale = inputs.regions(**inputs.REGIONS[place])
+        features, boxes, gradient, scale = inputs.regions(**inputs.REGIONS[level])
         boxes = tf.constant(boxes[None])
         return forward_and_backward(
             lambda maps: ops.roi_align(maps, boxes, 7, scale, sampling_ratio=2), features, gradient=gradient[None]
@@ -39,7 +39,7 @@ def roi_align(place):
 
 
 def deform_conv():
-    features, offsets, factors, kernel, gradient = inputs.moved_taps()
+    features, offsets, factors, kernel, gradient = inputs.deformable_inputs()
     return forward_and_backward(
         lambda x, moves, mask, taps: ops.deform_conv2d(x, moves, taps, mask=mask, padding=1),
         features,
@@ -70,14 +70,14 @@ def backbone(*levels):
     )
 
 
-def batch(masks):
-    images, boxes, labels, outlines = inputs.batch()
+def batch(with_masks):
+    images, boxes, labels, masks = inputs.batch()
     targets = {"boxes": boxes, "labels": labels}
-    return 255 * images, targets | ({"masks": outlines} if masks else {})
+    return 255 * images, targets | ({"masks": masks} if with_masks else {})
 
 
 def detector(builder, *levels, masks=False, inference=False, **options):
-    """A training step by `train_on_batch`, or the detections of one picture."""
+    """A training step by `train_on_batch`, or the detections of one image."""
 
     def factory():
         keras.utils.set_random_seed(0)
@@ -95,7 +95,7 @@ def detector(builder, *levels, masks=False, inference=False, **options):
     return factory
 
 
-CASES = {f"roi-align:{place}": roi_align(place) for place in inputs.REGIONS}
+CASES = {f"roi-align:{level}": roi_align(level) for level in inputs.REGIONS}
 CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
 CASES |= {
     "retinanet": detector(applications.RetinaNet, *LEVELS[1:]),

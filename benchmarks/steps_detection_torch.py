@@ -15,9 +15,9 @@ def channels_first(array):
     return torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
 
 
-def roi_align(place):
+def roi_align(level):
     def factory():
-        features, boxes, gradient, scale = inputs.regions(**inputs.REGIONS[place])
+        features, boxes, gradient, scale = inputs.regions(**inputs.REGIONS[level])
         maps, gradient = channels_first(features).requires_grad_(), channels_first(gradient)
         regions = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes)], dim=1)
 
@@ -30,7 +30,7 @@ def roi_align(place):
 
 
 def deform_conv():
-    features, offsets, factors, kernel, gradient = inputs.moved_taps()
+    features, offsets, factors, kernel, gradient = inputs.deformable_inputs()
     x, moves, mask = (channels_first(array).requires_grad_() for array in (features, offsets, factors))
     taps = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).requires_grad_()
     gradient = channels_first(gradient)
@@ -54,7 +54,7 @@ def suppression():
 
 
 def detector(name, inference=False, channels_last=True):
-    """A training step with frozen batch norm, or the detections of one picture."""
+    """A training step with frozen batch norm, or the detections of one image."""
 
     def factory():
         torch.manual_seed(0)
@@ -64,19 +64,19 @@ def detector(name, inference=False, channels_last=True):
         freeze_norms(model)
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        pictures, boxes, labels, masks = (torch.from_numpy(array) for array in inputs.batch())
-        pictures = [picture.permute(2, 0, 1).contiguous() for picture in pictures]
+        images, boxes, labels, masks = (torch.from_numpy(array) for array in inputs.batch())
+        images = [image.permute(2, 0, 1).contiguous() for image in images]
         rows = zip(boxes, labels.long() + classes - inputs.CLASSES, masks, strict=True)
         targets = [dict(zip(("boxes", "labels", "masks"), row, strict=True)) for row in rows]
         if inference:
             model.eval()
-            return torch.no_grad()(lambda: model(pictures[:1]))
+            return torch.no_grad()(lambda: model(images[:1]))
         model.train()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-4, momentum=0.9)
 
         def step():
             optimizer.zero_grad(set_to_none=True)
-            loss = sum(model(pictures, targets).values())
+            loss = sum(model(images, targets).values())
             loss.backward()
             optimizer.step()
             return float(loss)
@@ -95,7 +95,7 @@ def freeze_norms(module):
             freeze_norms(child)
 
 
-CASES = {f"roi-align:{place}": roi_align(place) for place in inputs.REGIONS}
+CASES = {f"roi-align:{level}": roi_align(level) for level in inputs.REGIONS}
 CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
 CASES |= {
     "retinanet": detector("retinanet_resnet50_fpn"),

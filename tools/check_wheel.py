@@ -9,17 +9,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def main(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    wanted = {
+    expected = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "kvision").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    for name in sorted(names - wanted):
+    for name in sorted(names - expected):
         print(f"in the wheel, not in the package: {name}")
-    for name in sorted(wanted - names):
+    for name in sorted(expected - names):
         print(f"in the package, not in the wheel: {name}")
     print(f"{wheel}: {len(names)} files")
-    return 0 if names == wanted else 1
+    return 0 if names == expected else 1
 
 
 if __name__ == "__main__":

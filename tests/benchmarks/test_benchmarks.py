@@ -1,4 +1,4 @@
-"""The benchmark's machinery on the CPU: plans name cases, a worker answers, the page shows misses as misses."""
+"""The benchmark's machinery on the CPU: plans name cases, a worker replies, the page shows misses as misses."""
 
 import json
 import os
@@ -47,9 +47,9 @@ def test_a_worker_times_what_it_is_told():
     assert 5.0 <= parts["parts"]["nap"] < min(ran["times"])
 
 
-def test_a_case_that_fails_is_an_answer():
-    (answer,) = ask({"build": "fail"})
-    assert answer["error"].startswith("ZeroDivisionError")
+def test_a_case_that_fails_is_a_reply():
+    (reply,) = ask({"build": "fail"})
+    assert reply["error"].startswith("ZeroDivisionError")
 
 
 @pytest.mark.parametrize(("ratio", "mark"), [(0.97, "1.00 ✓"), (1.01, "1.00 ✗")])
