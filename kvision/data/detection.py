@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras.src.utils.io_utils import print_msg
 
 from kvision.data.geometry import area_xyxy, clip_xyxy, fit
-from kvision.data.outlines import draw_outline, parse_outline
+from kvision.data.segmentations import draw_outline, parse_outline
 from kvision.errors import choose
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")

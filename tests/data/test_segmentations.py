@@ -4,7 +4,7 @@ import matplotlib.path
 import numpy as np
 import pytest
 
-from kvision.data.outlines import draw_outline, fill_polygon, parse_outline
+from kvision.data.segmentations import draw_outline, fill_polygon, parse_outline
 from tests.data.files import OUTLINES, compressed, run_lengths
 
 pytestmark = pytest.mark.tensorflow_only
