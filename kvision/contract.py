@@ -1,58 +1,60 @@
 """The data contract of detection, checked before it does harm: NumPy only, for readers and for `Detector.fit` alike.
 
 A batch is `(images, targets)`: images [b, h, w, 3] in 0…255, padded at the right and bottom; targets a dict of
-`"boxes"` [b, n, 4], xyxy in pixels of the padded picture, and `"labels"` [b, n], whole numbers from 0 without a
+`"boxes"` [b, n, 4], xyxy in pixels of the padded image, and `"labels"` [b, n], integers from 0 without a
 background, padding rows −1; optional `"masks"` [b, n, h, w] or `"box_masks"` [b, n, s, s], `"crowd"`, `"area"` and
 `"difficult"` [b, n], `"image_size"` [b, 2], `"scale"` and `"image_id"` [b].
 """
 
 import numpy as np
 
-FEWEST_BOXES_TO_JUDGE = 10
-LARGEST_RELATIVE = 1.5
+MIN_BOXES_FOR_RELATIVE_CHECK = 10
+MAX_RELATIVE_COORDINATE = 1.5
 
-_A_ROW = ("crowd", "area", "difficult")
-_AN_IMAGE = {"image_size": (2,), "scale": (), "image_id": ()}
+_PER_BOX = ("crowd", "area", "difficult")
+_PER_IMAGE = {"image_size": (2,), "scale": (), "image_id": ()}
 
 
 def check_targets(images, targets, classes=None, names=None):
-    """Refuse a batch that would train a detector wrongly, and say which picture and which row.
+    """Refuse a batch that would train a detector wrongly, and say which image and which row.
 
     Args:
         images: [b, h, w, c], or its shape.
         targets: The dict of the data contract, as arrays or tensors.
         classes: Number of classes, without a background; None does not compare.
-        names: [b] names of the pictures for the message; None names them by index.
+        names: [b] names of the images for the message; None names them by index.
 
     Raises:
-        ValueError: on a missing entry, a wrong rank or size, NaN boxes, boxes turned inside out, labels that are not
-            whole or out of range, relative boxes (at least 10 in the batch, all within 1.5), masks of another size.
+        ValueError: on a missing entry, a wrong rank or size, NaN boxes, inverted boxes, labels that are not
+            integers or out of range, relative boxes (at least 10 in the batch, all within 1.5), masks of another size.
 
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 32.0, 40.0]]], "labels": [[0]]}, classes=1)
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 2.0, 40.0]]], "labels": [[0]]}, classes=1)
     Traceback (most recent call last):
         ...
-    ValueError: 1 box is turned inside out, x2 < x1 or y2 < y1: image 0, row 0: [4, 8, 2, 40]. ...
+    ValueError: 1 box is inverted, x2 < x1 or y2 < y1: image 0, row 0: [4, 8, 2, 40]. ...
     """
     shape = tuple(images) if isinstance(images, tuple | list) else tuple(np.shape(images))
     boxes, labels = _entries(targets)
     _check_shapes(shape, boxes, labels, targets)
-    real = labels != -1
+    present = labels != -1
 
-    def refuse(wrong, what, remedy, values=boxes):
-        if not wrong.any():
+    def refuse(invalid, what, remedy, values=boxes):
+        if not invalid.any():
             return
-        rows = [tuple(int(place) for place in row) for row in np.argwhere(wrong)]
+        rows = [tuple(int(index) for index in row) for row in np.argwhere(invalid)]
         number = "1 box is" if len(rows) == 1 else f"{len(rows)} boxes are"
         shown = "; ".join(_row(row, values, names) for row in rows[:5])
         raise ValueError(f"{number} {what}: {shown}. {remedy}")
 
     refuse(
-        ~np.isfinite(boxes).all(-1) & real, "not finite", "Leave them out, or mark the rows as padding by the label -1."
+        ~np.isfinite(boxes).all(-1) & present,
+        "not finite",
+        "Leave them out, or mark the rows as padding by the label -1.",
     )
     refuse(
         (labels != np.floor(labels)) | (labels < -1),
-        "labelled by no whole number from 0, nor -1 for padding",
+        "labelled by neither an integer from 0 nor -1 for padding",
         "Number the classes from 0, without a background class.",
         labels,
     )
@@ -63,32 +65,32 @@ def check_targets(images, targets, classes=None, names=None):
             "Number the classes from 0, without a background class, or build the detector with more.",
             labels,
         )
-    inside_out = (boxes[..., 2] < boxes[..., 0]) | (boxes[..., 3] < boxes[..., 1])
+    inverted = (boxes[..., 2] < boxes[..., 0]) | (boxes[..., 3] < boxes[..., 1])
     refuse(
-        inside_out & real,
-        "turned inside out, x2 < x1 or y2 < y1",
+        inverted & present,
+        "inverted, x2 < x1 or y2 < y1",
         "Boxes are left, top, right, bottom in pixels; are these left, top, width, height?",
     )
-    if real.sum() >= FEWEST_BOXES_TO_JUDGE and np.abs(boxes[real]).max() <= LARGEST_RELATIVE:
+    if present.sum() >= MIN_BOXES_FOR_RELATIVE_CHECK and np.abs(boxes[present]).max() <= MAX_RELATIVE_COORDINATE:
         raise ValueError(
-            f"All {int(real.sum())} boxes of the batch lie within {LARGEST_RELATIVE:g} pixels: they seem to be shares "
-            f"of the picture (first: {_row(np.argwhere(real)[0], boxes, names)}). Boxes are in pixels: multiply x by "
-            "the width and y by the height (`kvision.ops.relative_to_absolute`)."
+            f"All {int(present.sum())} boxes of the batch lie within {MAX_RELATIVE_COORDINATE:g} pixels: they seem to "
+            f"be fractions of the image size (first: {_row(np.argwhere(present)[0], boxes, names)}). Boxes are in "
+            "pixels: multiply x by the width and y by the height (`kvision.ops.relative_to_absolute`)."
         )
 
 
-def pictures_of(inputs):
-    """The pictures of a model's inputs, which are the pictures, or a dict of `"images"` and more."""
+def images_of(inputs):
+    """The images in a model's inputs: the inputs themselves, or the entry `"images"` of a dict of several."""
     return inputs["images"] if hasattr(inputs, "keys") else inputs
 
 
 def paste_masks(box_masks, boxes_xyxy, size):
-    """Masks of whole pictures out of masks relative to their boxes.
+    """Masks of the size of the image from masks relative to their boxes.
 
     Args:
-        box_masks: [n, s, s], 0 or 1, or shares of 1.
+        box_masks: [n, s, s], 0 or 1, or values in [0, 1].
         boxes_xyxy: [n, 4] in pixels.
-        size: Height and width of the picture.
+        size: Height and width of the image.
 
     Returns:
         [n, height, width] of the type of `box_masks`; 0 outside the boxes. Each pixel takes the value at its centre.
@@ -123,26 +125,27 @@ def _check_shapes(shape, boxes, labels, targets):
             f"{shape}, boxes {boxes.shape} and labels {labels.shape}."
         )
     batch, height, width = shape[:3]
-    wanted = {"boxes": (batch, boxes.shape[1], 4), "labels": (batch, boxes.shape[1])}
-    wanted |= dict.fromkeys(_A_ROW, wanted["labels"])
-    wanted |= {name: (batch, *rest) for name, rest in _AN_IMAGE.items()}
-    wanted["masks"] = (*wanted["labels"], height, width)
+    expected = {"boxes": (batch, boxes.shape[1], 4), "labels": (batch, boxes.shape[1])}
+    expected |= dict.fromkeys(_PER_BOX, expected["labels"])
+    expected |= {name: (batch, *rest) for name, rest in _PER_IMAGE.items()}
+    expected["masks"] = (*expected["labels"], height, width)
     for name, value in targets.items():
         got = tuple(np.shape(value))
         if name == "box_masks":
-            fits = len(got) == 4 and got[:2] == wanted["labels"] and got[2] == got[3]
-            wish = f"{wanted['labels']} and then twice one size"
+            fits = len(got) == 4 and got[:2] == expected["labels"] and got[2] == got[3]
+            shape_expected = f"{expected['labels']} and then twice one size"
         else:
-            wish = wanted.get(name, got)
-            fits = got == wish
+            shape_expected = expected.get(name, got)
+            fits = got == shape_expected
         if not fits:
             raise ValueError(
-                f"Targets {name!r} have the shape {got}; with images {shape} and boxes {boxes.shape} it must be {wish}."
+                f"Targets {name!r} have the shape {got}; with images {shape} and boxes {boxes.shape} it must be "
+                f"{shape_expected}."
             )
 
 
-def _row(place, values, names):
-    image, row = (int(index) for index in place)
+def _row(position, values, names):
+    image, row = (int(index) for index in position)
     value = values[image, row]
     shown = f"[{', '.join(f'{number:g}' for number in value)}]" if np.ndim(value) else f"{value:g}"
     return f"image {image if names is None else names[image]}, row {row}: {shown}"

@@ -1,4 +1,4 @@
-"""Every way a batch can break the data contract is refused by name of picture and row."""
+"""Every way a batch can break the data contract is refused by name of image and row."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ RELATIVE = {
         targets(masks=np.zeros((2, 3, 32, 48), "uint8"), image_id=[4, 7]),
         targets(box_masks=np.zeros((2, 3, 28, 28), "uint8")),
         with_box(0, 2, [np.nan] * 4),  # a padding row may hold anything
-        with_box(0, 0, [4, 4, 4, 9]),  # without width, but not inside out
+        with_box(0, 0, [4, 4, 4, 9]),  # without width, but not inverted
         {"boxes": np.zeros((2, 0, 4)), "labels": np.zeros((2, 0))},
         {name: value[:, :4] for name, value in RELATIVE.items()},  # eight boxes are too few to judge
     ],
@@ -54,12 +54,12 @@ def test_good_targets_pass(good):
     [
         (with_box(0, 1, [5, np.nan, 9, 9]), r"1 box is not finite: image 0, row 1: \[5, nan, 9, 9\]"),
         (with_box(1, 0, [5, 5, np.inf, 9]), r"not finite: image 1, row 0"),
-        (with_box(0, 0, [9, 2, 3, 8]), r"turned inside out.*image 0, row 0: \[9, 2, 3, 8\].*width, height"),
-        (with_box(0, 1, [1, 8, 3, 2]), r"turned inside out.*image 0, row 1"),
+        (with_box(0, 0, [9, 2, 3, 8]), r"inverted.*image 0, row 0: \[9, 2, 3, 8\].*width, height"),
+        (with_box(0, 1, [1, 8, 3, 2]), r"inverted.*image 0, row 1"),
         (with_label(0, 1, 3), r"beyond the last of 3 classes, 2: image 0, row 1: 3"),
-        (with_label(1, 0, -2), r"whole number.*image 1, row 0: -2"),
-        (with_label(1, 0, 0.5), r"whole number.*image 1, row 0: 0.5"),
-        (RELATIVE, r"All 10 boxes.*shares.*image 0, row 0: \[0.1, 0.2, 0.6, 0.7\].*relative_to_absolute"),
+        (with_label(1, 0, -2), r"neither an integer.*image 1, row 0: -2"),
+        (with_label(1, 0, 0.5), r"neither an integer.*image 1, row 0: 0.5"),
+        (RELATIVE, r"All 10 boxes.*fractions.*image 0, row 0: \[0.1, 0.2, 0.6, 0.7\].*relative_to_absolute"),
         ({"boxes": targets()["boxes"]}, r'"labels".*got \[\'boxes\'\]'),
         (np.zeros((2, 3, 4)), r"a dict.*got ndarray"),
         (targets(labels=np.zeros(2)), r"labels \(2,\)"),
@@ -76,11 +76,11 @@ def test_bad_targets_are_refused(bad, message):
         check_targets(SHAPE, bad, classes=3)
 
 
-def test_pictures_without_a_batch_are_refused():
+def test_images_without_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"images \(32, 48, 3\)"):
         check_targets(np.zeros((32, 48, 3)), targets())
 
 
-def test_names_of_the_pictures_stand_in_the_message():
+def test_names_of_the_images_stand_in_the_message():
     with pytest.raises(ValueError, match=r"image b.png, row 0"):
         check_targets(SHAPE, with_box(1, 0, [3, 3, 1, 1]), names=["a.png", "b.png"])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from kvision.callbacks.batches import detection_batches
-from kvision.contract import check_targets, paste_masks, pictures_of
+from kvision.contract import check_targets, images_of, paste_masks
 from kvision.drawing import detections, grid
 from kvision.trackers.tracking import Overlay, Pictures, emit, optimizer_steps
 
@@ -56,7 +56,7 @@ class DetectionImages(keras.callbacks.Callback):
         self._batches, left = [], self.num_images
         for batch in detection_batches(self.data):
             inputs, targets = keras.tree.map_structure(np.asarray, batch)
-            check_targets(pictures_of(inputs).shape, targets)
+            check_targets(images_of(inputs).shape, targets)
             count = min(left, len(targets["labels"]))
             self._batches.append((inputs, targets, count))
             left -= count
@@ -78,7 +78,7 @@ class DetectionImages(keras.callbacks.Callback):
                     f"{sorted(found) if hasattr(found, 'keys') else type(found).__name__}."
                 )
             for row in range(count):
-                image = _image(pictures_of(inputs)[row])
+                image = _image(images_of(inputs)[row])
                 rows = ({name: np.asarray(values[row]) for name, values in each.items()} for each in (targets, found))
                 overlay, valid = self._overlay(image, *rows, len(overlays))
                 overlays.append(overlay)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from kvision.callbacks.batches import detection_batches
-from kvision.contract import check_targets, pictures_of
+from kvision.contract import check_targets, images_of
 from kvision.metrics import COCOAveragePrecision
 from kvision.metrics.average_precision import UNDECIDED
 
@@ -73,7 +73,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         images, targets = next(detection_batches(self.validation_data, self.batch_size), (None, None))
         if images is None:
             raise ValueError("Validation data are empty: got no batch. Give at least one batch (images, targets).")
-        check_targets(tuple(np.shape(pictures_of(images))), targets)
+        check_targets(tuple(np.shape(images_of(images))), targets)
         if self._masks and not {"masks", "box_masks"} & set(targets.keys()):
             raise ValueError(
                 'masks=True needs "masks" or "box_masks" in the targets of the validation data: got '

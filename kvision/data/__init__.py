@@ -1,10 +1,10 @@
-"""Reading pictures into `tf.data`, and guards against bad files and labels."""
+"""Reading images into `tf.data`, and guards against bad files and labels."""
 
+from kvision.data.annotations import Problem as Problem
 from kvision.data.check import check_labels as check_labels
 from kvision.data.check import check_targets as check_targets
 from kvision.data.coco import coco as coco
 from kvision.data.detection import DetectionData as DetectionData
-from kvision.data.detection import Problem as Problem
 from kvision.data.folder import ImageFolder as ImageFolder
 from kvision.data.folder import image_folder as image_folder
 from kvision.data.scenes import scenes as scenes

@@ -1,10 +1,11 @@
-"""COCO's files: one JSON with the pictures, the objects and the categories of a data set."""
+"""COCO's files: one JSON with the images, the objects and the categories of a data set."""
 
 import json
 import math
 import pathlib
 
-from kvision.data.detection import Annotation, Picture, Problem, detection_data, measure
+from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
+from kvision.data.detection import detection_data
 from kvision.data.geometry import xywh_to_xyxy
 
 PARTS = ("images", "annotations", "categories")
@@ -13,18 +14,18 @@ PARTS = ("images", "annotations", "categories")
 def coco(annotations, images, *, check="full", **options):
     """Read a data set in COCO's format; what cannot be used is left out and reported, never fatal.
 
-    A picture that is left out takes its objects with it; one that has none left is a picture without objects.
+    An image that is left out takes its objects with it; one that has none left is an image without objects.
 
     Lin et al. 2014 (https://arxiv.org/abs/1405.0312); the format stands at https://cocodataset.org/#format-data.
     Categories, whatever their ids, become labels from 0 in the order of their ids. Boxes are left, top, width, height
-    in pixels. Outlines may be polygons and run lengths, plain or compressed. `area` is the file's, or that of the box
-    where the file has none; `crowd` is `iscrowd`. Pictures are taken as they are stored: an orientation in their EXIF
+    in pixels. Segmentations may be polygons and run lengths, plain or compressed. `area` is the file's, or that of the
+    box where the file has none; `crowd` is `iscrowd`. Images are taken as they are stored: an orientation in their EXIF
     data is ignored, as COCO's own tools do.
 
     Args:
         annotations: Path of the JSON.
-        images: Folder of the pictures.
-        check: `"full"` decodes every picture once beforehand, by the decoder that training uses, and reports those
+        images: Folder of the images.
+        check: `"full"` decodes every image once beforehand, by the decoder that training uses, and reports those
             that fail. `"header"` reads their first bytes only: quicker where hundreds of thousands are known to be
             whole; one that fails during training is dropped then, with a warning by TensorFlow.
         **options: Of the batches: `image_size`, `batch_size`, `shuffle`, `seed`, `masks`, `mask_size`, `max_boxes`,
@@ -34,7 +35,7 @@ def coco(annotations, images, *, check="full", **options):
         A `DetectionData`.
 
     Raises:
-        ValueError: if the JSON cannot be read or lacks a part, two categories share an id, or no picture can be used.
+        ValueError: if the JSON cannot be read or lacks a part, two categories share an id, or no image can be used.
 
     ```python
     train = kvision.data.coco("annotations/train.json", "train", image_size=(512, 512), batch_size=8, shuffle=True)
@@ -46,9 +47,9 @@ def coco(annotations, images, *, check="full", **options):
     names, label_of = _categories(path, content["categories"])
     problems = []
     listed = _listed(path, content["images"], problems)
-    sizes = measure([images / entry["file_name"] for _, entry in listed], check, problems)
+    sizes = readable_sizes([images / entry["file_name"] for _, entry in listed], check, problems)
     whole = all(isinstance(entry["id"], int) for _, entry in listed)
-    pictures = {}
+    records = {}
     for row, entry in listed:
         file = images / entry["file_name"]
         stated = (entry.get("height"), entry.get("width"))
@@ -58,16 +59,15 @@ def coco(annotations, images, *, check="full", **options):
             reason = f"{file} has {sizes[file]} pixels (height, width), the entry says {stated}"
             problems.append(Problem(str(path), f"images[{row}]", reason))
         else:
-            pictures[entry["id"]] = Picture(file, entry["id"] if whole else row, sizes[file], str(path), [])
+            records[entry["id"]] = AnnotatedImage(file, entry["id"] if whole else row, sizes[file], str(path), [])
     known = {entry["id"] for _, entry in listed}
     for row, entry in enumerate(content["annotations"]):
-        found = _annotation(f"annotations[{row}]", entry, pictures, known, label_of)
+        found = _annotation(f"annotations[{row}]", entry, records, known, label_of)
         if isinstance(found, str):
             problems.append(Problem(str(path), f"annotations[{row}]", found))
         elif found is not None:
-            pictures[entry["image_id"]].annotations.append(found)
-    found = list(pictures.values())
-    return detection_data("coco", found, names, problems, skip_broken=check == "header", **options)
+            records[entry["image_id"]].annotations.append(found)
+    return detection_data("coco", list(records.values()), names, problems, skip_broken=check == "header", **options)
 
 
 def _load(path):
@@ -116,16 +116,16 @@ def _key(entry):
     return entry["id"] if isinstance(entry.get("id"), int | str) else None
 
 
-def _annotation(row, entry, pictures, known, label_of):
-    """An `Annotation`, or what is wrong with the entry, or None if its picture is left out."""
+def _annotation(row, entry, records, known, label_of):
+    """An `Annotation`, or what is wrong with the entry, or None if its image is left out."""
     if not isinstance(entry, dict):
         return f"expected an object with image_id, category_id and bbox, got {entry!r}"
     image_id, category, box = entry.get("image_id"), entry.get("category_id"), _numbers(entry.get("bbox"))
     if not isinstance(image_id, int | str) or image_id not in known:
-        return f"no picture has the id {image_id!r}"
-    if image_id not in pictures:
+        return f"no image has the id {image_id!r}"
+    if image_id not in records:
         return None
-    name = pictures[image_id].path.name
+    name = records[image_id].path.name
     if not isinstance(category, int | str) or category not in label_of:
         return f"{name}: no category has the id {category!r}; known are {_few(label_of)}"
     if box is None:
@@ -135,7 +135,7 @@ def _annotation(row, entry, pictures, known, label_of):
         row=f"{row} ({name})",
         box_xyxy=tuple(xywh_to_xyxy(box).tolist()),
         label=label_of[category],
-        outline=entry.get("segmentation"),
+        segmentation=entry.get("segmentation"),
         area=area[0] if area is not None and math.isfinite(area[0]) and area[0] > 0 else None,
         crowd=bool(entry.get("iscrowd")),
     )

@@ -19,14 +19,14 @@ def cxcywh_to_xyxy(boxes_cxcywh):
 
 
 def area_xyxy(boxes_xyxy):
-    """Areas `[...]` of boxes `[..., 4]`; 0 for a box turned inside out."""
+    """Areas `[...]` of boxes `[..., 4]`; 0 for an inverted box."""
     boxes = np.asarray(boxes_xyxy, "float64")
     sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     return sides[..., 0] * sides[..., 1]
 
 
 def clip_xyxy(boxes_xyxy, image_size):
-    """Boxes `[..., 4]` cut off at the borders of their picture; `image_size` is height, width, or `[..., 2]`."""
+    """Boxes `[..., 4]` clipped to the borders of their image; `image_size` is height, width, or `[..., 2]`."""
     image_size = np.asarray(image_size)
     return np.clip(np.asarray(boxes_xyxy, "float64"), 0, image_size[..., [1, 0, 1, 0]])
 
@@ -43,11 +43,11 @@ def boxes_of_masks(masks):
 
 
 def fit(size, image_size):
-    """How a picture of `size` fills `image_size` (height, width) with its aspect ratio kept.
+    """How an image of `size` fills `image_size` (height, width) with its aspect ratio kept.
 
     Returns:
-        The scale (pixels out of one pixel in), and the height and width that the picture then takes, in whole pixels:
-        those whose centre it covers.
+        The scale (pixels of `image_size` for one of `size`), and the height and width that the scaled image takes, in
+        whole pixels: those whose centre it covers.
     """
     scale = min(inside / side for side, inside in zip(size, image_size, strict=True))
     height, width = (

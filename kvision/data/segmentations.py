@@ -1,18 +1,18 @@
-"""Outlines of objects as COCO's files hold them, polygons or run lengths, and the masks that they enclose."""
+"""Segmentations of objects as COCO's files hold them, polygons or run lengths, and the masks of them."""
 
 import math
 
 import numpy as np
 
 
-def parse_outline(segmentation, size):
+def parse_segmentation(segmentation, size):
     """Polygons or run lengths, checked.
 
     Args:
         segmentation: What COCO's `segmentation` may be: a list of polygons, each `[x1, y1, x2, y2, …]` in pixels; or
             `{"size": [height, width], "counts": …}`, the run lengths in columns from top to bottom, beginning with
             background, as a list of numbers or as COCO's compressed text.
-        size: Height and width of the picture.
+        size: Height and width of the image.
 
     Returns:
         A list of arrays [points, 2], or an array of run lengths.
@@ -23,7 +23,7 @@ def parse_outline(segmentation, size):
     if isinstance(segmentation, dict):
         return _runs(segmentation, size)
     if not isinstance(segmentation, list | tuple) or not segmentation:
-        raise ValueError(f"has no outline: got {_short(segmentation)}, expected polygons or run lengths")
+        raise ValueError(f"has no segmentation: got {_short(segmentation)}, expected polygons or run lengths")
     return [_points(polygon) for polygon in segmentation]
 
 
@@ -40,7 +40,7 @@ def _points(polygon):
 def _runs(segmentation, size):
     counts, stated = segmentation.get("counts"), segmentation.get("size")
     if list(stated or ()) != list(size):
-        raise ValueError(f"has run lengths for a size of {stated}, but the picture has {list(size)} (height, width)")
+        raise ValueError(f"has run lengths for a size of {stated}, but the image has {list(size)} (height, width)")
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", "replace")
     try:
@@ -48,7 +48,7 @@ def _runs(segmentation, size):
     except (TypeError, ValueError, UnicodeEncodeError):
         raise ValueError(f"has run lengths that cannot be read: {_short(counts)}") from None
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != math.prod(size):
-        raise ValueError(f"has run lengths that do not add up to the picture's {math.prod(size)} pixels")
+        raise ValueError(f"has run lengths that do not add up to the image's {math.prod(size)} pixels")
     return runs
 
 
@@ -69,8 +69,8 @@ def _decompressed(text):
         raise ValueError
     lengths = np.diff(last, prepend=-1)
     first = last - lengths + 1
-    places = np.arange(len(characters)) - np.repeat(first, lengths)
-    numbers = np.add.reduceat((characters & 31) << (5 * places), first)
+    positions = np.arange(len(characters)) - np.repeat(first, lengths)
+    numbers = np.add.reduceat((characters & 31) << (5 * positions), first)
     numbers -= np.where(characters[last] & 16, 1 << (5 * lengths), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
@@ -101,30 +101,30 @@ def fill_polygon(points, size):
     slopes = (x2 - x1)[edges] / (y2 - y1)[edges]
     crossings = x1[edges] + (rows + 0.5 - y1[edges]) * slopes
     columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)
-    turns = np.bincount(rows * (width + 1) + columns, minlength=height * (width + 1))
-    return np.cumsum(turns.reshape(height, width + 1), axis=1)[:, :width] % 2 == 1
+    crossed = np.bincount(rows * (width + 1) + columns, minlength=height * (width + 1))
+    return np.cumsum(crossed.reshape(height, width + 1), axis=1)[:, :width] % 2 == 1
 
 
-def draw_outline(outline, size, window_xyxy, grid):
-    """The mask of an outline as seen through a window, on a grid of any fineness.
+def rasterize(segmentation, size, window_xyxy, grid):
+    """The mask of a segmentation within a window, sampled on a grid of any resolution.
 
     Args:
-        outline: What `parse_outline` returned.
-        size: Height and width of the picture.
-        window_xyxy: The part of the picture to look at, in its pixels; what lies outside the picture is empty.
-        grid: Rows and columns of the mask; each asks for the point at its centre.
+        segmentation: What `parse_segmentation` returned.
+        size: Height and width of the image.
+        window_xyxy: The part of the image to sample, in its pixels; outside the image the mask is 0.
+        grid: Rows and columns of the mask; each cell takes the value at its centre.
 
     Returns:
         A mask [rows, columns], uint8 0 or 1.
     """
     left, top, right, bottom = window_xyxy
     steps = np.array([(right - left) / grid[1], (bottom - top) / grid[0]])
-    if isinstance(outline, list):
-        parts = [fill_polygon((points - (left, top)) / steps, grid) for points in outline]
+    if isinstance(segmentation, list):
+        parts = [fill_polygon((points - (left, top)) / steps, grid) for points in segmentation]
         return np.any(parts, axis=0).astype("uint8")
     height, width = size
-    mask = np.repeat((np.arange(len(outline)) % 2).astype("uint8"), outline).reshape(width, height).T
+    mask = np.repeat((np.arange(len(segmentation)) % 2).astype("uint8"), segmentation).reshape(width, height).T
     columns = np.floor(left + (np.arange(grid[1]) + 0.5) * steps[0]).astype(int)
     rows = np.floor(top + (np.arange(grid[0]) + 0.5) * steps[1]).astype(int)
-    seen = np.outer((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
-    return mask[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))] * seen
+    inside = np.outer((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
+    return mask[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))] * inside

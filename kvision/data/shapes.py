@@ -1,10 +1,10 @@
-"""Pictures of shapes with boxes and exact masks: data to test and to try a detector on, without a download."""
+"""Images of shapes with boxes and exact masks: data to test and to try a detector on, without a download."""
 
 import colorsys
 
 import numpy as np
 
-from kvision.data.scenes import compose, generated, ground, number_of_objects, window
+from kvision.data.scenes import background, compose, generated, number_of_objects, random_window
 
 # Each form says which points (x, y) of −1…1 lie inside, each texture how light they are.
 FORMS = {
@@ -24,7 +24,7 @@ TEXTURES = {
     "shaded": lambda x, y: 0.4 + 0.3 * (x + 1) + 0 * y,
 }
 LOOKS = len(FORMS) * len(TEXTURES)
-SIDES = (0.16, 0.48)  # of a shape, as shares of the picture's shorter side
+SIDES = (0.16, 0.48)  # of a shape, as fractions of the image's shorter side
 
 
 def shape_names(classes):
@@ -43,24 +43,25 @@ def shape_names(classes):
 
 
 def shapes(num_images, image_size=(128, 128), classes=3, max_shapes=4, seed=0, masks=False):
-    """Bright shapes on dark, noisy grounds, as arrays in the data contract.
+    """Bright shapes on dark, noisy backgrounds, as arrays in the data contract.
 
-    Shapes overlap: a mask is what is seen of a shape, and the box lies around it; at least half of each is seen. One
-    picture in twenty is empty. Up to 8 classes differ in form, up to 32 in form and texture, more in colour as well;
-    below that colours mean nothing. A picture depends on `seed` and its number alone.
+    Shapes overlap: a mask is the visible part of a shape, at least half of it, and the box encloses that part. One
+    image in twenty is empty. Up to 8 classes differ in form, up to 32 in form and texture, more in colour as well;
+    below that colours mean nothing. An image depends on `seed` and its index alone.
 
     Args:
-        num_images: Number of pictures.
+        num_images: Number of images.
         image_size: (height, width) in pixels, at least 16.
         classes: Number of classes, at least 1; their names are `shape_names(classes)`.
-        max_shapes: Shapes a picture, at most, and rows of the targets.
+        max_shapes: Shapes per image, at most, and rows of the targets.
         seed: Of everything.
         masks: Whether to give the masks.
 
     Returns:
         Images [num_images, height, width, 3] float32 of 0…255, and targets: a dict of `boxes`, `labels`, `crowd`,
-        `area` (of what is seen), `image_size`, `scale`, `image_id` and, with `masks`, `masks` [num_images, max_shapes,
-        height, width] uint8. `tf.data.Dataset.from_tensor_slices((images, targets)).batch(8)` makes batches of them.
+        `area` (of what is visible), `image_size`, `scale`, `image_id` and, with `masks`, `masks`
+        [num_images, max_shapes, height, width] uint8. `tf.data.Dataset.from_tensor_slices((images, targets)).batch(8)`
+        makes batches of them.
 
     Raises:
         ValueError: on sizes or numbers that are too small.
@@ -72,26 +73,26 @@ def shapes(num_images, image_size=(128, 128), classes=3, max_shapes=4, seed=0, m
     if classes < 1:
         raise ValueError(f"shapes: classes must be at least 1, got {classes}.")
 
-    def picture(rng):
-        image = ground(rng, image_size)
-        wanted = number_of_objects(rng, max_shapes)
+    def make_image(rng):
+        image = background(rng, image_size)
+        num_objects = number_of_objects(rng, max_shapes)
 
         def draw():
             label = int(rng.integers(classes))
-            place, inside, light = _shape(rng, label, image_size)
+            window, inside, light = _shape(rng, label, image_size)
 
-            def paint(ground):
-                ground[inside] = (light[..., None] * _colour(rng, label, classes) + rng.normal(0, 8, 3))[inside]
+            def paint(region):
+                region[inside] = (light[..., None] * _colour(rng, label, classes) + rng.normal(0, 8, 3))[inside]
 
-            return label, place, inside, paint
+            return label, window, inside, paint
 
-        return image, *compose(image, draw, wanted)
+        return image, *compose(image, draw, num_objects)
 
-    return generated("shapes", num_images, image_size, max_shapes, seed, masks, picture)
+    return generated("shapes", num_images, image_size, max_shapes, seed, masks, make_image)
 
 
 def _shape(rng, label, image_size):
-    """The window of a shape in the picture, which of its pixels are inside, and their lightness."""
+    """The window of a shape in the image, which of its pixels are inside, and their lightness."""
     form, texture = (
         list(FORMS.values())[label % len(FORMS)],
         list(TEXTURES.values())[label // len(FORMS) % len(TEXTURES)],
@@ -100,7 +101,7 @@ def _shape(rng, label, image_size):
     size = [max(6, round(float(side))) for side in rng.uniform(*SIDES, 2) * shorter]
     y, x = ((np.arange(length) * 2 + 1) / length - 1 for length in size)
     x, y = x[None], y[:, None]
-    return window(rng, size, image_size), form(x, y), texture(x, y)
+    return random_window(rng, size, image_size), form(x, y), texture(x, y)
 
 
 def _hue(label, classes):

@@ -1,8 +1,10 @@
-"""Pascal VOC's files: one XML a picture."""
+"""Pascal VOC's files: one XML an image."""
 
 import pathlib
 
-from kvision.data.detection import SUFFIXES, Annotation, Picture, Problem, detection_data, measure
+from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
+from kvision.data.detection import detection_data
+from kvision.data.images import SUFFIXES, is_image
 from kvision.errors import unknown
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -14,28 +16,28 @@ def voc(folder, *, split=None, classes=None, check="full", **options):
     Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge". VOC counts pixels from 1, and its boxes
     include both ends: `xmin` … `xmax` are the first and the last column of the object. So the box here, whose pixels
     begin at 0 and whose right and bottom lie behind the last pixel, is (xmin − 1, ymin − 1, xmax, ymax). Files by
-    tools that count from 0 come out a pixel larger at the left and top, within the picture. `difficult` is the file's,
+    tools that count from 0 come out a pixel larger at the left and top, within the image. `difficult` is the file's,
     `area` that of the box.
 
     Needs `defusedxml`: `pip install "kvision[voc]"`.
 
     Args:
         folder: Either the folder with `Annotations`, `JPEGImages` and `ImageSets` (`VOCdevkit/VOC2007`), or a folder
-            with XML files and their pictures side by side. A picture without an XML is no part of the data.
+            with XML files and their images side by side. An image without an XML file is no part of the data set.
         split: Name of a list in `ImageSets/Main`, such as `"trainval"`; None takes every XML.
         classes: Names of the classes, in the order of the labels; objects of others are reported. None takes the names
             that occur, in alphabetical order.
-        check: `"full"` decodes every picture once beforehand and reports those that fail; `"header"` reads their first
+        check: `"full"` decodes every image once beforehand and reports those that fail; `"header"` reads their first
             bytes only, see `coco`.
         **options: Of the batches: `image_size`, `batch_size`, `shuffle`, `seed`, `masks`, `mask_size`, `max_boxes`,
             `drop_remainder`, as in `kvision.data.detection.detection_data`. The files hold no masks.
 
     Returns:
-        A `DetectionData`; `image_id` counts the pictures, in the order of the XML files' names.
+        A `DetectionData`; `image_id` counts the images, in the order of the XML files' names.
 
     Raises:
         ImportError: without `defusedxml`.
-        ValueError: if the folder or the split does not exist, or no picture can be used.
+        ValueError: if the folder or the split does not exist, or no image can be used.
 
     ```python
     train = kvision.data.voc("VOCdevkit/VOC2007", split="trainval", image_size=(512, 512), shuffle=True)
@@ -44,12 +46,12 @@ def voc(folder, *, split=None, classes=None, check="full", **options):
     folder = pathlib.Path(folder)
     problems, read = [], []
     for file in _files(folder, split, problems):
-        size, picture, objects = _read(file, folder, problems)
-        if picture is not None:
-            read.append((file, size, picture, objects))
+        size, image, objects = _read(file, folder, problems)
+        if image is not None:
+            read.append((file, size, image, objects))
     names = sorted({name for *_, objects in read for _, name, *_ in objects}) if classes is None else list(classes)
-    sizes = measure([picture for _, _, picture, _ in read], check, problems)
-    pictures = []
+    sizes = readable_sizes([image for _, _, image, _ in read], check, problems)
+    records = []
     for file, size, path, objects in read:
         if path not in sizes:
             continue
@@ -63,8 +65,8 @@ def voc(folder, *, split=None, classes=None, check="full", **options):
                 annotations.append(Annotation(row, box, names.index(name), difficult=difficult))
             else:
                 problems.append(Problem(str(file), row, str(unknown("class", name, names))))
-        pictures.append(Picture(path, len(pictures), sizes[path], str(file), annotations))
-    return detection_data("voc", pictures, names, problems, skip_broken=check == "header", **options)
+        records.append(AnnotatedImage(path, len(records), sizes[path], str(file), annotations))
+    return detection_data("voc", records, names, problems, skip_broken=check == "header", **options)
 
 
 def _files(folder, split, problems):
@@ -75,7 +77,7 @@ def _files(folder, split, problems):
         if not files:
             raise ValueError(
                 f"voc: no XML files in {str(folder)!r}. Expected a folder with Annotations and JPEGImages, as "
-                "VOCdevkit/VOC2007, or one with XML files beside their pictures."
+                "VOCdevkit/VOC2007, or one with XML files beside their images."
             )
         return files
     lists = folder / "ImageSets" / "Main"
@@ -93,21 +95,21 @@ def _files(folder, split, problems):
 
 
 def _read(file, folder, problems):
-    """Stated size, path of the picture, and objects (row, name, box, difficult) of one XML."""
+    """Stated size, path of the image, and objects (row, name, box, difficult) of one XML."""
     try:
         root = _parse(file)
     except (OSError, SyntaxError, ValueError) as error:  # what the parser refuses, and what defusedxml forbids
         problems.append(Problem(str(file), "", f"cannot be read as XML: {error}"))
         return None, None, []
-    picture = _picture(file, folder, root.findtext("filename"))
-    if picture is None:
-        problems.append(Problem(str(file), "filename", f"there is no picture {root.findtext('filename')!r} to it"))
+    image = _image_of(file, folder, root.findtext("filename"))
+    if image is None:
+        problems.append(Problem(str(file), "filename", f"there is no image {root.findtext('filename')!r} for it"))
         return None, None, []
     size = tuple(_number(root.find("size"), side) for side in ("height", "width"))
     size = tuple(map(int, size)) if all(side is not None and 1 <= side < 1e9 for side in size) else None
     objects = []
-    for place, found in enumerate(root.findall("object")):
-        row = f"object {place + 1}"
+    for index, found in enumerate(root.findall("object")):
+        row = f"object {index + 1}"
         name = (found.findtext("name") or "").strip()
         box = [_number(found.find("bndbox"), side) for side in SIDES]
         if not name or None in box:
@@ -118,7 +120,7 @@ def _read(file, folder, problems):
             continue
         left, top, right, bottom = box
         objects.append((row, name, (left - 1, top - 1, right, bottom), found.findtext("difficult", "0").strip() == "1"))
-    return size, picture, objects
+    return size, image, objects
 
 
 def _parse(file):
@@ -129,12 +131,12 @@ def _parse(file):
     return ElementTree.parse(file).getroot()
 
 
-def _picture(file, folder, stated):
-    """The picture of an XML: the file that it names, or one of its own name where that is of no kind we read."""
+def _image_of(file, folder, stated):
+    """The image of an XML: the file that it names, or the one named like the XML where no reader takes that kind."""
     home = folder / "JPEGImages" if (folder / "Annotations").is_dir() else file.parent
     own = [file.stem + suffix for suffix in SUFFIXES] + [file.stem + suffix.upper() for suffix in SUFFIXES]
     named = [pathlib.PurePath(stated.strip()).name] if stated and stated.strip() else []
-    readable = named and pathlib.PurePath(named[0]).suffix.lower() in SUFFIXES
+    readable = named and is_image(pathlib.PurePath(named[0]))
     names = named + own if readable else own + named
     return next((home / name for name in names if (home / name).is_file()), None)
 

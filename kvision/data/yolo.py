@@ -1,36 +1,38 @@
-"""YOLO's files: a text file a picture, a line an object, numbers relative to the picture's size."""
+"""YOLO's files: one text file per image, one line per object, numbers relative to the image's size."""
 
 import pathlib
 
 import numpy as np
 
-from kvision.data.detection import SUFFIXES, Annotation, Picture, Problem, detection_data, measure
+from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
+from kvision.data.detection import detection_data
 from kvision.data.geometry import cxcywh_to_xyxy
+from kvision.data.images import is_image
 
 
 def yolo(folder, *, split=None, classes=None, check="full", **options):
     """Read a data set in YOLO's format; what cannot be used is left out and reported, never fatal.
 
     A line is `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 …`, the polygon around an object, of which the
-    box is then taken, and the mask on request. Numbers are shares of the picture's width and height; classes count
-    from 0. A picture without a text file, or with an empty one, is a picture without objects.
+    box is then taken, and the mask on request. Numbers are fractions of the image's width and height; classes count
+    from 0. An image without a text file, or with an empty one, is an image without objects.
 
     Args:
-        folder: With `images` and `labels`, the second laid out like the first; or a folder with pictures and text
+        folder: With `images` and `labels`, the second laid out like the first; or a folder with images and text
             files side by side.
         split: A sub-folder of `images` and `labels`, such as `"train"`; None takes all of them.
         classes: Names of the classes, in the order of the labels; objects of others are reported. None takes the lines
             of `classes.txt` if there is one, else numbers up to the highest that occurs.
-        check: `"full"` decodes every picture once beforehand and reports those that fail; `"header"` reads their first
+        check: `"full"` decodes every image once beforehand and reports those that fail; `"header"` reads their first
             bytes only, see `coco`.
         **options: Of the batches: `image_size`, `batch_size`, `shuffle`, `seed`, `masks`, `mask_size`, `max_boxes`,
             `drop_remainder`, as in `kvision.data.detection.detection_data`.
 
     Returns:
-        A `DetectionData`; `image_id` counts the pictures, in the order of their names.
+        A `DetectionData`; `image_id` counts the images, in the order of their names.
 
     Raises:
-        ValueError: if the folder or the split does not exist, or no picture can be used.
+        ValueError: if the folder or the split does not exist, or no image can be used.
 
     ```python
     train = kvision.data.yolo("coco128", split="train2017", image_size=(512, 512), shuffle=True)
@@ -40,8 +42,8 @@ def yolo(folder, *, split=None, classes=None, check="full", **options):
     images, labels = (folder / name if (folder / "images").is_dir() else folder for name in ("images", "labels"))
     start = images if split is None else images / split
     if not start.is_dir():
-        raise ValueError(f"yolo: {str(start)!r} is not a folder. Expected pictures in images, text files in labels.")
-    paths = sorted(path for path in start.rglob("*") if path.suffix.lower() in SUFFIXES)
+        raise ValueError(f"yolo: {str(start)!r} is not a folder. Expected images in images, text files in labels.")
+    paths = sorted(path for path in start.rglob("*") if is_image(path))
     problems, rows = [], {}
     files = {path: (labels / path.relative_to(images)).with_suffix(".txt") for path in paths}
     for file in dict.fromkeys(files.values()):
@@ -50,9 +52,9 @@ def yolo(folder, *, split=None, classes=None, check="full", **options):
     start = labels if split is None else labels / split
     for file in sorted(set(start.rglob("*.txt")) - set(rows)):
         if file.name != "classes.txt":
-            problems.append(Problem(str(file), "", "there is no picture to it"))
-    pictures = []
-    for path, size in measure(paths, check, problems).items():
+            problems.append(Problem(str(file), "", "there is no image for it"))
+    records = []
+    for path, size in readable_sizes(paths, check, problems).items():
         file = files[path]
         annotations = []
         for row, label, numbers in rows[file]:
@@ -61,8 +63,8 @@ def yolo(folder, *, split=None, classes=None, check="full", **options):
                 problems.append(Problem(str(file), row, reason))
             else:
                 annotations.append(_annotation(row, label, numbers, size))
-        pictures.append(Picture(path, len(pictures), size, str(file), annotations))
-    return detection_data("yolo", pictures, names, problems, skip_broken=check == "header", **options)
+        records.append(AnnotatedImage(path, len(records), size, str(file), annotations))
+    return detection_data("yolo", records, names, problems, skip_broken=check == "header", **options)
 
 
 def _rows(file, problems):
@@ -70,10 +72,10 @@ def _rows(file, problems):
     if not file.is_file():
         return []
     rows = []
-    for place, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines()):
+    for index, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines()):
         if not line.strip():
             continue
-        row = f"line {place + 1}"
+        row = f"line {index + 1}"
         try:
             label, *numbers = map(float, line.split())
         except ValueError:
@@ -104,4 +106,4 @@ def _annotation(row, label, numbers, size):
         return Annotation(row, tuple(box.tolist()), label)
     points = np.reshape(numbers, (-1, 2)) * (width, height)
     box = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
-    return Annotation(row, box, label, outline=[points.ravel().tolist()])
+    return Annotation(row, box, label, segmentation=[points.ravel().tolist()])

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kvision.contract import check_targets, pictures_of
+from kvision.contract import check_targets, images_of
 from kvision.metrics import ExposureCount
 
 
@@ -115,7 +115,7 @@ class Detector(keras.Model):
                 x, y = x[0][:2]
             elif not hasattr(x, "shape") and not hasattr(x, "keys"):  # an iterator: what is read from it is lost
                 return
-        check_targets(tuple(pictures_of(x).shape), y, self.head.classes)
+        check_targets(tuple(images_of(x).shape), y, self.head.classes)
 
     def get_config(self):
         return {

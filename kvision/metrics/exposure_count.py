@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from kvision.contract import pictures_of
+from kvision.contract import images_of
 
 BASE = 2**24  # where a count is carried over: an int32, all that JAX has, holds the rest and a batch of 127 times this
 
@@ -43,7 +43,7 @@ class ExposureCount(keras.metrics.Metric):
             images: [b, h, w, c], or a dict that holds them as `"images"`.
             targets: The dict of the data contract (`kvision.contract`).
         """
-        sides = [ops.cast(side, "int") for side in ops.shape(pictures_of(images))[:3]]
+        sides = [ops.cast(side, "int") for side in ops.shape(images_of(images))[:3]]
         instances = targets["labels"] >= 0
         if "crowd" in targets:
             instances = ops.logical_and(instances, ops.logical_not(ops.cast(targets["crowd"], "bool")))

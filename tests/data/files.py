@@ -8,7 +8,7 @@ import PIL.Image
 NAMES = ("disc", "square", "triangle")
 
 
-def save_pictures(images, folder):
+def save_images(images, folder):
     """PNG files of images [n, h, w, 3]; their names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{row:03}.png" for row in range(len(images))]
@@ -53,8 +53,8 @@ def run_lengths(mask):
 def compressed(runs):
     """COCO's compressed text of run lengths."""
     text = ""
-    for place, count in enumerate(runs["counts"]):
-        number = count - (runs["counts"][place - 2] if place > 2 else 0)
+    for index, count in enumerate(runs["counts"]):
+        number = count - (runs["counts"][index - 2] if index > 2 else 0)
         while True:
             bits, number = number & 31, number >> 5
             more = not ((number == -1 and bits & 16) or (number == 0 and not bits & 16))
@@ -64,7 +64,7 @@ def compressed(runs):
     return {"size": runs["size"], "counts": text}
 
 
-OUTLINES = {
+SEGMENTATIONS = {
     "polygons": runs_as_polygons,
     "run lengths": run_lengths,
     "compressed run lengths": lambda mask: compressed(run_lengths(mask)),
@@ -72,26 +72,26 @@ OUTLINES = {
 
 
 def objects(targets, row):
-    """The rows of a picture that hold an object."""
+    """The rows of an image that hold an object."""
     return np.flatnonzero(targets["labels"][row] >= 0).tolist()
 
 
-def coco_content(targets, names, size, outline="polygons", ids=(7, 3, 90)):
+def coco_content(targets, names, size, segmentation="polygons", ids=(7, 3, 90)):
     """The content of a COCO file; label k is the category of the k-th lowest id."""
     height, width = size
     annotations = []
     for row in range(len(names)):
-        for place in objects(targets, row):
-            left, top, right, bottom = targets["boxes"][row, place].tolist()
+        for index in objects(targets, row):
+            left, top, right, bottom = targets["boxes"][row, index].tolist()
             annotations.append(
                 {
                     "id": 1000 + len(annotations),
                     "image_id": 500 + row,
-                    "category_id": sorted(ids)[targets["labels"][row, place]],
+                    "category_id": sorted(ids)[targets["labels"][row, index]],
                     "bbox": [left, top, right - left, bottom - top],
-                    "area": float(targets["area"][row, place]),
-                    "iscrowd": int(place == 2),
-                    "segmentation": OUTLINES[outline](targets["masks"][row, place]),
+                    "area": float(targets["area"][row, index]),
+                    "iscrowd": int(index == 2),
+                    "segmentation": SEGMENTATIONS[segmentation](targets["masks"][row, index]),
                 }
             )
     by_id = dict(zip(sorted(ids), NAMES, strict=True))
@@ -104,26 +104,26 @@ def coco_content(targets, names, size, outline="polygons", ids=(7, 3, 90)):
     }
 
 
-def write_coco(folder, images, targets, outline="polygons"):
+def write_coco(folder, images, targets, segmentation="polygons"):
     """`annotations.json` and a folder `images`; the content of the JSON."""
-    names = save_pictures(images, folder / "images")
-    content = coco_content(targets, names, images.shape[1:3], outline)
+    names = save_images(images, folder / "images")
+    content = coco_content(targets, names, images.shape[1:3], segmentation)
     (folder / "annotations.json").write_text(json.dumps(content))
     return content
 
 
 def write_voc(folder, images, targets, devkit=True):
-    """XML files and pictures, in the folders of the VOC devkit or side by side."""
-    xml, pictures = (folder / name if devkit else folder for name in ("Annotations", "JPEGImages"))
-    names = save_pictures(images, pictures)
+    """XML files and images, in the folders of the VOC devkit or side by side."""
+    xml, jpegs = (folder / name if devkit else folder for name in ("Annotations", "JPEGImages"))
+    names = save_images(images, jpegs)
     xml.mkdir(exist_ok=True)
     height, width = images.shape[1:3]
     for row, name in enumerate(names):
         parts = [f"<filename>{name}</filename><size><width>{width}</width><height>{height}</height></size>"]
-        for place in objects(targets, row):
-            left, top, right, bottom = targets["boxes"][row, place].astype(int)
+        for index in objects(targets, row):
+            left, top, right, bottom = targets["boxes"][row, index].astype(int)
             parts.append(
-                f"<object><name>{NAMES[targets['labels'][row, place]]}</name><difficult>{int(place == 1)}</difficult>"
+                f"<object><name>{NAMES[targets['labels'][row, index]]}</name><difficult>{int(index == 1)}</difficult>"
                 f"<bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin>"
                 f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>"
                 "<part><name>corner</name><bndbox><xmin>1</xmin></bndbox></part></object>"
@@ -134,20 +134,20 @@ def write_voc(folder, images, targets, devkit=True):
 
 def write_yolo(folder, images, targets, polygons=False):
     """Folders `images/train` and `labels/train`, and `classes.txt`."""
-    names = save_pictures(images, folder / "images" / "train")
+    names = save_images(images, folder / "images" / "train")
     labels = folder / "labels" / "train"
     labels.mkdir(parents=True)
     height, width = images.shape[1:3]
     for row, name in enumerate(names):
         lines = []
-        for place in objects(targets, row):
-            left, top, right, bottom = targets["boxes"][row, place].astype("float64")
+        for index in objects(targets, row):
+            left, top, right, bottom = targets["boxes"][row, index].astype("float64")
             numbers = [
                 (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height
             ]  # fmt: skip
             if polygons:
-                numbers = np.reshape(staircase(targets["masks"][row, place]), (-1, 2)) / (width, height)
-            lines.append(f"{targets['labels'][row, place]} {' '.join(map(repr, np.ravel(numbers).tolist()))}\n")
+                numbers = np.reshape(staircase(targets["masks"][row, index]), (-1, 2)) / (width, height)
+            lines.append(f"{targets['labels'][row, index]} {' '.join(map(repr, np.ravel(numbers).tolist()))}\n")
         (labels / name.replace("png", "txt")).write_text("".join(lines))
     (folder / "classes.txt").write_text("\n".join(NAMES) + "\n")
     return names

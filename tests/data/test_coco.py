@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvision.data import check_targets, coco, shapes
-from tests.data.files import NAMES, OUTLINES, objects, write_coco
+from tests.data.files import NAMES, SEGMENTATIONS, objects, write_coco
 from tests.data.test_detection import batches
 
 pytestmark = pytest.mark.tensorflow_only
@@ -18,9 +18,9 @@ def read(folder, **options):
     return coco(folder / "annotations.json", folder / "images", image_size=(48, 64), **options)
 
 
-@pytest.mark.parametrize("outline", OUTLINES)
-def test_nothing_is_lost(tmp_path, outline):
-    content = write_coco(tmp_path, IMAGES, TARGETS, outline)
+@pytest.mark.parametrize("segmentation", SEGMENTATIONS)
+def test_nothing_is_lost(tmp_path, segmentation):
+    content = write_coco(tmp_path, IMAGES, TARGETS, segmentation)
     found = read(tmp_path, masks=True, mask_size=None)
     images, targets = batches(found.dataset)
     check_targets(images, targets, classes=3)
@@ -32,7 +32,7 @@ def test_nothing_is_lost(tmp_path, outline):
         for name in ("boxes", "labels", "masks", "area"):
             np.testing.assert_array_equal(targets[name][row, :n], TARGETS[name][row, kept])
         assert (targets["labels"][row, n:] == -1).all()
-        assert targets["crowd"][row].tolist() == [int(place == 2) for place in kept] + [0] * (100 - n)
+        assert targets["crowd"][row].tolist() == [int(index == 2) for index in kept] + [0] * (100 - n)
     assert found.class_names == NAMES
     assert found.classes == 3
     assert found.counts == tuple((TARGETS["labels"] == label).sum() for label in range(3))
@@ -44,18 +44,18 @@ def test_nothing_is_lost(tmp_path, outline):
 @pytest.mark.parametrize(
     ("change", "row", "reason"),
     [
-        ({"image_id": 99}, "annotations[0]", "no picture has the id 99"),
-        ({"image_id": None}, "annotations[0]", "no picture has the id None"),
-        ({"image_id": [500]}, "annotations[0]", "no picture has the id [500]"),
+        ({"image_id": 99}, "annotations[0]", "no image has the id 99"),
+        ({"image_id": None}, "annotations[0]", "no image has the id None"),
+        ({"image_id": [500]}, "annotations[0]", "no image has the id [500]"),
         ({"category_id": 4}, "annotations[0]", "000.png: no category has the id 4; known are 3, 7, 90"),
         ({"bbox": [1, 2, 3]}, "annotations[0]", "000.png: the bbox [1, 2, 3] is not four numbers"),
         ({"bbox": None}, "annotations[0]", "000.png: the bbox None is not four numbers"),
         ({"bbox": [1, 2, "wide", 4]}, "annotations[0]", "is not four numbers"),
         ({"bbox": [1, 2, float("nan"), 4]}, "annotations[0] (000.png)", "is not finite"),
         ({"bbox": [10, 10, 0, 4]}, "annotations[0] (000.png)", "has no area"),
-        ({"bbox": [70, 10, 5, 4]}, "annotations[0] (000.png)", "lies outside the picture of 48 x 64"),
+        ({"bbox": [70, 10, 5, 4]}, "annotations[0] (000.png)", "lies outside the image of 48 x 64"),
         ({"segmentation": [[1, 2]]}, "annotations[0] (000.png)", "the object has a polygon [1, 2]"),
-        ({"segmentation": None}, "annotations[0] (000.png)", "the object has no outline"),
+        ({"segmentation": None}, "annotations[0] (000.png)", "the object has no segmentation"),
     ],
 )
 def test_bad_rows_are_named_and_left_out(tmp_path, change, row, reason):
@@ -84,7 +84,7 @@ def test_bad_rows_are_named_and_left_out(tmp_path, change, row, reason):
         ({"id": 500}, "annotations.json", "images[1]", "the id 500 stands twice"),
     ],
 )
-def test_bad_pictures_are_named_and_left_out(tmp_path, change, file, row, reason):
+def test_bad_images_are_named_and_left_out(tmp_path, change, file, row, reason):
     content = write_coco(tmp_path, IMAGES, TARGETS)
     content["images"][1] |= change
     (tmp_path / "annotations.json").write_text(json.dumps(content))
@@ -98,9 +98,9 @@ def test_bad_pictures_are_named_and_left_out(tmp_path, change, file, row, reason
 def test_ids_that_are_no_numbers_are_counted(tmp_path):
     content = write_coco(tmp_path, IMAGES, TARGETS)
     for entry in content["images"]:
-        entry["id"] = f"picture {entry['id']}"
+        entry["id"] = f"image {entry['id']}"
     for entry in content["annotations"]:
-        entry["image_id"] = f"picture {entry['image_id']}"
+        entry["image_id"] = f"image {entry['image_id']}"
         del entry["area"]
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     found = read(tmp_path)
@@ -119,7 +119,7 @@ def test_ids_that_are_no_numbers_are_counted(tmp_path):
         ('{"images": [], "categories": []}', "has no list annotations"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}, {"id": 1}]}', "two categories share an id"),
         ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', "need an id, a number"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "no picture that can be used"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "no image that can be used"),
     ],
 )
 def test_a_file_that_is_none_says_what_is_missing(tmp_path, content, message):

@@ -25,8 +25,8 @@ def batches(data):
     return images, {name: np.concatenate([targets[name] for _, targets in parts]) for name in parts[0][1]}
 
 
-def picture(path, size, box=None):
-    """A black picture file with a white box in it."""
+def save_image(path, size, box=None):
+    """A black image file with a white box in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.zeros((*size, 3), "uint8")
     if box is not None:
@@ -35,9 +35,9 @@ def picture(path, size, box=None):
 
 
 def one_box(folder, size, box):
-    """A YOLO folder of one picture with one white box, which is its object."""
+    """A YOLO folder of one image with one white box, which is its object."""
     height, width = size
-    picture(folder / "a.png", size, box)
+    save_image(folder / "a.png", size, box)
     left, top, right, bottom = box
     numbers = (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height
     (folder / "a.txt").write_text("0 " + " ".join(map(repr, numbers)))
@@ -78,10 +78,10 @@ def test_shapes_are_static_and_types_those_of_the_contract(tmp_path):
         ((60, 100), (24, 128), (20, 10, 70, 40)),
         ((301, 203), (64, 64), (50, 60, 151, 241)),
         ((64, 64), (64, 64), (3, 5, 50, 60)),
-        ((37, 90), (50, 50), (0, 0, 90, 37)),  # the whole picture
+        ((37, 90), (50, 50), (0, 0, 90, 37)),  # the whole image
     ],
 )
-def test_a_box_goes_where_its_picture_goes(tmp_path, size, image_size, box):
+def test_a_box_goes_where_its_image_goes(tmp_path, size, image_size, box):
     found = yolo(one_box(tmp_path, size, box), image_size=image_size)
     images, targets = batches(found.dataset)
     scale = min(image_size[0] / size[0], image_size[1] / size[1])
@@ -101,9 +101,9 @@ def test_a_box_goes_where_its_picture_goes(tmp_path, size, image_size, box):
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1, 2])
-def test_pictures_are_scaled_as_pillow_scales_them(tmp_path, scale):
-    numbers = np.random.default_rng(0).integers(0, 256, (6, 10, 3), "uint8")
-    original = PIL.Image.fromarray(numbers).resize((40, 24), PIL.Image.Resampling.BICUBIC)
+def test_images_are_scaled_as_pillow_scales_them(tmp_path, scale):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), "uint8")
+    original = PIL.Image.fromarray(pixels).resize((40, 24), PIL.Image.Resampling.BICUBIC)
     original.save(tmp_path / "a.png")
     size = round(24 * scale), round(40 * scale)
     images, _ = batches(yolo(tmp_path, image_size=size).dataset)
@@ -111,7 +111,7 @@ def test_pictures_are_scaled_as_pillow_scales_them(tmp_path, scale):
     np.testing.assert_allclose(images[0], want, atol=1.01)  # pillow rounds after each of the two directions
 
 
-def test_a_mask_goes_where_its_picture_goes(tmp_path):
+def test_a_mask_goes_where_its_image_goes(tmp_path):
     """A mask as large as the image equals the resized mask wherever that is not grey."""
     write_coco(tmp_path, 255.0 * TARGETS["masks"][:, 0, :, :, None].repeat(3, axis=-1), TARGETS)
     found = coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(96, 110), masks=True, mask_size=None)
@@ -136,8 +136,8 @@ def test_box_masks_pasted_back_are_the_masks(tmp_path, mask_size):
 
 
 def test_the_largest_boxes_are_kept_and_the_rest_is_reported(tmp_path):
-    picture(tmp_path / "many.png", (100, 100))
-    picture(tmp_path / "one.png", (100, 100))
+    save_image(tmp_path / "many.png", (100, 100))
+    save_image(tmp_path / "one.png", (100, 100))
     sides = [0.1, 0.4, 0.2, 0.5, 0.3]
     (tmp_path / "many.txt").write_text("\n".join(f"0 0.5 0.5 {side} {side}" for side in sides))
     (tmp_path / "one.txt").write_text("0 0.5 0.5 0.1 0.1")
@@ -152,9 +152,9 @@ def test_the_largest_boxes_are_kept_and_the_rest_is_reported(tmp_path):
     assert found.counts == (4,)
 
 
-def test_an_empty_picture_is_a_normal_one(tmp_path):
-    picture(tmp_path / "a.png", (20, 30))
-    picture(tmp_path / "b.png", (20, 30))
+def test_an_empty_image_is_a_normal_one(tmp_path):
+    save_image(tmp_path / "a.png", (20, 30))
+    save_image(tmp_path / "b.png", (20, 30))
     (tmp_path / "b.txt").write_text("\n")
     found = yolo(tmp_path, classes=["x"], image_size=(20, 30), masks=True)
     images, targets = batches(found.dataset)
@@ -171,14 +171,14 @@ def test_an_empty_picture_is_a_normal_one(tmp_path):
         ("0 nan 0.5 0.2 0.2", "is not finite"),
         ("0 0.5 0.5 0 0.2", "has no area"),
         ("0 0.5 0.5 0.2 -0.2", "has no area"),
-        ("0 1.5 0.5 0.2 0.2", r"lies outside the picture of 100 x 50 \(height x width\), by 30"),
-        ("0 0.5 0.5 1.2 0.2", "lies outside the picture of 100 x 50"),
+        ("0 1.5 0.5 0.2 0.2", r"lies outside the image of 100 x 50 \(height x width\), by 30"),
+        ("0 0.5 0.5 1.2 0.2", "lies outside the image of 100 x 50"),
         ("0 0.5 0.5 1e300 inf", "is not finite"),
         ("0 30 40 20 20", "lies outside"),
     ],
 )
 def test_boxes_that_cannot_be_are_left_out_and_named(tmp_path, row, reason, capsys):
-    picture(tmp_path / "a.png", (100, 50))
+    save_image(tmp_path / "a.png", (100, 50))
     (tmp_path / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5\n{row}\n0 0.2 0.2 0.2 0.2\n")
     found = yolo(tmp_path, image_size=(100, 50))
     _, targets = batches(found.dataset)
@@ -190,7 +190,7 @@ def test_boxes_that_cannot_be_are_left_out_and_named(tmp_path, row, reason, caps
 
 
 def test_less_than_a_pixel_beyond_the_border_is_rounding(tmp_path):
-    picture(tmp_path / "a.png", (100, 50))
+    save_image(tmp_path / "a.png", (100, 50))
     (tmp_path / "a.txt").write_text("0 0.495 0.5 1.01 0.5\n")
     found = yolo(tmp_path, image_size=(100, 50))
     _, targets = batches(found.dataset)
@@ -200,7 +200,7 @@ def test_less_than_a_pixel_beyond_the_border_is_rounding(tmp_path):
 
 @pytest.mark.parametrize("check", ["full", "header"])
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_truncated_picture_is_never_fatal(tmp_path, check, suffix):
+def test_a_truncated_image_is_never_fatal(tmp_path, check, suffix):
     write_yolo(tmp_path, IMAGES, TARGETS)
     for file in (tmp_path / "images").rglob("*.png"):
         PIL.Image.open(file).save(file.with_suffix(f".{suffix}"))
@@ -208,7 +208,7 @@ def test_a_truncated_picture_is_never_fatal(tmp_path, check, suffix):
             file.unlink()
     cut = tmp_path / "images" / "train" / f"004.{suffix}"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 7 // 8])
-    (tmp_path / "images" / "train" / f"005.{suffix}").write_bytes(b"no picture")
+    (tmp_path / "images" / "train" / f"005.{suffix}").write_bytes(b"no image")
     found = yolo(tmp_path, image_size=(48, 64), check=check)
     _, targets = batches(found.dataset)
     assert len(targets["labels"]) == 10
@@ -216,11 +216,9 @@ def test_a_truncated_picture_is_never_fatal(tmp_path, check, suffix):
     assert named == (["004", "005"] if check == "full" else ["005"])
 
 
-def test_no_picture_at_all_is_an_error_that_says_why(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(
-        ValueError, match=r"yolo: there is no picture that can be used.*a.png: the picture cannot be read"
-    ):
+def test_no_image_at_all_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"yolo: there is no image that can be used.*a.png: the image cannot be read"):
         yolo(tmp_path)
 
 
@@ -230,7 +228,7 @@ def test_no_picture_at_all_is_an_error_that_says_why(tmp_path):
         ({"image_size": (0, 64)}, "image_size must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"max_boxes": 0}, "max_boxes must be at least 1"),
-        ({"check": "fully"}, "Unknown check of the pictures: got 'fully'"),
+        ({"check": "fully"}, "Unknown check of the images: got 'fully'"),
     ],
 )
 def test_impossible_options_are_refused(tmp_path, options, message):
@@ -239,7 +237,7 @@ def test_impossible_options_are_refused(tmp_path, options, message):
         yolo(tmp_path, **options)
 
 
-def test_shuffling_uses_every_picture_once_in_an_order_of_its_seed(tmp_path):
+def test_shuffling_uses_every_image_once_in_an_order_of_its_seed(tmp_path):
     write_yolo(tmp_path, IMAGES, TARGETS)
     read = {seed: yolo(tmp_path, image_size=(48, 64), shuffle=True, seed=seed).dataset for seed in (1, 2)}
     first, again, other = (batches(read[seed])[1]["image_id"].tolist() for seed in (1, 1, 2))
@@ -254,7 +252,7 @@ def test_shuffling_uses_every_picture_once_in_an_order_of_its_seed(tmp_path):
 
 def test_files_are_never_changed(tmp_path):
     write_coco(tmp_path, IMAGES, TARGETS)
-    (tmp_path / "images" / "000.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "000.png").write_bytes(b"no image")
 
     def state():
         files = sorted(path for path in tmp_path.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""A folder of class sub-folders: every readable picture is used once, the rest is named."""
+"""A folder of class sub-folders: every readable image is used once, the rest is named."""
 
 import numpy as np
 import PIL.Image
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.tensorflow_only
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Two classes of ten pictures each; the shade tells picture from picture."""
+def folder(tmp_path):
+    """Two classes of ten images each; the shade tells images apart."""
     for label, name in enumerate(("ants", "bees")):
         (tmp_path / name).mkdir()
         for k in range(10):
@@ -21,14 +21,14 @@ def pictures(tmp_path):
 
 
 def shades(batches):
-    """{(label, shade at the centre)} of all pictures."""
+    """{(label, shade at the centre)} of all images."""
     seen = [(int(y), int(x[10, 10, 0])) for images, labels in batches for x, y in zip(images, labels, strict=True)]
     assert len(seen) == len(set(seen))
     return set(seen)
 
 
-def test_every_picture_is_used_once(pictures):
-    found = image_folder(pictures, image_size=(20, 20), batch_size=4)
+def test_every_image_is_used_once(folder):
+    found = image_folder(folder, image_size=(20, 20), batch_size=4)
     train, validation = shades(found.train), shades(found.validation)
     assert train | validation == {(label, 10 * k + 100 * label) for label in (0, 1) for k in range(10)}
     assert not train & validation
@@ -37,39 +37,39 @@ def test_every_picture_is_used_once(pictures):
     assert found.counts == (10, 10)
 
 
-def test_pictures_keep_their_aspect_ratio(pictures):
-    found = image_folder(pictures, image_size=(20, 20))
+def test_images_keep_their_aspect_ratio(folder):
+    found = image_folder(folder, image_size=(20, 20))
     images, _ = next(iter(found.validation))
-    picture = images.numpy()[0]
-    assert (picture[:5] == 0).all()
-    assert (picture[15:] == 0).all()
-    assert (picture[6:14] > 0).all() or (picture[6:14] == picture[10, 10]).all()
+    image = images.numpy()[0]
+    assert (image[:5] == 0).all()
+    assert (image[15:] == 0).all()
+    assert (image[6:14] > 0).all() or (image[6:14] == image[10, 10]).all()
 
 
-def test_the_split_depends_on_the_seed_alone(pictures):
-    first, again, other = (shades(image_folder(pictures, image_size=(20, 20), seed=s).validation) for s in (1, 1, 2))
+def test_the_split_depends_on_the_seed_alone(folder):
+    first, again, other = (shades(image_folder(folder, image_size=(20, 20), seed=s).validation) for s in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0 cut", b"\x89PNG\r\n\x1a\n cut"])
-def test_broken_files_are_named_not_fatal(pictures, content):
-    (pictures / "ants" / "broken.png").write_bytes(content)
-    whole = (pictures / "bees" / "0.png").read_bytes()
-    (pictures / "bees" / "half.png").write_bytes(whole[: len(whole) // 2])
-    found = image_folder(pictures, image_size=(20, 20))
+def test_broken_files_are_named_not_fatal(folder, content):
+    (folder / "ants" / "broken.png").write_bytes(content)
+    whole = (folder / "bees" / "0.png").read_bytes()
+    (folder / "bees" / "half.png").write_bytes(whole[: len(whole) // 2])
+    found = image_folder(folder, image_size=(20, 20))
     assert {path.split("/")[-1] for path in found.skipped} == {"broken.png", "half.png"}
     assert all(found.skipped.values())
     assert found.counts == (10, 10)
 
 
-def test_too_few_readable_pictures_say_why(pictures):
+def test_too_few_readable_images_say_why(folder):
     for k in range(9):
-        (pictures / "ants" / f"{k}.png").write_bytes(b"broken")
+        (folder / "ants" / f"{k}.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"class 'ants'.*has 1 readable.*9 files could not be read"):
-        image_folder(pictures)
+        image_folder(folder)
 
 
-def test_a_split_outside_0_to_1_is_refused(pictures):
+def test_a_split_outside_0_to_1_is_refused(folder):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        image_folder(pictures, validation_split=1.0)
+        image_folder(folder, validation_split=1.0)

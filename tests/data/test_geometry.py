@@ -10,7 +10,7 @@ from tests.support import assert_close
 
 pytestmark = pytest.mark.tensorflow_only
 
-BOXES = np.random.default_rng(0).uniform(-5, 60, (50, 4))  # some turned inside out, some beyond the border
+BOXES = np.random.default_rng(0).uniform(-5, 60, (50, 4))  # some inverted, some beyond the border
 
 
 @pytest.mark.parametrize("name", ["xywh_to_xyxy", "cxcywh_to_xyxy", "area_xyxy"])
@@ -43,5 +43,5 @@ def test_boxes_of_masks():
         ((1, 1000), (10, 10), 0.01, (1, 10)),  # never less than a row
     ],
 )
-def test_pictures_fill_one_side(size, image_size, scale, taken):
+def test_images_fill_one_side(size, image_size, scale, taken):
     assert geometry.fit(size, image_size) == (pytest.approx(scale), taken)

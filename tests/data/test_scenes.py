@@ -1,4 +1,4 @@
-"""Scenes of cut-outs: exact masks, boxes around what is seen, clutter without a label, the same every time."""
+"""Scenes of cut-outs: exact masks, boxes around what is visible, clutter without a label, the same every time."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CUTOUTS, LABELS = np.stack([DISC, BAR, np.roll(BAR, 4, axis=1)]), np.array([0, 1
 
 
 def bright(images):
-    """Where a pixel is no ground: colours reach 153 at least, the ground 130 at most but for its noise."""
+    """Where a pixel is not background: colours reach 153 at least, the background 130 at most but for its noise."""
     return images.max(axis=-1) > 152
 
 
@@ -28,11 +28,11 @@ def test_targets_follow_the_contract(image_size, most, clutter):
 
 def test_boxes_and_areas_are_those_of_the_masks():
     _, targets = scenes(CUTOUTS, LABELS, 30, (64, 64), max_objects=6, masks=True)
-    for row, place in np.argwhere(targets["labels"] >= 0):
-        pixels = np.argwhere(targets["masks"][row, place])
+    for row, index in np.argwhere(targets["labels"] >= 0):
+        pixels = np.argwhere(targets["masks"][row, index])
         (top, left), (bottom, right) = pixels.min(axis=0), pixels.max(axis=0) + 1
-        assert targets["boxes"][row, place].tolist() == [left, top, right, bottom]
-        assert targets["area"][row, place] == len(pixels) > 0
+        assert targets["boxes"][row, index].tolist() == [left, top, right, bottom]
+        assert targets["area"][row, index] == len(pixels) > 0
     assert targets["masks"].sum(axis=1).max() == 1  # a pixel shows one object
 
 
@@ -41,7 +41,7 @@ def test_a_mask_is_where_half_a_pixel_is_the_object():
     images, targets = scenes(whole, [0], 40, sides=(0.3, 0.5), masks=True)
     np.testing.assert_array_equal(bright(images), targets["masks"].any(axis=1))
     seen = targets["masks"].any(axis=(1, 2, 3)).mean()
-    assert 0.8 < seen < 1  # one picture in twenty is empty
+    assert 0.8 < seen < 1  # one image in twenty is empty
     faint, same = scenes(np.where(whole, 140, 0), [0], 40, sides=(0.3, 0.5), masks=True)
     np.testing.assert_array_equal(same["masks"], targets["masks"])
     assert faint[targets["masks"].any(axis=1)].mean() < images[targets["masks"].any(axis=1)].mean()
@@ -71,7 +71,7 @@ def test_clutter_is_painted_and_has_no_label():
     assert (targets["labels"] >= 0).sum(axis=1).max() == 1
 
 
-def test_a_picture_depends_on_seed_and_number_alone():
+def test_an_image_depends_on_seed_and_index_alone():
     images, targets = scenes(CUTOUTS, LABELS, 6, (32, 32), seed=4, clutter=3, masks=True)
     fewer, fewer_targets = scenes(CUTOUTS, LABELS, 3, (32, 32), seed=4, clutter=3, masks=True)
     np.testing.assert_array_equal(images[:3], fewer)
@@ -86,8 +86,8 @@ def test_a_picture_depends_on_seed_and_number_alone():
     [
         ({"cutouts": DISC}, r"cutouts must be \[n, h, w\] with one label each, n at least 1; got cutouts \(20, 20\)"),
         ({"labels": [0]}, r"got cutouts \(3, 20, 20\) and labels \(1,\)"),
-        ({"labels": [0, 1, -1]}, "whole numbers from 0; got int64 from -1"),
-        ({"labels": [0.0, 1.0, 1.0]}, "whole numbers from 0; got float64"),
+        ({"labels": [0, 1, -1]}, "integers from 0; got int64 from -1"),
+        ({"labels": [0.0, 1.0, 1.0]}, "integers from 0; got float64"),
         ({"sides": (0.0, 0.5)}, "0 < smallest <= largest <= 1; got"),
         ({"sides": (0.5, 0.2)}, "0 < smallest <= largest <= 1; got"),
         ({"cutouts": CUTOUTS / 255}, r"3 cut-outs show nothing, no pixel of theirs reaches 128 \(first: 0\)"),

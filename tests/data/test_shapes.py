@@ -1,4 +1,4 @@
-"""Generated shapes: exact masks, boxes around what is seen, the same every time."""
+"""Generated shapes: exact masks, boxes around what is visible, the same every time."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def test_targets_follow_the_contract(image_size, classes, max_shapes):
 
 def test_boxes_and_areas_are_those_of_the_masks():
     _, targets = shapes(40, (64, 64), classes=12, max_shapes=6, masks=True)
-    for row, place in np.argwhere(targets["labels"] >= 0):
-        pixels = np.argwhere(targets["masks"][row, place])
+    for row, index in np.argwhere(targets["labels"] >= 0):
+        pixels = np.argwhere(targets["masks"][row, index])
         (top, left), (bottom, right) = pixels.min(axis=0), pixels.max(axis=0) + 1
-        assert targets["boxes"][row, place].tolist() == [left, top, right, bottom]
-        assert targets["area"][row, place] == len(pixels) > 0
+        assert targets["boxes"][row, index].tolist() == [left, top, right, bottom]
+        assert targets["area"][row, index] == len(pixels) > 0
     assert not targets["masks"][targets["labels"] < 0].any()
     assert targets["masks"].sum(axis=1).max() == 1  # a pixel shows one shape
     filled = targets["labels"] >= 0
@@ -34,7 +34,7 @@ def test_boxes_and_areas_are_those_of_the_masks():
 
 
 def test_masks_are_exactly_what_is_bright():
-    images, targets = shapes(40, classes=8, masks=True)  # of one texture: all of a shape is bright, no ground is
+    images, targets = shapes(40, classes=8, masks=True)  # of one texture: all of a shape is bright, no background is
     np.testing.assert_array_equal(images.max(axis=-1) > 152, targets["masks"].any(axis=1))
 
 
@@ -42,20 +42,20 @@ def test_shapes_cover_each_other_by_half_at_most():
     _, targets = shapes(200, classes=1, max_shapes=8, masks=True)
     found = targets["labels"] >= 0
     sides = (targets["boxes"][..., 2:] - targets["boxes"][..., :2])[found]
-    shares = targets["area"][found] / sides.prod(axis=-1)
-    assert shares.max() < 0.9  # a disc fills 79 % of its box, a small one of pixels a little more
-    assert (shares < 0.7).sum() > 20  # some are covered in part
-    assert shares.min() > 0.35
+    fractions = targets["area"][found] / sides.prod(axis=-1)
+    assert fractions.max() < 0.9  # a disc fills 79 % of its box, a small one of pixels a little more
+    assert (fractions < 0.7).sum() > 20  # some are covered in part
+    assert fractions.min() > 0.35
 
 
-def test_some_pictures_are_empty_and_every_class_occurs():
+def test_some_images_are_empty_and_every_class_occurs():
     _, targets = shapes(300, (32, 32), classes=20)
     empty = (targets["labels"] == -1).all(axis=1).mean()
     assert 0.01 < empty < 0.12
     assert set(targets["labels"].ravel().tolist()) == set(range(-1, 20))
 
 
-def test_a_picture_depends_on_seed_and_number_alone():
+def test_an_image_depends_on_seed_and_index_alone():
     images, targets = shapes(6, (32, 32), seed=4, masks=True)
     fewer, fewer_targets = shapes(3, (32, 32), seed=4, masks=True)
     np.testing.assert_array_equal(images[:3], fewer)

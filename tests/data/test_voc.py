@@ -33,7 +33,7 @@ def test_nothing_is_lost(tmp_path, devkit):
         for name in ("boxes", "labels"):
             np.testing.assert_array_equal(targets[name][row, :n], TARGETS[name][row, kept])
         assert (targets["labels"][row, n:] == -1).all()
-        assert targets["difficult"][row].tolist() == [int(place == 1) for place in kept] + [0] * (100 - n)
+        assert targets["difficult"][row].tolist() == [int(index == 1) for index in kept] + [0] * (100 - n)
     sides = targets["boxes"][..., 2:] - targets["boxes"][..., :2]
     np.testing.assert_array_equal(targets["area"], sides[..., 0] * sides[..., 1])
     assert found.class_names == NAMES
@@ -79,7 +79,7 @@ OBJECT = (
         (OBJECT.format(1, 2, "wide", 4), "it has no xmax, or none that is a number"),
         (OBJECT.format(1, 2, "nan", 4), "is not finite"),
         (OBJECT.format(10, 2, 9, 4), "has no area"),
-        (OBJECT.format(1, 2, 70, 4), "lies outside the picture of 48 x 64 (height x width), by 6"),
+        (OBJECT.format(1, 2, 70, 4), "lies outside the image of 48 x 64 (height x width), by 6"),
     ],
 )
 def test_bad_rows_are_named_and_left_out(tmp_path, added, reason):
@@ -115,14 +115,14 @@ def test_bad_files_are_named_and_left_out(tmp_path, content, row, reason):
     assert len(found.files) == 7
 
 
-def test_a_missing_picture_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     write(tmp_path)
     (tmp_path / "JPEGImages" / "003.png").unlink()
     (problem,) = voc(tmp_path, image_size=(48, 64)).problems
     assert (problem.file, problem.row) == (str(tmp_path / "Annotations" / "003.xml"), "filename")
 
 
-def test_a_picture_may_carry_the_name_of_its_xml(tmp_path):
+def test_an_image_may_carry_the_name_of_its_xml(tmp_path):
     write(tmp_path, devkit=False)
     for file in tmp_path.glob("*.xml"):
         file.write_text(file.read_text().replace(".png</filename>", ".tif</filename>"))
@@ -130,7 +130,7 @@ def test_a_picture_may_carry_the_name_of_its_xml(tmp_path):
     assert len(voc(tmp_path, image_size=(48, 64)).files) == 8
 
 
-def test_boxes_of_tools_that_count_from_0_stay_within_the_picture(tmp_path):
+def test_boxes_of_tools_that_count_from_0_stay_within_the_image(tmp_path):
     file = write(tmp_path) / "003.xml"
     file.write_text(f"<annotation>{OBJECT.format(0, 0, 63, 47)}</annotation>")
     _, targets = batches(voc(tmp_path, image_size=(48, 64)).dataset)

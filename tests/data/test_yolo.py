@@ -78,11 +78,11 @@ def test_bad_rows_are_named_and_left_out(tmp_path, line, reason):
     assert sum(found.counts) == (TARGETS["labels"] >= 0).sum()
 
 
-def test_labels_without_a_picture_are_named(tmp_path):
+def test_labels_without_a_image_are_named(tmp_path):
     write_yolo(tmp_path, IMAGES, TARGETS)
     (tmp_path / "images" / "train" / "002.png").unlink()
     (problem,) = yolo(tmp_path, image_size=(48, 64)).problems
-    assert str(problem) == f"{tmp_path / 'labels' / 'train' / '002.txt'}: there is no picture to it"
+    assert str(problem) == f"{tmp_path / 'labels' / 'train' / '002.txt'}: there is no image for it"
 
 
 def test_names_are_given_or_read_or_counted(tmp_path):
