@@ -1,4 +1,4 @@
-"""Pictures of runs by matplotlib, and of detections by pillow. Loaded on first use."""
+"""Charts of runs by matplotlib, and detections drawn on images by pillow. Loaded on first use."""
 
 import functools
 import math
@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kvision.contract import paste_masks
 
-# Told apart without colour too: the line of the training curve is solid, that of validation dashed.
+# Line styles differ as well as colours: training is solid, validation dashed.
 TRAIN, VALIDATION = {"color": "#2f6f9f", "linestyle": "-"}, {"color": "#c2571a", "linestyle": "--"}
 
-# Colours that people with any colour vision tell apart: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/.
+# Distinguishable with any colour vision: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/.
 PALETTE = (
     (230, 159, 0),
     (86, 180, 233),
@@ -27,11 +27,11 @@ MASK_OPACITY = 0.45
 
 
 def curves(history, title=None):
-    """The curves of a run, one small chart a metric, training and validation together.
+    """The curves of a run, one small chart per metric, training and validation together.
 
     Args:
         history: `{name: [value of each epoch]}`, as `keras.callbacks.History.history`.
-        title: Above the charts.
+        title: Of the figure, or None.
 
     Returns:
         A `matplotlib.figure.Figure`; write it with `figure.savefig(path)`.
@@ -45,8 +45,8 @@ def curves(history, title=None):
     columns = min(3, max(1, len(names)))
     rows = math.ceil(len(names) / columns) or 1
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
         epochs = range(1, len(history[name]) + 1)
         axes.plot(epochs, history[name], label="training", **TRAIN)
         if f"val_{name}" in history:
@@ -63,12 +63,13 @@ def curves(history, title=None):
 
 
 def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None, truth=None, side=None):
-    """Boxes, masks, class names and scores over a picture; with `truth`, over what is true.
+    """Boxes, masks, class names and scores over an image; with `truth`, over the ground truth.
 
-    A class has a colour of its own (seven, then again from the first). What is true is a broad white line below: a
-    coloured box with a white rim is found, a white one is missed, one without a rim is wrong. Where there are several
-    classes, what is missed, or found as another class (IoU below 0.5), is named in white. A name for which there is no
-    free place is left out, and so are those of the least sure where all would hide too much of the picture.
+    Each class has a colour of its own (seven, then again from the first). The ground truth is a broad white line below:
+    a coloured box with a white rim is a true positive, a white box a false negative, a coloured box without a rim a
+    false positive. Where there are several classes, an object that no detection of its class overlaps (IoU at least
+    0.5) is labelled in white. Labels that find no free position are left out, and so are those of the lowest scores
+    where all would hide too much of the image.
 
     Args:
         image: [h, w, 3], [h, w, 1] or [h, w], 0…255.
@@ -77,10 +78,10 @@ def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None,
         scores: [n] in [0, 1], or None. The highest is drawn on top.
         masks: [n, h, w], true above 0.5, or None.
         classes: Names of the classes, in the order of the labels; None writes the label.
-        truth: What is true, in the data contract: a dict with `"boxes"` and `"labels"`, and, optional, `"masks"` or
+        truth: The ground truth in the data contract: a dict with `"boxes"` and `"labels"`, and, optional, `"masks"` or
             `"box_masks"`; or None.
-        side: Pixels of the longer side of the result; the picture is scaled before anything is drawn, so lines and
-            letters stay sharp. None keeps its size.
+        side: Pixels of the longer side of the result; the image is scaled before anything is drawn, so lines and
+            text stay sharp. None keeps its size.
 
     Returns:
         [height, width, 3] uint8.
@@ -88,8 +89,8 @@ def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None,
     Raises:
         ValueError: on arrays of other shapes.
 
-    >>> picture = detections(np.zeros((64, 96, 3)), [[8, 8, 40, 40]], [0], scores=[0.9], classes=["tree"])
-    >>> picture.shape
+    >>> drawn = detections(np.zeros((64, 96, 3)), [[8, 8, 40, 40]], [0], scores=[0.9], classes=["tree"])
+    >>> drawn.shape
     (64, 96, 3)
     """
     canvas = Image.fromarray(_rgb(image))
@@ -97,7 +98,7 @@ def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None,
     scale = 1.0 if side is None else side / max(size)
     found = _Objects("detections", size, scale, boxes_xyxy, labels, scores, masks)
     truth = {"boxes": (), "labels": ()} if truth is None else truth
-    true = _Objects("truth", size, scale, truth["boxes"], truth["labels"], masks=_whole_masks(truth, size))
+    true = _Objects("truth", size, scale, truth["boxes"], truth["labels"], masks=_full_size_masks(truth, size))
     if side is not None:
         method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
         canvas = canvas.resize([max(1, round(length * scale)) for length in size], method)
@@ -108,22 +109,22 @@ def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None,
         _rectangle(draw, box, LIGHT, line + 2)
     for box, label in zip(found.boxes, found.labels, strict=True):
         _rectangle(draw, box, _colour(label), line)
-    tags = _Tags(draw, canvas.size)
-    for row in reversed(range(len(found.labels))):  # the surest takes its place first
+    labelled = _Labels(draw, canvas.size)
+    for row in reversed(range(len(found.labels))):  # the highest score is placed first
         name = _name(found.labels[row], classes)
         text = name if scores is None else f"{name} {found.scores[row]:.2f}"
-        tags.add(text, found.boxes[row], _colour(found.labels[row]))
+        labelled.add(text, found.boxes[row], _colour(found.labels[row]))
     if classes is None or len(classes) > 1:
         for box, label in zip(true.boxes, true.labels, strict=True):
             if not any(
                 label == other and _iou(box, near) >= 0.5 for near, other in zip(found.boxes, found.labels, strict=True)
             ):
-                tags.add(_name(label, classes), box, LIGHT, below=True)
+                labelled.add(_name(label, classes), box, LIGHT, below=True)
     return np.array(canvas)
 
 
 class _Objects:
-    """What can be drawn of boxes and what belongs to them, by rising score, in pixels of the result."""
+    """The boxes that can be drawn, with their labels, scores and masks, by rising score, in pixels of the result."""
 
     def __init__(self, what, size, scale, boxes, labels, scores=None, masks=None):
         boxes, labels = np.asarray(boxes, "float64"), np.asarray(labels)
@@ -131,8 +132,8 @@ class _Objects:
         n = len(boxes)
         scores = None if scores is None else np.asarray(scores, "float64")
         masks = None if masks is None else np.asarray(masks)
-        wanted = {"boxes": (n, 4), "labels": (n,), "scores": (n,), "masks": (n, *reversed(size))}
-        for (name, shape), value in zip(wanted.items(), (boxes, labels, scores, masks), strict=True):
+        expected = {"boxes": (n, 4), "labels": (n,), "scores": (n,), "masks": (n, *reversed(size))}
+        for (name, shape), value in zip(expected.items(), (boxes, labels, scores, masks), strict=True):
             if value is not None and value.shape != shape:
                 raise ValueError(f"drawing.detections: {name} of the {what} must be {shape}, got {value.shape}.")
         starts, ends = boxes[:, :2], boxes[:, 2:]
@@ -146,14 +147,14 @@ class _Objects:
         self.masks = None if masks is None else masks[rows] > 0.5
 
 
-def _whole_masks(targets, size):
+def _full_size_masks(targets, size):
     if "masks" in targets or "box_masks" not in targets:
         return targets.get("masks")
     return paste_masks(targets["box_masks"], targets["boxes"], size[::-1])
 
 
 def _with_masks(pixels, found, true, line):
-    """Masks as a veil of their colour with a rim; those that are true as a white rim below."""
+    """Masks as a translucent fill with a rim; those of the ground truth as a white rim below."""
     shape = pixels.shape[:2]
     for mask in () if true.masks is None else true.masks:
         mask = _resized(mask, shape)
@@ -178,18 +179,18 @@ def _eroded(mask, times):
 
 
 def _rectangle(draw, box, colour, line):
-    """A box with a dark hair on both sides of its line, so that it shows on any ground."""
+    """A box with a thin dark line on both sides of its edge, so that it shows on any background."""
     left, top, right, bottom = (round(float(number)) for number in box)
     right, bottom = max(right - 1, left), max(bottom - 1, top)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=DARK, width=line + 2)
     draw.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 
-class _Tags:
-    """Names beside boxes, each where no other stands; the first few, and then as long as they hide little."""
+class _Labels:
+    """Labels beside boxes that do not overlap; the first few, and then as long as they hide little of the image."""
 
-    always = 8
-    share = 0.15  # of the picture, for all names together
+    num_always = 8
+    max_hidden = 0.15  # fraction of the image, for all labels together
 
     def __init__(self, draw, size):
         self.draw = draw
@@ -203,17 +204,17 @@ class _Tags:
         width = math.ceil(self.draw.textlength(text, font=self.font)) + 2 * pad
         height = math.ceil(bottom - top) + 2 * pad
         hidden = width * height + sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.taken)
-        if len(self.taken) >= self.always and hidden > self.share * math.prod(self.size):
+        if len(self.taken) >= self.num_always and hidden > self.max_hidden * math.prod(self.size):
             return
         left, upper, right, lower = (round(float(number)) for number in box)
-        places = [(left, upper - height), (right - width, upper - height), (left, lower), (right - width, lower)]
-        places += [(left, upper), (left, lower - height)]
-        for x, y in reversed(places) if below else places:
+        corners = [(left, upper - height), (right - width, upper - height), (left, lower), (right - width, lower)]
+        corners += [(left, upper), (left, lower - height)]
+        for x, y in reversed(corners) if below else corners:
             x = min(max(x, 0), self.size[0] - width)
-            tag = (x, y, x + width, y + height)
-            if x < 0 or y < 0 or tag[3] > self.size[1] or any(map(functools.partial(_overlap, tag), self.taken)):
+            area = (x, y, x + width, y + height)
+            if x < 0 or y < 0 or area[3] > self.size[1] or any(map(functools.partial(_overlap, area), self.taken)):
                 continue
-            self.taken.append(tag)
+            self.taken.append(area)
             self.draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
             bright = np.dot(colour, (0.299, 0.587, 0.114)) > 120
             self.draw.text((x + pad, y + pad - top), text, font=self.font, fill=DARK if bright else LIGHT)
@@ -222,8 +223,8 @@ class _Tags:
 
 def _iou(one, two):
     sides = np.minimum(one[2:], two[2:]) - np.maximum(one[:2], two[:2])
-    shared = np.prod(np.maximum(sides, 0))
-    return shared / (np.prod(one[2:] - one[:2]) + np.prod(two[2:] - two[:2]) - shared)
+    intersection = np.prod(np.maximum(sides, 0))
+    return intersection / (np.prod(one[2:] - one[:2]) + np.prod(two[2:] - two[:2]) - intersection)
 
 
 def _overlap(one, two):
@@ -232,7 +233,7 @@ def _overlap(one, two):
 
 @functools.cache
 def font(size):
-    """DejaVu Sans, which comes with matplotlib and knows most alphabets, `size` pixels high."""
+    """DejaVu Sans, which comes with matplotlib and has most alphabets, `size` pixels high."""
     import matplotlib
 
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
@@ -253,57 +254,55 @@ def _rgb(image):
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(f"drawing: a picture is [h, w, 3], [h, w, 1] or [h, w] in 0…255, got {image.shape}.")
+        raise ValueError(f"drawing: an image is [h, w, 3], [h, w, 1] or [h, w] in 0…255, got {image.shape}.")
     if image.dtype != "uint8":
         image = np.clip(np.round(np.nan_to_num(image.astype("float32"))), 0, 255).astype("uint8")
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
-def grid(pictures, columns=None, captions=None):
-    """Pictures side by side on white.
+def grid(images, columns=None, captions=None):
+    """Images side by side on white.
 
     Args:
-        pictures: Of [h, w, 3], [h, w, 1] or [h, w], 0…255, of any sizes; each cell is as large as the largest.
-        columns: Pictures a row; None makes the whole about square.
-        captions: A line below each picture, or None. What is too long ends in "…".
+        images: Arrays [h, w, 3], [h, w, 1] or [h, w], 0…255, of any sizes; each cell is as large as the largest.
+        columns: Images per row; None makes the result about square.
+        captions: One line of text below each image, or None; text that is too long ends in "…".
 
     Returns:
         [height, width, 3] uint8.
 
     Raises:
-        ValueError: without a picture, or with another number of captions.
+        ValueError: without an image, or with another number of captions.
 
     >>> grid([np.zeros((10, 20, 3))] * 3, columns=2).shape
     (32, 52, 3)
     """
-    pictures = [_rgb(picture) for picture in pictures]
-    if not pictures:
-        raise ValueError("drawing.grid: there is no picture; give at least one.")
-    if captions is not None and len(captions) != len(pictures):
-        raise ValueError(f"drawing.grid: {len(pictures)} pictures need as many captions, got {len(captions)}.")
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
-    columns = columns or math.ceil(math.sqrt(len(pictures) * height / width))
-    columns = min(columns, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
+    images = [_rgb(image) for image in images]
+    if not images:
+        raise ValueError("drawing.grid: there is no image; give at least one.")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"drawing.grid: {len(images)} images need as many captions, got {len(captions)}.")
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    columns = columns or math.ceil(math.sqrt(len(images) * height / width))
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
     gap = max(4, round(width / 64))
-    letters = font(max(11, round(width / 28))) if captions is not None else None
-    strip = round(1.5 * letters.size) if letters else 0
+    text_font = font(max(11, round(width / 28))) if captions is not None else None
+    strip = round(1.5 * text_font.size) if text_font else 0
     canvas = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + strip + gap) + gap), LIGHT)
     draw = ImageDraw.Draw(canvas)
-    for place, picture in enumerate(pictures):
-        x, y = gap + place % columns * (width + gap), gap + place // columns * (height + strip + gap)
-        canvas.paste(
-            Image.fromarray(picture), (x + (width - picture.shape[1]) // 2, y + (height - picture.shape[0]) // 2)
-        )
-        if letters:
-            text = _shortened(str(captions[place]), draw, letters, width)
-            draw.text((x, y + height + strip / 2), text, font=letters, fill=DARK, anchor="lm")
+    for index, image in enumerate(images):
+        x, y = gap + index % columns * (width + gap), gap + index // columns * (height + strip + gap)
+        canvas.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y + (height - image.shape[0]) // 2))
+        if text_font:
+            text = _shortened(str(captions[index]), draw, text_font, width)
+            draw.text((x, y + height + strip / 2), text, font=text_font, fill=DARK, anchor="lm")
     return np.array(canvas)
 
 
-def _shortened(text, draw, letters, width):
-    if draw.textlength(text, font=letters) <= width:
+def _shortened(text, draw, text_font, width):
+    if draw.textlength(text, font=text_font) <= width:
         return text
-    while text and draw.textlength(text + "…", font=letters) > width:
+    while text and draw.textlength(text + "…", font=text_font) > width:
         text = text[:-1]
     return text + "…"

@@ -1,4 +1,4 @@
-"""Pictures of runs show the numbers they are given, pictures of detections the boxes."""
+"""Charts of runs show the numbers of the history; drawn detections show the boxes."""
 
 import itertools
 
@@ -33,22 +33,22 @@ GREY = np.full((60, 80, 3), 128, "uint8")
 NOTHING = np.zeros((0, 4)), np.zeros(0, int)
 
 
-def where(picture, colour):
+def where(image, colour):
     """Left, top, right, bottom of the pixels of a colour."""
-    rows, columns = np.nonzero((picture == colour).all(axis=-1))
+    rows, columns = np.nonzero((image == colour).all(axis=-1))
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if rows.size else None
 
 
 def test_a_box_is_drawn_where_it_is_and_in_the_colour_of_its_class():
-    picture = detections(GREY, [[10, 20, 50, 45]], [1], classes=["a", ""])
-    assert picture.shape == (60, 80, 3)
-    assert picture.dtype == "uint8"
-    line = picture[33, 10:50]  # across the box, away from the corners and the name
+    image = detections(GREY, [[10, 20, 50, 45]], [1], classes=["a", ""])
+    assert image.shape == (60, 80, 3)
+    assert image.dtype == "uint8"
+    line = image[33, 10:50]  # across the box, away from the corners and the name
     assert (line[:2] == PALETTE[1]).all()
     assert (line[-2:] == PALETTE[1]).all()
     assert (line[4:-4] == 128).all()
-    assert (picture[33, 9] == DARK).all()
-    assert (picture[33, 12] == DARK).all()
+    assert (image[33, 9] == DARK).all()
+    assert (image[33, 12] == DARK).all()
     assert (GREY == 128).all()
 
 
@@ -79,42 +79,42 @@ def test_truth_is_a_white_rim_below():
     assert not (wrong[25, 9:20] == LIGHT).all(axis=-1).any()
 
 
-def test_masks_are_veils_with_a_rim():
+def test_masks_are_translucent_with_a_rim():
     mask = np.zeros((1, 60, 80), "uint8")
     mask[0, 20:40, 30:60] = 1
-    picture = detections(GREY, [[30, 20, 60, 40]], [2], masks=mask, classes=[""] * 3)
-    veil = np.round(0.55 * 128 + 0.45 * np.array(PALETTE[2]))
-    np.testing.assert_array_equal(picture[30, 45], veil)
-    assert (picture[10, 45] == 128).all()
+    image = detections(GREY, [[30, 20, 60, 40]], [2], masks=mask, classes=[""] * 3)
+    fill = np.round(0.55 * 128 + 0.45 * np.array(PALETTE[2]))
+    np.testing.assert_array_equal(image[30, 45], fill)
+    assert (image[10, 45] == 128).all()
     floats = detections(GREY, [[30, 20, 60, 40]], [2], masks=0.6 * mask, classes=[""] * 3)
-    np.testing.assert_array_equal(floats, picture)
+    np.testing.assert_array_equal(floats, image)
     truth = {"boxes": [[30, 20, 60, 40]], "labels": [2], "box_masks": np.ones((1, 7, 7), "uint8")}
     rim = detections(GREY, *NOTHING, truth=truth, classes=[""] * 3)
     assert where(rim, LIGHT) == [30, 20, 60, 40]
     assert (rim[30, 45] == 128).all()
 
 
-def test_the_side_scales_the_picture_and_what_is_on_it():
+def test_the_side_scales_the_image_and_what_is_drawn_on_it():
     mask = np.zeros((1, 60, 80))
     mask[0, 20:40, 30:60] = 1
-    picture = detections(GREY, [[30, 20, 60, 40]], [0], masks=mask, classes=[""], side=320)
-    assert picture.shape == (240, 320, 3)
-    left, _, right, bottom = where(picture, PALETTE[0])
+    image = detections(GREY, [[30, 20, 60, 40]], [0], masks=mask, classes=[""], side=320)
+    assert image.shape == (240, 320, 3)
+    left, _, right, bottom = where(image, PALETTE[0])
     assert (left, right, bottom) == (120, 240, 160)
     assert detections(GREY, *NOTHING, side=40).shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize(("side", "named"), [(128, (8, 8)), (300, (12, 25))])
-def test_names_stand_where_no_other_stands_and_the_surest_come_first(monkeypatch, side, named):
+def test_labels_do_not_overlap_and_the_highest_scores_come_first(monkeypatch, side, named):
     written, taken = [], []
 
-    class Tags(drawing._Tags):
-        def add(self, text, *place, **options):
-            super().add(text, *place, **options)
+    class Labels(drawing._Labels):
+        def add(self, text, *box, **options):
+            super().add(text, *box, **options)
             written.append((text, len(self.taken) > len(taken)))
             taken[:] = self.taken
 
-    monkeypatch.setattr(drawing, "_Tags", Tags)
+    monkeypatch.setattr(drawing, "_Labels", Labels)
     corners = np.random.default_rng(0).uniform(0, side * 0.9, (40, 2))
     boxes = np.concatenate([corners, corners + side / 12], axis=1)
     scores = np.random.default_rng(1).permutation(40) / 40
@@ -127,12 +127,12 @@ def test_names_stand_where_no_other_stands_and_the_surest_come_first(monkeypatch
     assert all(min(left, top) >= 0 and max(right, bottom) <= side for left, top, right, bottom in taken)
 
 
-@pytest.mark.parametrize("ground", [0, 128, 255])
-def test_boxes_show_on_any_ground(ground):
-    """Each line stands out from its ground, or the hair beside it does."""
+@pytest.mark.parametrize("background", [0, 128, 255])
+def test_boxes_show_on_any_background(background):
+    """Each line stands out from its background, or the thin line beside it does."""
     for label in range(len(PALETTE)):
-        picture = detections(np.full((60, 80, 3), ground), [[10, 10, 50, 50]], [label]).astype(int)
-        across = picture[30, 5:18] @ [0.299, 0.587, 0.114]
+        image = detections(np.full((60, 80, 3), background), [[10, 10, 50, 50]], [label]).astype(int)
+        across = image[30, 5:18] @ [0.299, 0.587, 0.114]
         assert np.abs(np.diff(across)).max() > 60
 
 
@@ -166,7 +166,7 @@ def test_wrong_shapes_are_refused(boxes, labels, options, message):
         detections(GREY, boxes, labels, **options)
 
 
-def test_grey_pictures_become_colour_and_others_are_refused():
+def test_grey_images_become_colour_and_others_are_refused():
     assert detections(GREY[..., :1], *NOTHING).shape == (60, 80, 3)
     assert detections(GREY[..., 0], *NOTHING).shape == (60, 80, 3)
     assert detections(np.full((4, 4, 3), np.nan), *NOTHING).max() == 0
@@ -175,8 +175,8 @@ def test_grey_pictures_become_colour_and_others_are_refused():
 
 
 def test_pasted_masks_take_the_value_at_the_centre_of_each_pixel():
-    numbers = np.random.default_rng(0)
-    small = numbers.integers(0, 2, (4, 9, 9), "uint8")
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 2, (4, 9, 9), "uint8")
     boxes = np.array([[3.2, 4.1, 20.7, 30.3], [-5, -6, 10, 12], [30, 30, 45.5, 50], [4, 4, 4, 9]])
     pasted = paste_masks(small, boxes, (40, 36))
     want = np.zeros((4, 40, 36), "uint8")
@@ -184,30 +184,30 @@ def test_pasted_masks_take_the_value_at_the_centre_of_each_pixel():
         for y in range(40):
             for x in range(36):
                 if left <= x + 0.5 < right and top <= y + 0.5 < bottom:
-                    place = int((y + 0.5 - top) / (bottom - top) * 9), int((x + 0.5 - left) / (right - left) * 9)
-                    want[row, y, x] = small[row][place]
+                    cell = int((y + 0.5 - top) / (bottom - top) * 9), int((x + 0.5 - left) / (right - left) * 9)
+                    want[row, y, x] = small[row][cell]
     assert want[:3].any(axis=(1, 2)).all()
     np.testing.assert_array_equal(pasted, want)
 
 
-def test_a_grid_holds_every_picture_once():
-    pictures = [np.full((20 + row, 30, 3), 40 * row + 1, "uint8") for row in range(5)]
-    sheet = grid(pictures, columns=2)
+def test_a_grid_holds_every_image_once():
+    images = [np.full((20 + row, 30, 3), 40 * row + 1, "uint8") for row in range(5)]
+    sheet = grid(images, columns=2)
     assert sheet.shape == (3 * (24 + 4) + 4, 2 * (30 + 4) + 4, 3)
-    for row, picture in enumerate(pictures):
-        assert (sheet == 40 * row + 1).all(axis=-1).sum() == picture.shape[0] * 30
+    for row, image in enumerate(images):
+        assert (sheet == 40 * row + 1).all(axis=-1).sum() == image.shape[0] * 30
     left, top, right, bottom = where(sheet, [121] * 3)
     assert (left, right, top, bottom) == (38, 68, 32 + 0, 32 + 23)
-    assert grid(pictures * 2).shape == (4 * (24 + 4) + 4, 3 * (30 + 4) + 4, 3)  # about square
+    assert grid(images * 2).shape == (4 * (24 + 4) + 4, 3 * (30 + 4) + 4, 3)  # about square
 
 
 def test_captions_have_a_line_of_their_own_and_end_in_time():
-    pictures = [np.zeros((20, 60, 3), "uint8")] * 2
-    plain, captioned, long = (grid(pictures, 1, captions) for captions in (None, ["a", "b"], ["a", "b" * 100]))
+    images = [np.zeros((20, 60, 3), "uint8")] * 2
+    plain, captioned, long = (grid(images, 1, captions) for captions in (None, ["a", "b"], ["a", "b" * 100]))
     assert captioned.shape[0] > plain.shape[0]
     assert captioned.shape == long.shape
     assert (long[:, 66:] == 255).all()
-    with pytest.raises(ValueError, match="2 pictures need as many captions, got 1"):
-        grid(pictures, captions=["a"])
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="2 images need as many captions, got 1"):
+        grid(images, captions=["a"])
+    with pytest.raises(ValueError, match="no image"):
         grid([])

@@ -78,7 +78,7 @@ def test_bad_rows_are_named_and_left_out(tmp_path, line, reason):
     assert sum(found.counts) == (TARGETS["labels"] >= 0).sum()
 
 
-def test_labels_without_a_image_are_named(tmp_path):
+def test_labels_without_an_image_are_named(tmp_path):
     write_yolo(tmp_path, IMAGES, TARGETS)
     (tmp_path / "images" / "train" / "002.png").unlink()
     (problem,) = yolo(tmp_path, image_size=(48, 64)).problems
