@@ -22,7 +22,7 @@ def channel_moments(x):
     """Means and biased variances over axis 1 of `[batch, positions, channels]`, right when |mean| >> deviation."""
     shift = jax.lax.stop_gradient(jnp.mean(x, axis=1))
     centred = x - shift[:, None]
-    rest = jnp.mean(centred, axis=1)  # what rounding kept out of the first mean
+    rest = jnp.mean(centred, axis=1)  # the rounding error of the first mean
     return shift + rest, jnp.maximum(jnp.mean(jnp.square(centred), axis=1) - jnp.square(rest), 0)
 
 
@@ -36,18 +36,18 @@ def multiply_add(x, scale, offset):
 
 
 def compiled(function):
-    """`function` of tensors compiled by XLA wherever it is called, once a shape; keyword arguments are constants."""
+    """`function` of tensors compiled by XLA wherever it is called, once per shape; keyword arguments are constants."""
     parameters = inspect.signature(function).parameters.values()
     return jax.jit(function, static_argnames=[p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
 
 
 def fuse_and_recompute(function):
-    """`function` of tensors whose gradient computes it again instead of keeping what lies between."""
+    """`function` of tensors whose gradient computes it again instead of keeping intermediate tensors."""
     return jax.checkpoint(function)
 
 
 def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
-    """False: it is not done; a jitted step is fused as a whole."""
+    """False: not done; a jitted step is fused as a whole."""
     return False
 
 

@@ -1,11 +1,11 @@
-"""What every form of RoIAlign shares: where it samples, and the form in `keras.ops` alone, the best one under XLA."""
+"""What all forms of RoIAlign share: the sample positions, and the form in `keras.ops` alone, the fastest under XLA."""
 
 import numpy as np
 from keras import ops
 
 
 def sample_points(low, high, scale, count, aligned):
-    """Where `count` samples between two box edges lie, in cells whose centres are whole numbers: [...] → [..., count].
+    """Positions of `count` samples between two box edges, in cells whose centres are integers: [...] → [..., count].
 
     `scale` is cells per pixel: one number, or one for every box.
     """
@@ -18,15 +18,15 @@ def sample_points(low, high, scale, count, aligned):
 
 
 def clip_points(points, size):
-    """Points moved into the map, and 1.0 where they count: up to one cell outside the map the edge cell is repeated."""
+    """Points clipped to the map, and 1.0 where they count: up to one cell outside, the edge cell is repeated."""
     inside = ops.cast((points >= -1.0) & (points <= size), "float32")
     return ops.minimum(ops.maximum(points, 0.0), size - 1.0), inside
 
 
 def align_by_gather(features, boxes, level, scales, output_size, sampling_ratio, aligned):
-    """RoIAlign that reads four cells a sample from one table of all cells of all levels.
+    """RoIAlign that gathers four cells per sample from one table of all cells of all levels.
 
-    `features` is a tuple of [b, h, w, c]; `level` [b, n] says which of them each box reads, None when there is one.
+    `features` is a tuple of [b, h, w, c]; `level` [b, n] says which of them each box takes, None when there is one.
     """
     batch, channels = ops.shape(features[0])[0], features[0].shape[-1]
     sizes = np.array([feature.shape[1:3] for feature in features])
@@ -63,6 +63,6 @@ def _corners(points, size):
     """The two cells beside each point with their weights."""
     points, inside = clip_points(points, size)
     low = ops.floor(points)
-    part = points - low
+    fraction = points - low
     high = ops.minimum(low + 1.0, size - 1.0)
-    return (ops.cast(low, "int32"), (1.0 - part) * inside), (ops.cast(high, "int32"), part * inside)
+    return (ops.cast(low, "int32"), (1.0 - fraction) * inside), (ops.cast(high, "int32"), fraction * inside)

@@ -10,7 +10,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext a
 from kvision.ops._roi import align_by_gather, clip_points, sample_points
 
 _FUSED_DTYPES = (tf.float16, tf.bfloat16, tf.float32)  # what the fused batch normalisation kernel takes
-_LARGE_SAMPLE = 2**15  # elements of a sample from which on fusing pays
+_LARGE_SAMPLE = 2**15  # elements per sample from which fusing pays
 
 
 def _in_xla():
@@ -22,12 +22,12 @@ def _on_cpu():
 
 
 def fuse(function):
-    """`function` of tensors, compiled by XLA into one pass over memory where that pays and is safe.
+    """`function` of tensors, compiled by XLA into one pass over memory where that is faster and safe.
 
-    That is in a graph on the CPU with every size known but the first, on large maps or on rows of unknown number: there
-    each elementwise operation is a pass of its own over memory. Compiling takes about a quarter of a second a shape,
-    which small maps never earn back. Eager calls would compile for every shape they meet; on a GPU `fit` compiles the
-    whole step.
+    That is in a graph on the CPU with every size known but the first, on large maps or on matrices with an unknown
+    number of rows: there each elementwise operation is a pass of its own over memory. Compiling takes about a quarter
+    of a second per shape, which small maps never earn back. Eager calls would compile for every new shape; on a GPU
+    `fit` compiles the whole step.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
@@ -59,7 +59,7 @@ def channel_moments(x):
         return mean, channel_sums(tf.math.squared_difference(x, mean[:, None])) / positions
     shift = tf.stop_gradient(mean)
     centred = x - shift[:, None]
-    rest = tf.reduce_mean(centred, 1)  # what rounding kept out of the first mean
+    rest = tf.reduce_mean(centred, 1)  # the rounding error of the first mean
     return shift + rest, tf.maximum(tf.reduce_mean(tf.square(centred), 1) - tf.square(rest), 0)
 
 
@@ -107,15 +107,15 @@ def _images(x):
 
 
 def compiled(function):
-    """`function` of tensors compiled by XLA wherever it is called, once a shape; keyword arguments are constants.
+    """`function` of tensors compiled by XLA wherever it is called, once per shape; keyword arguments are constants.
 
-    For loops over tensors, which cost a dispatch for every operation of every turn otherwise.
+    For loops over tensors, which otherwise cost a dispatch for every operation of every iteration.
     """
     return tf.function(function, jit_compile=True, autograph=False)
 
 
 def fuse_and_recompute(function):
-    """`fuse`, with a gradient that is fused too and computes `function` again instead of keeping what lies between."""
+    """`fuse`, with a fused gradient that computes `function` again instead of keeping intermediate tensors."""
     forward = fuse(function)
 
     @fuse
@@ -133,7 +133,7 @@ def fuse_and_recompute(function):
 
 
 def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
-    """Change weight and velocity in place, by one kernel; True: it is done."""
+    """Update weight and velocity in place by one kernel; True: done."""
     velocity = velocity.value
     tf.raw_ops.ResourceApplyKerasMomentum(
         var=variable.handle,
@@ -175,16 +175,16 @@ def roi_align(features, boxes, level, scales, output_size, sampling_ratio, align
 
 
 _TILE = 24  # cells; the fastest of 16…64 on maps of 50 and 200 cells
-_REGIONS_A_TURN = 64  # whose samples, several times the bins, are held at once
+_CHUNK_SIZE = 64  # regions whose samples, several times the bins, are held at once
 
 
 def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
-    """Regions of one map [b, h, w, c], given their sample positions [k, samples] on both axes and their picture [k]."""
+    """Regions of one map [b, h, w, c], from their sample positions [k, samples] on both axes and their image [k]."""
     height, width = feature.shape[1:3]
 
     @tf.custom_gradient
     def align(feature):
-        # With one more cell of the edge on every side the kernel reads edge cells where RoIAlign does, and zero beyond.
+        # Padded by a copy of its edge cells, the map gives RoIAlign's values up to one cell outside, then zero.
         padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         ends = [
             (points[:, end] + 1) / (size + 1) for end in (0, -1) for points, size in ((rows, height), (columns, width))
@@ -193,11 +193,12 @@ def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
         samples = [rows.shape[1], columns.shape[1]]
 
         def add_part(index, parts):
-            members = slice(index * _REGIONS_A_TURN, (index + 1) * _REGIONS_A_TURN)
+            members = slice(index * _CHUNK_SIZE, (index + 1) * _CHUNK_SIZE)
             part = tf.image.crop_and_resize(padded, ends[members], images[members], samples)
             return index + 1, parts.write(index, tf.nn.avg_pool2d(part, sampling_ratio, sampling_ratio, "VALID"))
 
-        count = tf.maximum(1, -(-tf.shape(images)[0] // _REGIONS_A_TURN))  # eagerly, no parts would have no shape
+        # At least one part, or the shape would be unknown in eager mode.
+        count = tf.maximum(1, -(-tf.shape(images)[0] // _CHUNK_SIZE))
         shape = [None, *(size // sampling_ratio for size in samples), feature.shape[-1]]
         parts = tf.TensorArray(tf.float32, count, element_shape=shape, infer_shape=False)
         _, parts = tf.while_loop(lambda index, _: index < count, add_part, (0, parts), parallel_iterations=1)
@@ -211,7 +212,7 @@ def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
 
 
 def _spread_regions(regions, rows, columns, images, batch, size):
-    """The transpose of RoIAlign: regions [k, s, s, c] added up into maps [b, h, w, c].
+    """The transpose of RoIAlign: regions [k, s, s, c] summed into maps [b, h, w, c].
 
     RoIAlign is a product with a matrix of bilinear weights along either axis, and so is its transpose. It is computed
     tile by tile, so that a region costs the tiles it touches instead of the whole map.
@@ -228,11 +229,11 @@ def _spread_regions(regions, rows, columns, images, batch, size):
         touches.append((index >= ends[0]) & (index <= ends[1]))
     pairs = (tf.range(batch)[:, None] == images)[:, None, None] & touches[0][:, None] & touches[1]
     last = tf.cumsum(tf.reshape(tf.math.count_nonzero(pairs, -1, tf.int32), [-1]))
-    pairs = tf.cast(tf.where(pairs), tf.int32)  # (picture, tile row, tile column, region), in the order of the tiles
+    pairs = tf.cast(tf.where(pairs), tf.int32)  # (image, tile row, tile column, region), in the order of the tiles
     region = pairs[:, 3]
 
     def weights(axis):
-        """[pairs, bins, cells of the tile]: what each cell gives to each bin."""
+        """[pairs, bins, cells of the tile]: the weight of each cell in each bin."""
         points, inside = (tf.gather(values, region)[..., None] for values in axes[axis])
         cells = tf.range(tile[axis]) + pairs[:, 1 + axis, None, None] * tile[axis]
         tent = tf.nn.relu(1 - tf.abs(points - tf.cast(cells, tf.float32))) * inside

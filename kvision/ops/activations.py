@@ -1,4 +1,4 @@
-"""Activations with a gradient written by hand, where Keras's own takes many passes over memory."""
+"""Activations with a gradient written by hand, where Keras's own makes many passes over memory."""
 
 import keras
 from keras import ops

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-_FORBIDDEN = -1e9  # exp of it is 0 in float32, and a row without any permitted key stays finite
+_MASKED = -1e9  # exp of it is 0 in float32, and a row whose keys are all masked stays finite
 
 
 def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=None):
@@ -14,9 +14,9 @@ def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dro
         key: `[..., s, d]`.
         value: `[..., s, e]`.
         bias: Added to the scaled products, broadcast to `[..., t, s]`, float32; None adds nothing.
-        mask: Boolean, broadcast to `[..., t, s]`: True where a query may look at a key; None permits all. A query
-            without any permitted key gets the mean of all values.
-        dropout: Applied to the weights before they meet the values, for example a `keras.layers.Dropout`.
+        mask: Boolean, broadcast to `[..., t, s]`: True where a query may attend to a key; None permits all. A
+            query whose keys are all masked gets the mean of all values.
+        dropout: Applied to the attention weights, for example a `keras.layers.Dropout`.
 
     Returns:
         `[..., t, e]`, in the dtype of `value`.
@@ -29,7 +29,7 @@ def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dro
     if bias is not None:
         scores = scores + bias
     if mask is not None:
-        scores = ops.where(mask, scores, _FORBIDDEN)
+        scores = ops.where(mask, scores, _MASKED)
     one_key = scores.shape[-1] == 1  # Keras warns of a softmax over a single number
     weights = ops.cast(ops.ones_like(scores) if one_key else ops.softmax(scores), value.dtype)
     if dropout is not None:

@@ -14,9 +14,11 @@ from kvision.ops._backend import kernels
 
 
 def deform_conv2d(x, offsets, kernel, bias=None, mask=None, strides=1, padding="valid", dilation=1, offset_groups=1):
-    """2-D convolution whose taps are moved by learned offsets: Dai 2017 section 2.1; with `mask` Zhu 2018 section 3.2.
+    """2-D convolution whose taps are displaced by learned offsets.
 
-    A tap reads between the cells (bilinear); outside the map it reads zero. Positions are computed in float32 whatever
+    Dai et al. 2017, section 2.1; with `mask` Zhu et al. 2018, section 3.2.
+
+    A tap samples the map bilinearly, and zero outside it. Positions are computed in float32 whatever
     the dtype of the arguments. Every argument gets its gradient.
 
     Args:
@@ -27,7 +29,7 @@ def deform_conv2d(x, offsets, kernel, bias=None, mask=None, strides=1, padding="
         bias: [filters] or None.
         mask: [b, oh, ow, offset_groups · kh · kw], a factor on every tap (v2), or None (v1).
         strides: Of the kernel, an int or (rows, columns).
-        padding: `"valid"`, `"same"`, or the zero cells on every side, an int or (rows, columns).
+        padding: `"valid"`, `"same"`, or the cells of zero padding on every side, an int or (rows, columns).
         dilation: Distance of neighbouring taps, an int or (rows, columns).
         offset_groups: Number of groups of channels with offsets (and masks) of their own; divides c.
 
@@ -59,7 +61,7 @@ def deform_conv2d(x, offsets, kernel, bias=None, mask=None, strides=1, padding="
 
 
 class _Geometry(typing.NamedTuple):
-    """Where the kernel stands: its size, its steps, the zero cells above and to the left, the size of the output."""
+    """Positions of the kernel: its size, strides and dilation, the padding above and to the left, the output's size."""
 
     kernel: tuple
     strides: tuple
@@ -68,11 +70,11 @@ class _Geometry(typing.NamedTuple):
     size: tuple
 
     def grid(self, axis):
-        """The row (axis 0) or column (axis 1) in x of every tap without offset: [oh, ow, kh · kw, 1], float32."""
-        place = np.arange(self.size[axis]) * self.strides[axis] - self.before[axis]
+        """The row (axis 0) or column (axis 1) in x of every tap without its offset: [oh, ow, kh · kw, 1], float32."""
+        position = np.arange(self.size[axis]) * self.strides[axis] - self.before[axis]
         tap = np.indices(self.kernel)[axis].ravel() * self.dilation[axis]
-        place = np.expand_dims(place[:, None] + tap, 1 - axis)
-        return np.broadcast_to(place, (*self.size, tap.size))[..., None].astype("float32")
+        position = np.expand_dims(position[:, None] + tap, 1 - axis)
+        return np.broadcast_to(position, (*self.size, tap.size))[..., None].astype("float32")
 
 
 def _geometry(shape, kernel_shape, strides, padding, dilation):
@@ -85,7 +87,7 @@ def _geometry(shape, kernel_shape, strides, padding, dilation):
     strides, dilation = _pair(strides), _pair(dilation)
     window = tuple((taps - 1) * step + 1 for taps, step in zip(kernel, dilation, strict=True))
     axes = tuple(zip(size, window, strides, strict=True))
-    if padding == "same":  # as Keras: an odd number of zero cells puts the larger half behind
+    if padding == "same":  # as Keras: an odd number of zero cells puts the larger half at the end
         added = tuple(max((-(-n // step) - 1) * step + span - n, 0) for n, span, step in axes)
         before = tuple(total // 2 for total in added)
     elif padding == "valid":
@@ -103,18 +105,18 @@ def _geometry(shape, kernel_shape, strides, padding, dilation):
 
 @functools.cache
 def _sampler(geometry, groups):
-    """The function (x, offsets[, mask]) → [b · oh · ow, kh · kw · c]: what each tap of each window reads."""
+    """The function (x, offsets[, mask]) → [b · oh · ow, kh · kw · c]: the sample of each tap of each window."""
     taps = geometry.kernel[0] * geometry.kernel[1]
-    places = (*geometry.size, groups, taps)
+    positions = (*geometry.size, groups, taps)
 
     @kernels.fuse_and_recompute
     def sample(x, offsets, mask=None):
         batch, height, width, channels = ops.shape(x)[0], *x.shape[1:]
         dtype, x = x.dtype, ops.cast(x, "float32")
-        offsets = ops.reshape(ops.cast(offsets, "float32"), (-1, *places, 2))
+        offsets = ops.reshape(ops.cast(offsets, "float32"), (-1, *positions, 2))
         rows = _neighbours(ops.swapaxes(offsets[..., 0], -1, -2) + geometry.grid(0), height)
         columns = _neighbours(ops.swapaxes(offsets[..., 1], -1, -2) + geometry.grid(1), width)
-        # Two zero cells on every side: whatever reads outside reads zero and passes zero back.
+        # Two cells of zero padding on every side: a sample outside is zero, and so is its gradient.
         table = ops.reshape(ops.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), (-1, channels // groups))
         image = ops.arange(batch, dtype="int32")[:, None, None, None, None] * (height + 4)
         values = 0.0
@@ -123,7 +125,7 @@ def _sampler(geometry, groups):
                 cell = ((image + row) * (width + 4) + column) * groups + np.arange(groups, dtype="int32")
                 values = values + ops.take(table, cell, axis=0) * (row_weight * column_weight)[..., None]
         if mask is not None:
-            mask = ops.reshape(ops.cast(mask, "float32"), (-1, *places))
+            mask = ops.reshape(ops.cast(mask, "float32"), (-1, *positions))
             values = values * ops.swapaxes(mask, -1, -2)[..., None]
         return ops.cast(ops.reshape(values, (-1, taps * channels)), dtype)
 
@@ -131,11 +133,11 @@ def _sampler(geometry, groups):
 
 
 def _neighbours(points, size):
-    """The two cells beside each point, counted in the map with its margin of two cells, with their weights."""
+    """The two cells beside each point, indices into the map padded by two cells, with their weights."""
     low = ops.stop_gradient(ops.floor(points))
-    part = points - low
-    place = ops.cast(ops.clip(low, -2, size), "int32") + 2
-    return (place, 1.0 - part), (place + 1, part)
+    fraction = points - low
+    index = ops.cast(ops.clip(low, -2, size), "int32") + 2
+    return (index, 1.0 - fraction), (index + 1, fraction)
 
 
 def _pair(value):

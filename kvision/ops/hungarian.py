@@ -4,23 +4,24 @@ from keras import ops
 
 from kvision.ops._backend import kernels
 
-LARGEST_COST = 1e30
+MAX_COST = 1e30
 
 
 def hungarian(cost, valid=None):
-    """Assign each target a query of its own so that the sum of the costs is the least possible, exactly.
+    """Assign each target a query of its own so that the sum of the costs is minimal, exactly.
 
     Kuhn 1955, by shortest augmenting paths (Jonker and Volgenant 1987), for a whole batch at once. DETR (Carion et al.
-    2020, section 3.1) assigns predictions to objects so. If several assignments cost the same, any one is returned. No
-    gradient flows through it.
+    2020, section 3.1) assigns predictions to objects this way. If several assignments cost the same, any one is
+    returned. No gradient flows through it.
 
     Args:
-        cost: Costs `[batch, queries, targets]`. NaN and whatever exceeds 1e30 counts as dearer than any sum.
+        cost: Costs `[batch, queries, targets]`. NaN and values of at least 1e30 in magnitude count as more expensive
+            than any sum.
         valid: Which targets exist, `[batch, targets]`; all by default.
 
     Returns:
         int32 `[batch, targets]`: the query of each target. -1 for targets that do not exist and, if there are more
-        targets than queries, for those that are best left out.
+        targets than queries, for those whose omission is cheapest.
 
     Raises:
         ValueError: If shapes do not fit.
@@ -52,28 +53,28 @@ def hungarian(cost, valid=None):
 @kernels.compiled
 def _hungarian(cost, valid):
     queries, targets = cost.shape[1:]
-    spare = max(targets - queries, 0)  # dear queries for targets that cannot all be served
+    spare = max(targets - queries, 0)  # expensive dummy queries for the targets in excess
     cost = ops.pad(ops.transpose(cost, (0, 2, 1)), [(0, 0), (0, 0), (0, spare)], constant_values=float("nan"))
     cost = _finite(cost, valid[:, :, None])
-    query_of, target_of = _first_come(cost, valid)
+    query_of, target_of = _greedy_start(cost, valid)
     query_of, *_ = ops.while_loop(
-        lambda query_of, *_: ops.any(_unserved(query_of, valid)),
-        lambda *state: _serve_one_more(cost, valid, *state),
+        lambda query_of, *_: ops.any(_unassigned(query_of, valid)),
+        lambda *state: _augment(cost, valid, *state),
         (query_of, target_of, ops.zeros_like(cost[:, 0])),
     )
     return ops.where(query_of < queries, query_of, -1)
 
 
 def _finite(cost, valid):
-    """Costs from 0 on, by batch; what cannot be used is dearer than all the rest together."""
-    usable = ops.logical_and(valid, ops.abs(cost) < LARGEST_COST)
-    least = ops.min(ops.where(usable, cost, LARGEST_COST), axis=(1, 2), keepdims=True)
+    """Costs shifted to begin at 0, by batch entry; unusable ones exceed the sum of all others."""
+    usable = ops.logical_and(valid, ops.abs(cost) < MAX_COST)
+    least = ops.min(ops.where(usable, cost, MAX_COST), axis=(1, 2), keepdims=True)
     cost = ops.where(usable, cost - least, 0.0)
-    dear = 1.0 + (cost.shape[1] + 1) * ops.max(cost, axis=(1, 2), keepdims=True)
-    return ops.where(usable, cost, dear)
+    prohibitive = 1.0 + (cost.shape[1] + 1) * ops.max(cost, axis=(1, 2), keepdims=True)
+    return ops.where(usable, cost, prohibitive)
 
 
-def _unserved(query_of, valid):
+def _unassigned(query_of, valid):
     return ops.logical_and(valid, query_of < 0)
 
 
@@ -82,42 +83,44 @@ def _at(values, index):
     return ops.sum(ops.where(ops.arange(values.shape[1]) == index, values, 0), axis=1, keepdims=True)
 
 
-def _first_come(cost, valid):
-    """Targets take their cheapest query, the first of those that want the same: optimal as far as it goes."""
+def _greedy_start(cost, valid):
+    """Targets take their cheapest query, the first target if several share it: an optimal partial assignment."""
     targets, queries = cost.shape[1:]
-    wanted = ops.argmin(cost, axis=2)[:, :, None] == ops.arange(queries)
-    wanted = ops.logical_and(wanted, valid[:, :, None])
-    target_of = ops.where(ops.any(wanted, axis=1), ops.cast(ops.argmax(wanted, axis=1), "int32"), -1)
+    cheapest = ops.argmin(cost, axis=2)[:, :, None] == ops.arange(queries)
+    cheapest = ops.logical_and(cheapest, valid[:, :, None])
+    target_of = ops.where(ops.any(cheapest, axis=1), ops.cast(ops.argmax(cheapest, axis=1), "int32"), -1)
     taken = target_of[:, None, :] == ops.arange(targets)[:, None]
     query_of = ops.where(ops.any(taken, axis=2), ops.cast(ops.argmax(taken, axis=2), "int32"), -1)
     return query_of, target_of
 
 
-def _serve_one_more(cost, valid, query_of, target_of, potential):
-    """Give a query to the first unserved target of each batch entry, along the cheapest chain of exchanges.
+def _augment(cost, valid, query_of, target_of, potential):
+    """Assign a query to the first unassigned target of each batch entry, along the shortest augmenting path.
 
-    `potential` [batch, queries] keeps every reduced cost at or above 0, and at 0 where a target is served.
+    `potential` [batch, queries] keeps every reduced cost at or above 0, and at 0 where a target is assigned.
     """
-    unserved = _unserved(query_of, valid)
-    searching = ops.any(unserved, axis=1, keepdims=True)
-    first = ops.cast(ops.argmax(unserved, axis=1), "int32")[:, None]
-    reached, distance, came_from, scanned, end = _cheapest_chain(cost, query_of, target_of, potential, first, searching)
+    unassigned = _unassigned(query_of, valid)
+    searching = ops.any(unassigned, axis=1, keepdims=True)
+    first = ops.cast(ops.argmax(unassigned, axis=1), "int32")[:, None]
+    reached, distance, predecessor, scanned, end = _shortest_path(
+        cost, query_of, target_of, potential, first, searching
+    )
     potential = potential - ops.where(scanned, reached - distance, 0.0)
-    query_of, target_of = _exchange(query_of, target_of, came_from, end)
+    query_of, target_of = _flip_path(query_of, target_of, predecessor, end)
     return query_of, target_of, potential
 
 
-def _cheapest_chain(cost, query_of, target_of, potential, first, searching):
-    """Dijkstra's search from the target `first` to the nearest free query, over the exchanges of served targets."""
+def _shortest_path(cost, query_of, target_of, potential, first, searching):
+    """Dijkstra's search for the nearest free query from the target `first`, over paths of assigned targets."""
     targets, queries = ops.arange(cost.shape[1]), ops.arange(cost.shape[2])
 
-    def scan(target, reached, distance, came_from, scanned, end, searching):
+    def scan(target, reached, distance, predecessor, scanned, end, searching):
         costs = ops.sum(ops.where((targets == target)[:, :, None], cost, 0.0), axis=1)
         own = _at(query_of, target)
         through = reached + (costs - potential) - (_at(costs, own) - _at(potential, own))
         nearer = ops.logical_and(searching, ops.logical_and(ops.logical_not(scanned), through < distance))
         distance = ops.where(nearer, through, distance)
-        came_from = ops.where(nearer, target, came_from)
+        predecessor = ops.where(nearer, target, predecessor)
         ahead = ops.where(scanned, float("inf"), distance)
         query = ops.cast(ops.argmin(ahead, axis=1), "int32")[:, None]
         reached = ops.where(searching, ops.min(ahead, axis=1, keepdims=True), reached)
@@ -125,33 +128,33 @@ def _cheapest_chain(cost, query_of, target_of, potential, first, searching):
         end = ops.where(ops.logical_and(searching, owner < 0), query, end)
         searching = ops.logical_and(searching, owner >= 0)
         scanned = ops.logical_or(scanned, ops.logical_and(searching, queries == query))
-        return ops.where(searching, owner, target), reached, distance, came_from, scanned, end, searching
+        return ops.where(searching, owner, target), reached, distance, predecessor, scanned, end, searching
 
-    nowhere = ops.full_like(first, -1)
+    no_end = ops.full_like(first, -1)
     start = (
         first,
         ops.zeros_like(first, "float32"),
         ops.full_like(potential, float("inf")),
         ops.full_like(target_of, -1),
         ops.zeros_like(target_of, "bool"),
-        nowhere,
+        no_end,
         searching,
     )
     _, *found, _ = ops.while_loop(lambda *state: ops.any(state[-1]), scan, start)
     return found
 
 
-def _exchange(query_of, target_of, came_from, end):
-    """Pass queries on along the chain that arrives at the query `end`; -1 for no chain."""
+def _flip_path(query_of, target_of, predecessor, end):
+    """Reassign queries along the path that ends at the query `end`; -1 for no path."""
     targets, queries = ops.arange(query_of.shape[1]), ops.arange(target_of.shape[1])
 
     def step(query_of, target_of, query):
-        on_chain = query >= 0
-        target = _at(came_from, query)
-        passed_on = _at(query_of, target)
-        query_of = ops.where(ops.logical_and(on_chain, targets == target), query, query_of)
-        target_of = ops.where(ops.logical_and(on_chain, queries == query), target, target_of)
-        return query_of, target_of, ops.where(on_chain, passed_on, -1)
+        on_path = query >= 0
+        target = _at(predecessor, query)
+        released = _at(query_of, target)
+        query_of = ops.where(ops.logical_and(on_path, targets == target), query, query_of)
+        target_of = ops.where(ops.logical_and(on_path, queries == query), target, target_of)
+        return query_of, target_of, ops.where(on_path, released, -1)
 
     query_of, target_of, _ = ops.while_loop(
         lambda query_of, target_of, query: ops.any(query >= 0), step, (query_of, target_of, end)

@@ -1,6 +1,6 @@
 """Layer normalisation: Ba, Kiros and Hinton 2016, "Layer Normalization", section 3.
 
-The gradient is written by hand: it keeps the input and two numbers a row, not the intermediate maps. Statistics and
+The gradient is written by hand: it keeps the input and two numbers per row, not the intermediate maps. Statistics and
 affine are float32 under 16-bit inputs; the output has the input's dtype.
 """
 
@@ -11,10 +11,10 @@ from kvision.ops._backend import kernels
 
 
 def layer_normalize(x, gamma, beta, epsilon):
-    """Normalise every position by the mean and deviation of its channels.
+    """Normalise every position by the mean and standard deviation of its channels.
 
     Args:
-        x: `[..., channels]`.
+        x: `[..., channels]`, float.
         gamma, beta: `[channels]`.
         epsilon: Added to the variance, > 0.
 

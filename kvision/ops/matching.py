@@ -3,7 +3,7 @@
 from keras import ops
 
 from kvision.ops._backend import kernels
-from kvision.ops.boxes import columns, covered_share_of_columns, iou_of_columns
+from kvision.ops.boxes import columns, iof_of_columns, iou_of_columns
 
 BACKGROUND = -1
 IGNORED = -2
@@ -126,7 +126,7 @@ def _ignore_crowds(matches, boxes, crowd, anchors):
 
     def body(turn, covered):
         for box in _boxes_of(turn, walk):
-            covered = ops.logical_or(covered, covered_share_of_columns(anchors, box) >= CROWD_SHARE)
+            covered = ops.logical_or(covered, iof_of_columns(anchors, box) >= CROWD_SHARE)
         return turn + 1, covered
 
     start = ops.convert_to_tensor(0, "int32"), _nothing(matches, "bool")

@@ -1,30 +1,30 @@
-"""Non-maximum suppression: of boxes that overlap, the one with the highest score stays."""
+"""Non-maximum suppression: of boxes that overlap, the one with the highest score is kept."""
 
 from keras import ops
 
 from kvision.ops._backend import kernels
 from kvision.ops.boxes import columns, iou_of_columns
 
-BOXES_A_TURN = 128
+CHUNK_SIZE = 128
 
 
 def nms(boxes_xyxy, scores, iou_threshold, max_outputs):
     """Greedy non-maximum suppression, exact, of a fixed size.
 
-    From the highest score down, a box stays unless its overlap with one that stays exceeds `iou_threshold`. Of equal
-    scores the first comes first. The function walks through the sorted boxes, 128 at a time: within these the rule is
-    applied until nothing changes, then they suppress all later ones. It stops when every picture has `max_outputs`.
+    From the highest score down, a box is kept unless its IoU with a kept one exceeds `iou_threshold`. Of equal scores
+    the lower index comes first. The sorted boxes are processed in chunks of 128: within a chunk the rule is iterated to
+    its fixed point, then the chunk's survivors suppress all later boxes. It stops when every image has `max_outputs`.
     No gradient flows through it.
 
     Args:
-        boxes_xyxy: Boxes `[..., n, 4]`; any number of leading dimensions, such as pictures and pyramid levels.
-        scores: Scores `[..., n]`. A box of score -inf (or NaN) is never chosen: so padding is left out.
-        iou_threshold: Overlap in [0, 1] above which the lower score gives way.
-        max_outputs: How many boxes to choose at most.
+        boxes_xyxy: Boxes `[..., n, 4]`; any number of leading dimensions, such as images and pyramid levels.
+        scores: Scores `[..., n]`. A box of score -inf (or NaN) is never selected, which is how padding is left out.
+        iou_threshold: IoU in [0, 1] above which the lower score is suppressed.
+        max_outputs: How many boxes to select at most.
 
     Returns:
         A pair of int32: indices `[..., max_outputs]` into the `n` boxes, by falling score, padded with -1; and how many
-        were chosen, `[...]`.
+        were selected, `[...]`.
 
     Raises:
         ValueError: If shapes or numbers do not fit.
@@ -44,10 +44,10 @@ def batched_nms(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
 
     Args:
         boxes_xyxy: Boxes `[..., n, 4]`.
-        scores: Scores `[..., n]`. A box of score -inf (or NaN) is never chosen.
+        scores: Scores `[..., n]`. A box of score -inf (or NaN) is never selected.
         labels: Integers `[..., n]`: classes, or pyramid levels, or any other groups.
-        iou_threshold: Overlap in [0, 1] above which the lower score gives way.
-        max_outputs: How many boxes to choose at most, over all labels.
+        iou_threshold: IoU in [0, 1] above which the lower score is suppressed.
+        max_outputs: How many boxes to select at most, over all labels.
 
     Returns:
         As `nms`.
@@ -66,7 +66,7 @@ def batched_nms(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
 
 
 def select_detections(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
-    """What a detector gives: the decisions that survive `batched_nms`, at fixed size.
+    """The detections of an image: the candidates that survive `batched_nms`, at a fixed size.
 
     Args:
         boxes_xyxy, scores, labels, iou_threshold, max_outputs: As in `batched_nms`, with one leading dimension.
@@ -83,11 +83,11 @@ def select_detections(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
     """
     boxes, scores = ops.cast(boxes_xyxy, "float32"), ops.cast(scores, "float32")
     keep, _ = batched_nms(boxes, scores, labels, iou_threshold, max_outputs)
-    found, place = keep >= 0, ops.maximum(keep, 0)
+    found, index = keep >= 0, ops.maximum(keep, 0)
     return {
-        "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, place[..., None], axis=1), 0.0),
-        "scores": ops.where(found, ops.take_along_axis(scores, place, axis=1), 0.0),
-        "labels": ops.where(found, ops.take_along_axis(ops.convert_to_tensor(labels), place, axis=1), -1),
+        "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, index[..., None], axis=1), 0.0),
+        "scores": ops.where(found, ops.take_along_axis(scores, index, axis=1), 0.0),
+        "labels": ops.where(found, ops.take_along_axis(ops.convert_to_tensor(labels), index, axis=1), -1),
     }
 
 
@@ -118,35 +118,35 @@ def _nms_of_any_rank(boxes, scores, labels, iou_threshold, max_outputs):
 @kernels.compiled
 def _nms(boxes, scores, labels=None, *, iou_threshold, max_outputs):
     count = scores.shape[1]
-    size = min(BOXES_A_TURN, count)
-    turns = -(-count // size)
-    padding = [(0, 0), (0, turns * size - count)]
+    size = min(CHUNK_SIZE, count)
+    num_chunks = -(-count // size)
+    padding = [(0, 0), (0, num_chunks * size - count)]
 
-    def of_turn(turn, values):
-        return ops.take(ops.reshape(values, (-1, turns, size)), turn, axis=1)
+    def chunk_of(chunk, values):
+        return ops.take(ops.reshape(values, (-1, num_chunks, size)), chunk, axis=1)
 
     scores, order = ops.top_k(ops.where(scores > -float("inf"), scores, -float("inf")), k=count)
     groups = columns(boxes) if labels is None else (*columns(boxes), labels)
     groups = [ops.pad(ops.take_along_axis(values, order, axis=1), padding) for values in groups]
     alive = ops.pad(scores > -float("inf"), padding)
     needed = (_largest_count(alive) + size - 1) // size
-    position = ops.arange(turns * size, dtype="int32")
+    position = ops.arange(num_chunks * size, dtype="int32")
 
-    def body(turn, alive):
-        candidates, position_here = of_turn(turn, alive), turn * size + position[:size]
-        here = [of_turn(turn, values) for values in groups]
-        pairs = _suppressing(here, position_here, here, position_here, iou_threshold)
-        staying, _ = ops.while_loop(
+    def body(chunk, alive):
+        candidates, chunk_position = chunk_of(chunk, alive), chunk * size + position[:size]
+        members = [chunk_of(chunk, values) for values in groups]
+        pairs = _suppressing(members, chunk_position, members, chunk_position, iou_threshold)
+        kept, _ = ops.while_loop(
             lambda now, before: ops.any(now != before),
             lambda now, _: (_survivors(candidates, now, pairs), now),
             (_survivors(candidates, candidates, pairs), candidates),
         )
-        pairs = _suppressing(here, position_here, groups, position, iou_threshold)
-        return turn + 1, _survivors(alive, staying, pairs)
+        pairs = _suppressing(members, chunk_position, groups, position, iou_threshold)
+        return chunk + 1, _survivors(alive, kept, pairs)
 
-    def unfinished(turn, alive):
-        chosen = ops.sum(ops.cast(ops.logical_and(alive, position < turn * size), "int32"), axis=1)
-        return ops.logical_and(turn < needed, ops.any(chosen < max_outputs))
+    def unfinished(chunk, alive):
+        selected = ops.sum(ops.cast(ops.logical_and(alive, position < chunk * size), "int32"), axis=1)
+        return ops.logical_and(chunk < needed, ops.any(selected < max_outputs))
 
     _, alive = ops.while_loop(unfinished, body, (ops.convert_to_tensor(0, "int32"), alive))
     return _first(max_outputs, alive[:, :count], order)
@@ -157,7 +157,7 @@ def _largest_count(mask):
 
 
 def _suppressing(first, first_position, second, second_position, iou_threshold):
-    """`[batch, first, second]`: whether the one, should it stay, suppresses the other. Corners, and maybe labels."""
+    """`[batch, first, second]`: whether the first, if kept, suppresses the second, from corners and any labels."""
     first, second = [values[:, :, None] for values in first], [values[:, None, :] for values in second]
     pairs = iou_of_columns(first[:4], second[:4]) > iou_threshold
     for label1, label2 in zip(first[4:], second[4:], strict=True):
@@ -165,9 +165,9 @@ def _suppressing(first, first_position, second, second_position, iou_threshold):
     return ops.logical_and(pairs, first_position[:, None] < second_position)
 
 
-def _survivors(candidates, staying, pairs):
-    """The candidates that nothing which stays suppresses."""
-    return ops.logical_and(candidates, ops.logical_not(ops.any(ops.logical_and(pairs, staying[:, :, None]), axis=1)))
+def _survivors(candidates, kept, pairs):
+    """The candidates that no kept box suppresses."""
+    return ops.logical_and(candidates, ops.logical_not(ops.any(ops.logical_and(pairs, kept[:, :, None]), axis=1)))
 
 
 def _first(size, mask, values):
@@ -175,7 +175,7 @@ def _first(size, mask, values):
     count = mask.shape[1]
     found = min(size, count)
     falling = ops.arange(count, 0, -1, dtype="float32")
-    rank, place = ops.top_k(ops.where(mask, falling, 0.0), k=found)
-    values = ops.where(rank > 0, ops.take_along_axis(values, place, axis=1), -1)
+    rank, index = ops.top_k(ops.where(mask, falling, 0.0), k=found)
+    values = ops.where(rank > 0, ops.take_along_axis(values, index, axis=1), -1)
     total = ops.minimum(ops.sum(ops.cast(mask, "int32"), axis=1), found)
     return ops.pad(values, [(0, 0), (0, size - found)], constant_values=-1), total

@@ -25,12 +25,12 @@ def batch_normalize_train(x, gamma, beta, epsilon):
 
     Returns:
         The output, shaped as `x`, and the mean and biased variance `[channels]` of the batch. No gradient flows
-        through these two: they are what moving averages take up.
+        through these two, which feed the moving averages.
 
-    Example:
-        ```python
-        y, mean, variance = batch_normalize_train(x, gamma, beta, epsilon=1e-3)
-        ```
+    >>> x = keras.ops.convert_to_tensor([[1.0], [3.0]])
+    >>> y, mean, variance = batch_normalize_train(x, keras.ops.ones(1), keras.ops.zeros(1), epsilon=1e-3)
+    >>> float(mean[0]), float(variance[0])
+    (2.0, 1.0)
     """
     x, gamma, beta = _tensors(x, gamma, beta)
     fused = kernels.fused_batch_normalize(x, gamma, beta, epsilon)
@@ -58,10 +58,9 @@ def batch_normalize(x, gamma, beta, mean, variance, epsilon):
     Returns:
         The output, shaped as `x`.
 
-    Example:
-        ```python
-        y = batch_normalize(x, gamma, beta, moving_mean, moving_variance, epsilon=1e-3)
-        ```
+    >>> one, zero = keras.ops.ones(1), keras.ops.zeros(1)
+    >>> float(batch_normalize([[5.0]], one, zero, mean=2 * one, variance=one, epsilon=0.0)[0, 0])
+    3.0
     """
     x, gamma, beta, mean, variance = _tensors(x, gamma, beta, mean, variance)
     scale = gamma * ops.rsqrt(variance + epsilon)
@@ -85,10 +84,9 @@ def group_normalize(x, gamma, beta, groups, epsilon):
     Raises:
         ValueError: When `groups` does not divide the channels.
 
-    Example:
-        ```python
-        y = group_normalize(x, gamma, beta, groups=32, epsilon=1e-5)
-        ```
+    >>> y = group_normalize([[1.0, 3.0]], keras.ops.ones(2), keras.ops.zeros(2), groups=1, epsilon=1e-5)
+    >>> keras.ops.convert_to_numpy(y).round(2).tolist()
+    [[-1.0, 1.0]]
     """
     x, gamma, beta = _tensors(x, gamma, beta)
     channels = x.shape[-1]

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal encodings (Vaswani et al. 2017, section 3.5)."""
+"""Sinusoidal position encodings (Vaswani et al. 2017, section 3.5)."""
 
 import math
 
@@ -12,7 +12,7 @@ def sinusoidal_encoding(positions, channels, temperature=10_000.0):
     by half the channels each and concatenate.
 
     Args:
-        positions: Tensor of any shape: whole numbers as in the paper, or coordinates.
+        positions: Tensor of any shape: integers as in the paper, or coordinates.
         channels: Even number of channels.
         temperature: Of the longest wavelength.
 

@@ -12,14 +12,14 @@ _EXACT_SIZES = 4096
 
 
 def roi_align(features, boxes_xyxy, output_size, spatial_scale, sampling_ratio=2, aligned=True):
-    """The features inside each box, read between the cells: "Mask R-CNN" (He et al. 2017), section 3.
+    """The features inside each box, sampled bilinearly: "Mask R-CNN" (He et al. 2017), section 3.
 
     Each box is cut into `output_size`² bins and each bin is the mean of `sampling_ratio`² bilinear samples. A sample up
-    to one cell outside the map reads the nearest cell, one farther out reads zero.
+    to one cell outside the map takes the nearest cell, one farther out is zero.
 
     Args:
         features: [b, h, w, c] with static h, w and c.
-        boxes_xyxy: [b, n, 4] in pixels of the picture, n static; n = 0 is allowed. Receives no gradient.
+        boxes_xyxy: [b, n, 4] in pixels of the image, n static; n = 0 is allowed. Receives no gradient.
         output_size: Bins along each side.
         spatial_scale: Cells per pixel, 1/stride of the map.
         sampling_ratio: Samples along each side of a bin, ≥ 1.
@@ -52,10 +52,10 @@ def multilevel_roi_align(
     canonical_size=224,
     canonical_level=4,
 ):
-    """RoIAlign on a feature pyramid; every box is read from the one level that `assign_levels` gives it.
+    """RoIAlign on a feature pyramid; every box takes its features from the level that `assign_levels` gives it.
 
     Args:
-        features: `{"P2": [b, h, w, c], "P3": …}`, neighbouring levels; Pk has stride 2^k. The cost does not grow with
+        features: `{"P2": [b, h, w, c], "P3": …}`, consecutive levels; Pk has stride 2^k. The cost does not grow with
             the number of levels.
         boxes_xyxy, output_size, sampling_ratio, aligned: As in `roi_align`.
         canonical_size, canonical_level: As in `assign_levels`.
@@ -64,7 +64,11 @@ def multilevel_roi_align(
         [b, n, output_size, output_size, c], in the order of the boxes.
 
     Raises:
-        ValueError: as `roi_align`, and on names that are not neighbouring levels.
+        ValueError: as `roi_align`, and on names that are not consecutive levels.
+
+    >>> features = {"P2": keras.ops.ones((1, 32, 32, 8)), "P3": keras.ops.ones((1, 16, 16, 8))}
+    >>> tuple(kvision.ops.multilevel_roi_align(features, [[[0.0, 0.0, 64.0, 64.0]]], output_size=7).shape)
+    (1, 1, 7, 7, 8)
     """
     levels = pyramid_levels(features)
     maps = tuple(ops.convert_to_tensor(features[f"P{level}"]) for level in levels)
@@ -78,22 +82,22 @@ def multilevel_roi_align(
 
 
 def pyramid_levels(maps, letter="P"):
-    """The level numbers of a dict with the keys P2, P3, …, ascending; a ValueError if they are not neighbours."""
+    """The level numbers of a dict with the keys P2, P3, …, ascending; a ValueError if they are not consecutive."""
     numbers = sorted(int(name[1:]) if name[:1] == letter and name[1:].isdigit() else -1 for name in maps)
     if not numbers or numbers != list(range(max(numbers[0], 0), numbers[-1] + 1)):
         example = ", ".join(f'"{letter}{level}"' for level in (3, 4, 5))
-        raise ValueError(f"Expected a dict of neighbouring levels such as {example}, got the names {list(maps)}.")
+        raise ValueError(f"Expected a dict of consecutive levels such as {example}, got the names {list(maps)}.")
     return numbers
 
 
 def assign_levels(boxes_xyxy, lowest=2, highest=5, canonical_size=224, canonical_level=4):
     """The pyramid level of each box, by its area: "Feature Pyramid Networks" (Lin et al. 2017), equation 1.
 
-    k = ⌊k₀ + log₂(√(wh) / canonical_size)⌋, clipped to the levels there are. A box without area goes to the lowest.
+    k = ⌊k₀ + log₂(√(wh) / canonical_size)⌋, clipped to the given levels. A box without area goes to the lowest.
 
     Args:
-        boxes_xyxy: [..., 4] in pixels of the picture.
-        lowest, highest: The levels there are.
+        boxes_xyxy: [..., 4] in pixels of the image.
+        lowest, highest: The levels of the pyramid.
         canonical_size: Side of the square that belongs to `canonical_level`, in pixels.
         canonical_level: k₀.
 
@@ -107,7 +111,7 @@ def assign_levels(boxes_xyxy, lowest=2, highest=5, canonical_size=224, canonical
     boxes = _boxes(boxes_xyxy, rank=None)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     size = ops.sqrt(ops.maximum(width, 0.0) * ops.maximum(height, 0.0))
-    octaves = ops.log2(ops.maximum(size, 1e-6) / canonical_size) + 1e-6  # rounding must not move a whole number down
+    octaves = ops.log2(ops.maximum(size, 1e-6) / canonical_size) + 1e-6  # rounding must not lower an integer
     return ops.cast(ops.clip(ops.floor(canonical_level + octaves), lowest, highest), "int32")
 
 
@@ -118,7 +122,7 @@ def roi_pool(features, boxes_xyxy, output_size, spatial_scale):
 
     Args:
         features: [b, h, w, c] with static h, w and c. Working memory is about log₂(h)·log₂(w) copies of it.
-        boxes_xyxy: [b, n, 4] in pixels of the picture, n static; n = 0 is allowed. Receives no gradient.
+        boxes_xyxy: [b, n, 4] in pixels of the image, n static; n = 0 is allowed. Receives no gradient.
         output_size: Bins along each side.
         spatial_scale: Cells per pixel, 1/stride of the map.
 
@@ -127,6 +131,9 @@ def roi_pool(features, boxes_xyxy, output_size, spatial_scale):
 
     Raises:
         ValueError: on a wrong rank or a size that is not static.
+
+    >>> tuple(kvision.ops.roi_pool(keras.ops.ones((1, 16, 16, 8)), [[[0.0, 0.0, 64.0, 64.0]]], 7, 1 / 16).shape)
+    (1, 1, 7, 7, 8)
     """
     features, boxes = ops.convert_to_tensor(features), _boxes(boxes_xyxy)
     _check_map(features)
@@ -142,7 +149,7 @@ def _bins(low, high, scale, size, count):
     """First cell and end (exclusive) of each bin along one axis, int32 [b, n, count], rounded as in float32."""
     first, last = _round(low * scale), _round(high * scale)
     extent = ops.maximum(last - first + 1.0, 1.0)
-    # XLA turns a division by a constant into a product, which rounds otherwise and moves edges: look the quotient up.
+    # XLA turns a division by a constant into a product, which rounds differently and moves edges: look the quotient up.
     quotients = np.arange(_EXACT_SIZES, dtype="float32") / np.float32(count)
     known = ops.cast(ops.minimum(extent, _EXACT_SIZES - 1.0), "int32")
     bin_size = ops.where(extent < _EXACT_SIZES, ops.take(quotients, known), extent / count)[..., None]
@@ -152,7 +159,7 @@ def _bins(low, high, scale, size, count):
 
 
 def _round(x):
-    """To the nearest whole number, halves away from zero."""
+    """To the nearest integer, halves away from zero."""
     whole = ops.floor(ops.abs(x))
     return ops.sign(x) * (whole + ops.cast(ops.abs(x) - whole >= 0.5, x.dtype))
 
@@ -168,15 +175,15 @@ def _pool(features, row_start, row_end, column_start, column_end):
     largest = None
     for row in _two_windows(row_start, row_end, height):
         for column in _two_windows(column_start, column_end, width):
-            place = (image + row)[..., :, None] * (column_powers * width) + column[..., None, :]
-            values = ops.take(cells, place, axis=0)
+            index = (image + row)[..., :, None] * (column_powers * width) + column[..., None, :]
+            values = ops.take(cells, index, axis=0)
             largest = values if largest is None else ops.maximum(largest, values)
     filled = (row_end > row_start)[..., :, None] & (column_end > column_start)[..., None, :]
     return ops.where(filled[..., None], largest, ops.zeros((), largest.dtype))
 
 
 def _window_maxima(x, axis):
-    """A new axis before `axis`: place j holds the maximum of the 2^j cells from each cell on (fewer at the end)."""
+    """A new axis before `axis`: index j holds the maximum of the 2^j cells from each cell on (fewer at the end)."""
     size, windows, length = x.shape[axis], [x], 1
     while 2 * length <= size:
         here, rest = ops.split(windows[-1], [size - length], axis=axis)
@@ -187,11 +194,11 @@ def _window_maxima(x, axis):
 
 
 def _two_windows(start, end, size):
-    """The two places in the table of window maxima that cover start…end between them."""
+    """The two indices into the table of window maxima that together cover start…end."""
     powers = np.array([0] + [length.bit_length() - 1 for length in range(1, size + 1)], "int32")
     power = ops.take(powers, ops.maximum(end - start, 0))
     second = end - ops.left_shift(ops.ones_like(power), power)
-    return tuple(power * size + ops.clip(place, 0, size - 1) for place in (start, second))
+    return tuple(power * size + ops.clip(index, 0, size - 1) for index in (start, second))
 
 
 def _boxes(boxes_xyxy, rank=3):

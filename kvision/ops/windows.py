@@ -1,11 +1,11 @@
-"""Maps cut into windows: Liu et al. 2021, "Swin Transformer", section 3.2."""
+"""Maps partitioned into windows: Liu et al. 2021, "Swin Transformer", section 3.2."""
 
 import numpy as np
 from keras import ops
 
 
 def window_partition(x, window, shift=(0, 0)):
-    """Shift a map cyclically up and left, then cut it into windows; zeros fill the last ones below and to the right.
+    """Shift a map cyclically up and left, then partition it into windows; zeros pad the map at the bottom and right.
 
     Args:
         x: `[b, h, w, c]`, sizes static.
@@ -14,6 +14,9 @@ def window_partition(x, window, shift=(0, 0)):
 
     Returns:
         `[b·windows, window·window, c]`, windows row by row.
+
+    >>> tuple(window_partition(keras.ops.ones((1, 8, 10, 3)), window=4).shape)
+    (6, 16, 3)
     """
     rows, columns = windows_over(x.shape[1:3], window)
     height, width, channels = rows * window, columns * window, x.shape[-1]
@@ -42,10 +45,10 @@ def windows_over(size, window):
 
 
 def shifted_window_mask(size, window, shift):
-    """Which pixels of a shifted window were neighbours before the shift (figure 4).
+    """Which pixels of a shifted window belong together, being contiguous before the shift (figure 4).
 
     Returns:
-        Boolean NumPy array `[windows, window², window²]`: True where two pixels may look at each other.
+        Boolean NumPy array `[windows, window², window²]`: True where two pixels may attend to each other.
     """
     regions = []
     for count, step in zip(windows_over(size, window), shift, strict=True):

@@ -38,12 +38,12 @@ def central_differences(function, arguments, upstream, step=1e-5):
     arguments = [np.array(argument, "float64") for argument in arguments]
     gradients = [np.zeros_like(argument) for argument in arguments]
     for argument, gradient in zip(arguments, gradients, strict=True):
-        for place in np.ndindex(argument.shape):
-            value = argument[place]
-            argument[place] = value + step
+        for index in np.ndindex(argument.shape):
+            value = argument[index]
+            argument[index] = value + step
             above = np.sum(upstream * function(*arguments))
-            argument[place] = value - step
+            argument[index] = value - step
             below = np.sum(upstream * function(*arguments))
-            argument[place] = value
-            gradient[place] = (above - below) / (2 * step)
+            argument[index] = value
+            gradient[index] = (above - below) / (2 * step)
     return gradients

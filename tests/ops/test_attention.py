@@ -13,13 +13,13 @@ from tests.support import assert_close
 def twin(query, key, value, bias, mask):
     """One query at a time. All `[b, heads, …]`, bias and mask already of full shape."""
     out = np.zeros((*query.shape[:-1], value.shape[-1]))
-    for place in np.ndindex(query.shape[:-1]):
-        b, h, _ = place
+    for index in np.ndindex(query.shape[:-1]):
+        b, h, _ = index
         scores = [
-            query[place] @ key[b, h, s] / np.sqrt(query.shape[-1]) + bias[(*place, s)] for s in range(key.shape[2])
+            query[index] @ key[b, h, s] / np.sqrt(query.shape[-1]) + bias[(*index, s)] for s in range(key.shape[2])
         ]
-        weights = np.exp(np.array(scores) - max(scores)) * mask[place]
-        out[place] = weights / weights.sum() @ value[b, h]
+        weights = np.exp(np.array(scores) - max(scores)) * mask[index]
+        out[index] = weights / weights.sum() @ value[b, h]
     return out
 
 

@@ -10,7 +10,7 @@ ANCHORS = np.concatenate(ops.anchors_xyxy((32, 32), [(4, 4), (2, 2)], ((8,), (16
 
 
 class ToyHead(keras.layers.Layer):
-    """Scores and shifts anchors, is trained towards `boxes`, and answers with the boxes it keeps."""
+    """Scores and shifts anchors, is trained to match `boxes`, and outputs the boxes it keeps."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -49,7 +49,7 @@ def toy():
 
 
 def data():
-    """Four pictures, the second without boxes."""
+    """Four images, the second without boxes."""
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 20, (4, 3, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(4, 12, (4, 3, 2))], axis=-1).astype("float32")
@@ -65,6 +65,6 @@ def test_trains_and_predicts(policy, jit):
     model.compile(keras.optimizers.SGD(0.02), jit_compile=jit)
     history = model.fit(data(), batch_size=2, epochs=5, verbose=0).history["loss"]
     assert history[-1] < history[0]
-    answer = model.predict(data(), batch_size=2, verbose=0)
-    assert answer["boxes"].shape == (4, 5, 4) and np.isfinite(answer["boxes"]).all()
-    assert (answer["count"] >= 1).all() and (answer["count"] <= 5).all()
+    outputs = model.predict(data(), batch_size=2, verbose=0)
+    assert outputs["boxes"].shape == (4, 5, 4) and np.isfinite(outputs["boxes"]).all()
+    assert (outputs["count"] >= 1).all() and (outputs["count"] <= 5).all()

@@ -27,9 +27,9 @@ OVERLAPS = [(ops.iou_xyxy, iou_twin), (ops.giou_xyxy, giou_twin)]
 
 def encode_twin(boxes, anchors, weights):
     deltas = np.empty_like(boxes)
-    for place in np.ndindex(boxes.shape[:-1]):
-        (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes[place], anchors[place]
-        deltas[place] = (
+    for index in np.ndindex(boxes.shape[:-1]):
+        (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes[index], anchors[index]
+        deltas[index] = (
             weights[0] * ((x1 + x2) / 2 - (u1 + u2) / 2) / (u2 - u1),
             weights[1] * ((y1 + y2) / 2 - (v1 + v2) / 2) / (v2 - v1),
             weights[2] * np.log((x2 - x1) / (u2 - u1)),
@@ -40,13 +40,13 @@ def encode_twin(boxes, anchors, weights):
 
 def decode_twin(deltas, anchors, weights):
     boxes = np.empty_like(deltas)
-    for place in np.ndindex(deltas.shape[:-1]):
-        u1, v1, u2, v2 = anchors[place]
-        dx, dy, dw, dh = deltas[place] / np.array(weights)
+    for index in np.ndindex(deltas.shape[:-1]):
+        u1, v1, u2, v2 = anchors[index]
+        dx, dy, dw, dh = deltas[index] / np.array(weights)
         x, y = (u1 + u2) / 2 + dx * (u2 - u1), (v1 + v2) / 2 + dy * (v2 - v1)
         width = (u2 - u1) * min(np.exp(dw), 1000 / 16)
         height = (v2 - v1) * min(np.exp(dh), 1000 / 16)
-        boxes[place] = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        boxes[index] = x - width / 2, y - height / 2, x + width / 2, y + height / 2
     return boxes
 
 

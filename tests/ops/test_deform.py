@@ -19,35 +19,35 @@ ROWS = {
 }
 
 
-def size_and_margin(shape, kernel, strides=1, padding="valid", dilation=1, offset_groups=1):
+def size_and_pads(shape, kernel, strides=1, padding="valid", dilation=1, offset_groups=1):
     """Rows and columns of the output, zero rows above and zero columns to the left."""
     strides, dilation = np.broadcast_to(strides, 2), np.broadcast_to(dilation, 2)
     window = (np.array(kernel) - 1) * dilation + 1
     if padding == "same":
         size = -(-np.array(shape[:2]) // strides)
         return size, np.maximum((size - 1) * strides + window - shape[:2], 0) // 2
-    margin = np.broadcast_to(0 if padding == "valid" else padding, 2)
-    return (np.array(shape[:2]) + 2 * margin - window) // strides + 1, margin
+    pads = np.broadcast_to(0 if padding == "valid" else padding, 2)
+    return (np.array(shape[:2]) + 2 * pads - window) // strides + 1, pads
 
 
 def twin(x, offsets, kernel, mask=None, **options):
     """One output cell, one tap, one group after the other."""
-    (rows, columns), margin = size_and_margin(x.shape[1:], kernel.shape[:2], **options)
+    (rows, columns), pads = size_and_pads(x.shape[1:], kernel.shape[:2], **options)
     strides, dilation = np.broadcast_to(options.get("strides", 1), 2), np.broadcast_to(options.get("dilation", 1), 2)
     groups, width = options.get("offset_groups", 1), x.shape[-1] // options.get("offset_groups", 1)
     taps = kernel.shape[0] * kernel.shape[1]
     y = np.zeros((x.shape[0], rows, columns, kernel.shape[-1]))
     for image, row, column, group, tap in np.ndindex(x.shape[0], rows, columns, groups, taps):
-        place = np.array([row, column]) * strides - margin + np.array(divmod(tap, kernel.shape[1])) * dilation
+        position = np.array([row, column]) * strides - pads + np.array(divmod(tap, kernel.shape[1])) * dilation
         number = group * taps + tap
-        place = place + offsets[image, row, column, 2 * number : 2 * number + 2]
+        position = position + offsets[image, row, column, 2 * number : 2 * number + 2]
         channels = slice(group * width, (group + 1) * width)
-        low = np.floor(place).astype(int)
+        low = np.floor(position).astype(int)
         value = np.zeros(width)
         for corner in np.ndindex(2, 2):
             cell = low + corner
             if (cell >= 0).all() and (cell < x.shape[1:3]).all():
-                value += np.prod(1 - np.abs(place - cell)) * x[image, cell[0], cell[1], channels]
+                value += np.prod(1 - np.abs(position - cell)) * x[image, cell[0], cell[1], channels]
         factor = 1.0 if mask is None else mask[image, row, column, number]
         y[image, row, column] += factor * value @ kernel[tap // kernel.shape[1], tap % kernel.shape[1], channels]
     return y
@@ -57,7 +57,7 @@ def example(name, images=1, filters=2, spread=1.5, seed=0):
     """x, offsets, kernel, mask, upstream and the options of a row."""
     shape, kernel, options = ROWS[name]
     rng = np.random.default_rng(seed)
-    size, _ = size_and_margin(shape, kernel, **options)
+    size, _ = size_and_pads(shape, kernel, **options)
     taps = kernel[0] * kernel[1] * options.get("offset_groups", 1)
     arrays = (
         rng.normal(size=(images, *shape)),
@@ -69,11 +69,11 @@ def example(name, images=1, filters=2, spread=1.5, seed=0):
     return [array.astype("float32") for array in arrays], options
 
 
-def slope(function, arguments, place, direction, upstream, step=1e-6):
+def slope(function, arguments, index, direction, upstream, step=1e-6):
     """Of `sum(upstream * function)` when one argument moves in a direction, by a central difference in float64."""
     arguments = [np.asarray(argument, "float64") for argument in arguments]
     ahead, behind = list(arguments), list(arguments)
-    ahead[place], behind[place] = arguments[place] + step * direction, arguments[place] - step * direction
+    ahead[index], behind[index] = arguments[index] + step * direction, arguments[index] - step * direction
     return np.sum(upstream * (function(*ahead) - function(*behind))) / (2 * step)
 
 
@@ -93,10 +93,10 @@ def test_equals_its_twin_and_its_differences(name, mode, modulated):
 
     y, gradients = value_and_gradients(ours, arguments, upstream, mode)
     assert_close(y, twin(*(np.asarray(array, "float64") for array in arguments), **options))
-    for place, gradient in enumerate(gradients):
+    for index, gradient in enumerate(gradients):
         gradient = np.asarray(ops.convert_to_numpy(gradient), "float64")
-        for direction in np.random.default_rng(place).normal(size=(3, *gradient.shape)):
-            want = slope(lambda *arrays: twin(*arrays, **options), arguments, place, direction, upstream)
+        for direction in np.random.default_rng(index).normal(size=(3, *gradient.shape)):
+            want = slope(lambda *arrays: twin(*arrays, **options), arguments, index, direction, upstream)
             assert_close(np.sum(gradient * direction) / np.linalg.norm(gradient), want / np.linalg.norm(gradient))
 
 
@@ -124,9 +124,9 @@ def test_offsets_of_whole_cells_move_the_map():
     (x, _, kernel, _, _), _ = example("plain")
     x = np.pad(x, ((0, 0), (6, 6), (6, 6), (0, 0)))
     offsets = np.tile(np.array([2.0, -1.0], "float32"), (*x.shape[:3], 9))  # two down, one to the left
-    moved = np.roll(x, (-2, 1), axis=(1, 2))
+    shifted = np.roll(x, (-2, 1), axis=(1, 2))
     got = deform_conv2d(x, offsets, kernel, padding=1)
-    assert_close(got, ops.conv(moved, kernel, padding="same"))
+    assert_close(got, ops.conv(shifted, kernel, padding="same"))
 
 
 @pytest.mark.parametrize("distance", [30.0, -30.0, 1e6, -1e6])

@@ -12,10 +12,10 @@ QUERIES, TARGETS = 12, 7
 
 
 def total(cost, queries):
-    """Sum of the chosen costs of one picture, and how many targets are served; fails if a query serves two."""
-    served = np.flatnonzero(queries >= 0)
-    assert len(set(queries[served])) == len(served)
-    return cost[queries[served], served].sum(dtype="float64"), len(served)
+    """Sum of the chosen costs of one image, and how many targets are assigned; fails if a query is assigned twice."""
+    assigned = np.flatnonzero(queries >= 0)
+    assert len(set(queries[assigned])) == len(assigned)
+    return cost[queries[assigned], assigned].sum(dtype="float64"), len(assigned)
 
 
 def least(cost):
@@ -45,12 +45,12 @@ def examples():
 
 def check(cost, queries, valid=None):
     valid = np.ones((len(cost), cost.shape[2]), bool) if valid is None else valid
-    for picture in range(len(cost)):
-        real = np.flatnonzero(valid[picture])
-        assert (np.delete(queries[picture], real) == -1).all()
-        got, got_served = total(cost[picture][:, real], queries[picture][real])
-        want, want_served = least(cost[picture][:, real])
-        assert got_served == want_served
+    for image in range(len(cost)):
+        real = np.flatnonzero(valid[image])
+        assert (np.delete(queries[image], real) == -1).all()
+        got, got_assigned = total(cost[image][:, real], queries[image][real])
+        want, want_assigned = least(cost[image][:, real])
+        assert got_assigned == want_assigned
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
 
 
@@ -73,8 +73,8 @@ def test_padding_is_left_out(mode):
 
 def test_equals_every_permutation():
     cost = np.random.default_rng(0).normal(size=(5, 4, 4)).astype("float32")
-    for picture, queries in zip(cost, keras.ops.convert_to_numpy(ops.hungarian(cost)), strict=True):
-        best = min(itertools.permutations(range(4)), key=lambda order: picture[list(order), range(4)].sum())
+    for image, queries in zip(cost, keras.ops.convert_to_numpy(ops.hungarian(cost)), strict=True):
+        best = min(itertools.permutations(range(4)), key=lambda order: image[list(order), range(4)].sum())
         np.testing.assert_array_equal(queries, best)
 
 

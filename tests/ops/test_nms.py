@@ -7,7 +7,7 @@ from tests.ops.execution import MODES, execute, iou_twin, random_boxes
 
 
 def nms_twin(boxes, scores, threshold, max_outputs, labels=None):
-    """One picture: the definition, box by box."""
+    """One image: the definition, box by box."""
     labels = np.zeros(len(scores)) if labels is None else labels
     kept = []
     for row in np.argsort(-scores, kind="stable"):
@@ -24,7 +24,7 @@ def padded(rows, size):
 
 
 def example(count=300):
-    """Four pictures: clusters of boxes; a grid of pixels with equal scores; few boxes; none. Spans several turns."""
+    """Four images: clusters of boxes; a grid of pixels with equal scores; few boxes; none. Spans several chunks."""
     rng = np.random.default_rng(0)
     boxes = np.zeros((4, count, 4), "float32")
     centres = rng.uniform(20, 80, (12, 2))[rng.integers(0, 12, count)] + rng.normal(0, 3, (count, 2))
@@ -43,7 +43,7 @@ def example(count=300):
 def test_nms_equals_twin(mode):
     boxes, scores, _ = example()
     indices, count = execute(lambda boxes, scores: ops.nms(boxes, scores, 0.5, 80), boxes, scores, mode=mode)
-    want = [nms_twin(*picture, 0.5, 80) for picture in zip(boxes, scores, strict=True)]
+    want = [nms_twin(*image, 0.5, 80) for image in zip(boxes, scores, strict=True)]
     assert indices.dtype == count.dtype == "int32"
     np.testing.assert_array_equal(indices, padded(want, 80))
     np.testing.assert_array_equal(count, [len(row) for row in want])
@@ -67,7 +67,7 @@ def test_batched_nms_equals_twin(mode):
 def test_settings_equal_twin(threshold, max_outputs):
     boxes, scores, _ = example()
     indices, count = ops.nms(boxes, scores, threshold, max_outputs)
-    want = [nms_twin(*picture, threshold, max_outputs) for picture in zip(boxes, scores, strict=True)]
+    want = [nms_twin(*image, threshold, max_outputs) for image in zip(boxes, scores, strict=True)]
     np.testing.assert_array_equal(indices, padded(want, max_outputs))
     np.testing.assert_array_equal(count, [len(row) for row in want])
 
@@ -84,8 +84,8 @@ def test_laws():
     np.testing.assert_array_equal(chosen(boxes, scores * 8 - 5)[0], indices)
     order = np.random.default_rng(0).permutation(300)
     shuffled, _ = chosen(boxes[:, order], scores[:, order])
-    for picture in (0, 2):  # the others have equal scores
-        np.testing.assert_array_equal(np.where(shuffled < 0, -1, order[shuffled])[picture], indices[picture])
+    for image in (0, 2):  # the others have equal scores
+        np.testing.assert_array_equal(np.where(shuffled < 0, -1, order[shuffled])[image], indices[image])
     again, again_count = chosen(boxes, np.where(kept_mask(indices), scores, -np.inf))
     np.testing.assert_array_equal(again, indices)
     np.testing.assert_array_equal(again_count, count)
@@ -166,12 +166,12 @@ def test_equals_torchvision(threshold):
     single, _ = ops.nms(boxes, scores, threshold, 1500)
     grouped, _ = ops.batched_nms(boxes, scores, labels, threshold, 1500)
     single, grouped = keras.ops.convert_to_numpy(single), keras.ops.convert_to_numpy(grouped)
-    for picture in range(4):
-        real = np.flatnonzero(scores[picture] > -np.inf)
-        tensors = [torch.from_numpy(values[picture][real]) for values in (boxes, scores, labels)]
+    for image in range(4):
+        real = np.flatnonzero(scores[image] > -np.inf)
+        tensors = [torch.from_numpy(values[image][real]) for values in (boxes, scores, labels)]
         want = real[torchvision.ops.nms(*tensors[:2], threshold).numpy()]
-        np.testing.assert_array_equal(single[picture], padded([list(want)], 1500)[0])
+        np.testing.assert_array_equal(single[image], padded([list(want)], 1500)[0])
         want = real[torchvision.ops.batched_nms(*tensors, threshold).numpy()]
-        got = grouped[picture][grouped[picture] >= 0]
+        got = grouped[image][grouped[image] >= 0]
         assert set(got) == set(want)  # its order among equal scores is any
-        np.testing.assert_array_equal(scores[picture][got], scores[picture][want])
+        np.testing.assert_array_equal(scores[image][got], scores[image][want])

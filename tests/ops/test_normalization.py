@@ -14,7 +14,7 @@ SHAPES = [(4, 3, 2, 5), (6, 5), (3, 4, 2), (2, 1, 3, 2, 3)]
 
 def with_modes(rows):
     """The first row in every mode, the others without the slow compilation of TensorFlow's third."""
-    return [(row, mode) for place, row in enumerate(rows) for mode in (MODES[:2] if place else MODES)]
+    return [(row, mode) for index, row in enumerate(rows) for mode in (MODES[:2] if index else MODES)]
 
 
 def group_twin(x, gamma, beta, groups, epsilon):
@@ -129,11 +129,11 @@ def assert_slopes(twin, arguments, upstream, gradients, tolerance):
     """Every gradient along a random direction, against a central difference of the float64 twin."""
     rng = np.random.default_rng(2)
     arguments, upstream = wide(*arguments), wide(upstream)[0]
-    for place, gradient in enumerate(wide(*gradients)):
+    for index, gradient in enumerate(wide(*gradients)):
         direction = rng.normal(size=gradient.shape)
         ahead, behind = list(arguments), list(arguments)
-        ahead[place] = arguments[place] + 1e-5 * direction
-        behind[place] = arguments[place] - 1e-5 * direction
+        ahead[index] = arguments[index] + 1e-5 * direction
+        behind[index] = arguments[index] - 1e-5 * direction
         want = np.sum(upstream * (twin(*ahead) - twin(*behind))) / 2e-5
         size = np.linalg.norm(gradient)
         assert_close(np.sum(gradient * direction) / size, want / size, tolerance=tolerance)
@@ -176,7 +176,7 @@ def test_16_bit_input(name, dtype, mode):
 def test_other_dtypes(dtype):
     x, gamma, beta, _ = example((2, 4, 4, 6))
     x = np.round(x * 5 + 30).astype(dtype)
-    wanted = keras.backend.result_type(dtype, "float32")
+    expected = keras.backend.result_type(dtype, "float32")
     for y, want in (
         (group_normalize(x, gamma, beta, 2, 1e-3), group_twin(*wide(x, gamma, beta), 2, 1e-3)),
         (batch_normalize_train(x, gamma, beta, 1e-3)[0], batch_twin(*wide(x, gamma, beta), 1e-3)),
@@ -185,7 +185,7 @@ def test_other_dtypes(dtype):
             given_twin(*wide(x, gamma, beta, beta, gamma**2), 1e-3),
         ),
     ):
-        assert keras.backend.standardize_dtype(y.dtype) == wanted
+        assert keras.backend.standardize_dtype(y.dtype) == expected
         assert_close(y, want)
 
 

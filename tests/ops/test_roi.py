@@ -1,4 +1,4 @@
-"""RoIAlign and RoI pooling: equal to slow twins and to torchvision, laws, degenerate boxes, 16-bit, zero boxes."""
+"""RoIAlign and RoI pooling: equal to slow twins and to torchvision; degenerate boxes, 16-bit, zero boxes."""
 
 import keras
 import numpy as np
@@ -12,8 +12,8 @@ from tests.support import assert_close
 SHAPE = (2, 27, 50, 3)  # two tiles by three of the hand-written gradient
 SCALE = 0.25
 HEIGHT, WIDTH = SHAPE[1] / SCALE, SHAPE[2] / SCALE
-# A sample's place of up to 50 cells is known to 4e-6 cells, neighbouring cells differ by up to 6.
-PLACES = (1e-5, 5e-5)
+# A sample's position of up to 50 cells is known to 4e-6 cells, neighbouring cells differ by up to 6.
+POSITION_TOLERANCE = (1e-5, 5e-5)
 
 BOXES = {
     "inside": (20.3, 30.1, 90.7, 77.9),
@@ -98,9 +98,9 @@ def pool_twin(features, boxes, upstream, scale):
         rows, columns = span(y1, y2, i, features.shape[1]), span(x1, x2, j, features.shape[2])
         cells = features[image, rows, columns, channel]
         if cells.size:
-            place = np.unravel_index(np.argmax(cells), cells.shape)
-            regions[image, row, i, j, channel] = cells[place]
-            gradient[image, rows.start + place[0], columns.start + place[1], channel] += upstream[
+            index = np.unravel_index(np.argmax(cells), cells.shape)
+            regions[image, row, i, j, channel] = cells[index]
+            gradient[image, rows.start + index[0], columns.start + index[1], channel] += upstream[
                 image, row, i, j, channel
             ]
     return regions, gradient
@@ -114,8 +114,8 @@ def test_align_equals_its_twin(size, ratio, aligned, mode):
         lambda features: roi_align(features, boxes, size, SCALE, ratio, aligned), (features,), upstream, mode
     )
     want_regions, want_gradient = align_twin(features, boxes, upstream, SCALE, ratio, aligned)
-    assert_close(regions, want_regions, tolerance=PLACES)
-    assert_close(gradient, want_gradient, tolerance=PLACES)
+    assert_close(regions, want_regions, tolerance=POSITION_TOLERANCE)
+    assert_close(gradient, want_gradient, tolerance=POSITION_TOLERANCE)
 
 
 @pytest.mark.parametrize(("size", "mode"), [(7, "eager"), (7, "graph"), (7, "jit"), (2, "eager")])
@@ -148,7 +148,7 @@ def pyramid_example():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_box_is_read_from_its_level(mode):
+def test_each_box_takes_the_features_of_its_level(mode):
     maps, boxes, upstream = pyramid_example()
     regions, gradients = value_and_gradients(
         lambda *maps: multilevel_roi_align(dict(zip(PYRAMID, maps, strict=True)), boxes, 2, canonical_size=56),
@@ -164,8 +164,8 @@ def test_each_box_is_read_from_its_level(mode):
         chosen = (level == number)[..., None, None, None]
         part, want = align_twin(feature, boxes, upstream * chosen, 2.0**-number, 2, True)
         total += part * chosen
-        assert_close(gradient, want, tolerance=PLACES)
-    assert_close(regions, total, tolerance=PLACES)
+        assert_close(gradient, want, tolerance=POSITION_TOLERANCE)
+    assert_close(regions, total, tolerance=POSITION_TOLERANCE)
 
 
 def test_a_pyramid_of_one_level_is_a_map():
@@ -208,7 +208,7 @@ def test_a_constant_map_gives_the_constant(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_boxes_are_independent_and_in_order(name):
-    many = np.concatenate([some_boxes() + shift for shift in range(6)], axis=1)  # more than are read at once
+    many = np.concatenate([some_boxes() + shift for shift in range(6)], axis=1)  # more than one chunk
     features, boxes, _ = example(boxes=many)
     order = np.random.default_rng(4).permutation(boxes.shape[1])[:7]
     regions = ops.convert_to_numpy(FUNCTIONS[name](features, boxes))
@@ -220,9 +220,11 @@ def test_boxes_are_independent_and_in_order(name):
 def test_moving_map_and_boxes_together_changes_nothing(name):
     features, _, _ = example()
     boxes = np.array([[BOXES["inside"], BOXES["inside one cell"]]] * 2, "float32")
-    moved = np.roll(features, (3, 5), axis=(1, 2))
+    shifted = np.roll(features, (3, 5), axis=(1, 2))
     shift = np.array([5, 3, 5, 3], "float32") / SCALE
-    assert_close(FUNCTIONS[name](moved, boxes + shift), FUNCTIONS[name](features, boxes), tolerance=PLACES)
+    assert_close(
+        FUNCTIONS[name](shifted, boxes + shift), FUNCTIONS[name](features, boxes), tolerance=POSITION_TOLERANCE
+    )
 
 
 @pytest.mark.parametrize(("name", "mode"), NAMES_AND_MODES)
@@ -237,7 +239,7 @@ def test_without_boxes(name, mode):
     ("name", "mode", "dtype"),
     [(name, mode, "bfloat16") for name, mode in NAMES_AND_MODES] + [(name, "eager", "float16") for name in FUNCTIONS],
 )
-def test_16_bit_features_keep_float32_places_and_sums(name, mode, dtype):
+def test_16_bit_features_keep_float32_positions_and_sums(name, mode, dtype):
     features, boxes, upstream = example()
     features, upstream = (
         ops.convert_to_numpy(ops.cast(ops.cast(array, dtype), "float32")) for array in (features, upstream)
@@ -296,8 +298,8 @@ def test_a_batch_of_unknown_size(name, jit):
 
     for count in (2, 1):
         regions, gradient = run(features[:count], boxes[:count], upstream[:count])
-        assert_close(regions, ops.convert_to_numpy(want)[:count], tolerance=PLACES)
-        assert_close(gradient, ops.convert_to_numpy(want_gradient)[:count], tolerance=PLACES)
+        assert_close(regions, ops.convert_to_numpy(want)[:count], tolerance=POSITION_TOLERANCE)
+        assert_close(gradient, ops.convert_to_numpy(want_gradient)[:count], tolerance=POSITION_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -317,9 +319,9 @@ def test_boxes_receive_no_gradient(name):
         (lambda x, b: roi_align(x, b[..., :3], 7, 1.0), r"\[b, n, 4\], got \(2, 13, 3\)"),
         (lambda x, b: roi_align(x, b, 7, 1.0, sampling_ratio=0), "at least 1, got 0"),
         (lambda x, b: roi_pool(x[..., 0], b, 7, 1.0), r"\(2, 27, 50\)"),
-        (lambda x, b: multilevel_roi_align({"P2": x, "P4": x}, b, 7), r"neighbouring.*\['P2', 'P4'\]"),
+        (lambda x, b: multilevel_roi_align({"P2": x, "P4": x}, b, 7), r"consecutive.*\['P2', 'P4'\]"),
         (lambda x, b: multilevel_roi_align({"C2": x}, b, 7), r"\['C2'\]"),
-        (lambda x, b: multilevel_roi_align({}, b, 7), "neighbouring"),
+        (lambda x, b: multilevel_roi_align({}, b, 7), "consecutive"),
         (lambda x, b: assign_levels(b[..., :2]), r"4\], got \(2, 13, 2\)"),
     ],
 )
@@ -369,8 +371,8 @@ def test_equal_to_torchvision(name, size, mode):
         want = their_align(x, per_image_boxes(boxes), size, SCALE, 2, aligned)
     want.backward(channels_first(upstream).flatten(0, 1))
     want = np.moveaxis(want.detach().numpy(), 1, -1).reshape(upstream.shape)
-    assert_close(regions, want, tolerance=PLACES)
-    assert_close(gradient, np.moveaxis(x.grad.numpy(), 1, -1), tolerance=PLACES)
+    assert_close(regions, want, tolerance=POSITION_TOLERANCE)
+    assert_close(gradient, np.moveaxis(x.grad.numpy(), 1, -1), tolerance=POSITION_TOLERANCE)
 
 
 @pytest.mark.parity
@@ -395,6 +397,8 @@ def test_levels_equal_to_torchvision(mode):
     pooler = MultiScaleRoIAlign(names, 7, 2)
     want = pooler(dict(zip(names, inputs, strict=True)), per_image_boxes(boxes), [(256, 320)] * 2)
     want.backward(channels_first(upstream).flatten(0, 1))
-    assert_close(regions, np.moveaxis(want.detach().numpy(), 1, -1).reshape(upstream.shape), tolerance=PLACES)
+    assert_close(
+        regions, np.moveaxis(want.detach().numpy(), 1, -1).reshape(upstream.shape), tolerance=POSITION_TOLERANCE
+    )
     for gradient, tensor in zip(gradients, inputs, strict=True):
-        assert_close(gradient, np.moveaxis(tensor.grad.numpy(), 1, -1), tolerance=PLACES)
+        assert_close(gradient, np.moveaxis(tensor.grad.numpy(), 1, -1), tolerance=POSITION_TOLERANCE)

@@ -17,11 +17,11 @@ from tests.support import assert_close
 CASES = [((6, 9), 3, (1, 2)), ((7, 5), 3, (1, 1)), ((2, 7), 3, (0, 1)), ((8, 4), 4, (0, 0)), ((2, 3), 1, (0, 0))]
 
 
-def pixel_at(window, place, size, side, shift):
-    """The pixel (row, column) that stands at a place of a window; it may lie in the filling."""
+def pixel_at(window, index, size, side, shift):
+    """The pixel (row, column) at an index of a window; it may lie in the padding."""
     rows, columns = windows_over(size, side)
-    row = (window // columns) * side + place // side
-    column = (window % columns) * side + place % side
+    row = (window // columns) * side + index // side
+    column = (window % columns) * side + index % side
     return (row + shift[0]) % (rows * side), (column + shift[1]) % (columns * side)
 
 
@@ -33,10 +33,10 @@ def test_partition_puts_each_pixel_where_the_loops_do(size, window, shift, mode)
     got = execute(lambda x: window_partition(x, window, shift), x, mode=mode)
     want = np.zeros((2, count, window * window, 3))
     for number in range(count):
-        for place in range(window * window):
-            row, column = pixel_at(number, place, size, window, shift)
+        for index in range(window * window):
+            row, column = pixel_at(number, index, size, window, shift)
             if row < size[0] and column < size[1]:
-                want[:, number, place] = x[:, row, column]
+                want[:, number, index] = x[:, row, column]
     assert_close(got, want.reshape(-1, window * window, 3))
 
 
@@ -53,7 +53,7 @@ def test_masked_pixels_are_those_that_were_no_neighbours(size, window, shift):
     count = np.prod(windows_over(size, window))
     assert got.shape == (count, window**2, window**2)
     for number in range(count):
-        pixels = [pixel_at(number, place, size, window, shift) for place in range(window**2)]
+        pixels = [pixel_at(number, index, size, window, shift) for index in range(window**2)]
         for one, first in enumerate(pixels):
             for other, second in enumerate(pixels):
                 near = all(abs(a - b) < window for a, b in zip(first, second, strict=True))
