@@ -1,4 +1,4 @@
-"""Focal loss: easy examples count less, so that a hundred thousand easy anchors do not drown the hard ones."""
+"""Focal loss: easy examples count less, so that many easy anchors do not dominate the few hard ones."""
 
 from keras import ops
 
@@ -6,9 +6,9 @@ from kvision.ops._backend import kernels
 
 
 def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
-    """Focal loss of independent yes-or-no decisions, element by element.
+    """Focal loss of independent binary classifications, element by element.
 
-    Lin et al. 2017 (https://arxiv.org/abs/1708.02002), equation 5. With p the probability given to the truth it is
+    Lin et al. 2017 (https://arxiv.org/abs/1708.02002), equation 5. With p the predicted probability of the target it is
     `-alpha * (1 - p)**gamma * log(p)`, computed from logits, so that it neither overflows nor loses a tiny gradient.
 
     Nothing is summed or masked here. RetinaNet multiplies by 0 for ignored anchors, sums over all anchors and classes,
@@ -17,11 +17,11 @@ def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
     Args:
         targets: 1 where the class is present, else 0; `[...]`.
         logits: Predictions before the sigmoid; `[...]`.
-        alpha: Weight in [0, 1] of the targets 1; the targets 0 weigh `1 - alpha`. None weighs both by 1.
-        gamma: How strongly easy examples are discounted, at least 0; 0 gives cross-entropy.
+        alpha: Weight in [0, 1] of the targets 1; targets 0 have the weight `1 - alpha`. None gives both the weight 1.
+        gamma: How strongly easy examples are down-weighted, at least 0; 0 gives cross-entropy.
 
     Returns:
-        Losses `[...]`, float32 whatever the inputs are.
+        Losses `[...]`, float32 for any input dtype.
 
     Raises:
         ValueError: If alpha or gamma is out of range.
@@ -38,6 +38,6 @@ def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
 
 @kernels.fuse
 def _focal(targets, logits, alpha, gamma):
-    certainty = (2.0 * targets - 1.0) * logits
-    loss = ops.softplus(-certainty) * ops.exp(-gamma * ops.softplus(certainty))
+    signed = (2.0 * targets - 1.0) * logits
+    loss = ops.softplus(-signed) * ops.exp(-gamma * ops.softplus(signed))
     return loss if alpha is None else loss * ((2.0 * alpha - 1.0) * targets + (1.0 - alpha))

@@ -1,4 +1,4 @@
-"""GIoU loss: boxes trained by their overlap, with a gradient even where they are apart."""
+"""GIoU loss: boxes trained by their overlap, with a gradient even where they are disjoint."""
 
 import keras
 
@@ -10,15 +10,15 @@ def giou_loss(targets_xyxy, predictions_xyxy):
 
     Rezatofighi et al. 2019 (https://arxiv.org/abs/1902.09630), algorithm 1.
 
-    Nothing is summed or masked here. Multiply by 0 for padding and divide by the number of real boxes; boxes without
-    area, such as rows of zeros, give finite losses and gradients.
+    Nothing is summed or masked here. Multiply by 0 for padding and divide by the number of boxes that are not padding;
+    boxes without area, such as rows of zeros, give finite losses and gradients.
 
     Args:
         targets_xyxy: Boxes `[..., 4]`.
         predictions_xyxy: Boxes `[..., 4]`.
 
     Returns:
-        Losses `[...]` in [0, 2], float32 whatever the inputs are.
+        Losses `[...]` in [0, 2], float32 for any input dtype.
 
     Example:
 
@@ -33,14 +33,14 @@ class GIoULoss(keras.losses.Loss):
     """GIoU loss for `compile`, as in tensorflow-addons.
 
     Rezatofighi et al. 2019 (https://arxiv.org/abs/1902.09630), algorithm 1. Labels and predictions are boxes `[..., 4]`
-    in corner form: two opposite corners, x before y or y before x, the smaller numbers first. One value a box is
-    reduced as `reduction` says; `sample_weight` [...] of 0 leaves padding out.
+    in corner form: two opposite corners, x before y or y before x, the smaller numbers first. One value per box is
+    reduced by `reduction`; a `sample_weight` [...] of 0 leaves padding out.
 
     Args:
         reduction: As in every Keras loss. The default, `"sum_over_batch_size"`, is the mean over all boxes, padding
             included; `"mean_with_sample_weight"` divides by the weights instead.
         name: Optional name.
-        dtype: Optional dtype of the result; boxes are compared in float32 anyway.
+        dtype: Optional dtype of the result; boxes are always compared in float32.
 
     Example:
 

@@ -4,7 +4,7 @@ from keras import ops
 
 
 def smooth_l1_loss(targets, predictions, beta=1.0):
-    """Absolute error, rounded off to a parabola within `beta` of zero, element by element.
+    """Absolute error, with a parabola within `beta` of zero, element by element.
 
     Girshick 2015 (Fast R-CNN), equation 3, there with beta 1. It is `keras.losses.Huber(delta=beta)` divided by beta,
     before any mean.
@@ -18,7 +18,7 @@ def smooth_l1_loss(targets, predictions, beta=1.0):
         beta: Where the parabola ends, at least 0; 0 gives the absolute error.
 
     Returns:
-        Losses `[...]`, float32 whatever the inputs are.
+        Losses `[...]`, float32 for any input dtype.
 
     Raises:
         ValueError: If beta is negative.

@@ -12,10 +12,10 @@ SETTINGS = [(0.25, 2.0), (None, 2.0), (0.5, 0.0), (1.0, 0.5), (0.0, 5.0)]
 def focal_twin(targets, logits, alpha, gamma):
     """The paper's equations 3 to 5, number by number."""
     losses = np.empty_like(logits)
-    for place in np.ndindex(logits.shape):
-        p = 1 / (1 + np.exp(-logits[place]))
-        p_t, alpha_t = (p, alpha) if targets[place] == 1 else (1 - p, None if alpha is None else 1 - alpha)
-        losses[place] = -(1.0 if alpha is None else alpha_t) * (1 - p_t) ** gamma * np.log(p_t)
+    for index in np.ndindex(logits.shape):
+        p = 1 / (1 + np.exp(-logits[index]))
+        p_t, alpha_t = (p, alpha) if targets[index] == 1 else (1 - p, None if alpha is None else 1 - alpha)
+        losses[index] = -(1.0 if alpha is None else alpha_t) * (1 - p_t) ** gamma * np.log(p_t)
     return losses
 
 

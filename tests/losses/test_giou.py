@@ -15,12 +15,12 @@ GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "addons.json
 
 def giou_loss_twin(targets, predictions):
     losses = np.empty(targets.shape[:-1])
-    for place in np.ndindex(losses.shape):
-        (x1, y1, x2, y2), (u1, v1, u2, v2) = targets[place], predictions[place]
+    for index in np.ndindex(losses.shape):
+        (x1, y1, x2, y2), (u1, v1, u2, v2) = targets[index], predictions[index]
         shared = area_twin([max(x1, u1), max(y1, v1), min(x2, u2), min(y2, v2)])
-        union = area_twin(targets[place]) + area_twin(predictions[place]) - shared
+        union = area_twin(targets[index]) + area_twin(predictions[index]) - shared
         hull = area_twin([min(x1, u1), min(y1, v1), max(x2, u2), max(y2, v2)])
-        losses[place] = 1 - shared / union + (hull - union) / hull
+        losses[index] = 1 - shared / union + (hull - union) / hull
     return losses
 
 

@@ -11,9 +11,9 @@ BETAS = [1.0, 1 / 9, 2.5, 0.0]
 
 def smooth_l1_twin(targets, predictions, beta):
     losses = np.empty_like(predictions)
-    for place in np.ndindex(predictions.shape):
-        error = abs(predictions[place] - targets[place])
-        losses[place] = error**2 / (2 * beta) if error < beta else error - beta / 2
+    for index in np.ndindex(predictions.shape):
+        error = abs(predictions[index] - targets[index])
+        losses[index] = error**2 / (2 * beta) if error < beta else error - beta / 2
     return losses
 
 
