@@ -6,7 +6,7 @@ import numpy as np
 from kvision.callbacks.batches import detection_batches
 from kvision.contract import check_targets, images_of
 from kvision.metrics import COCOAveragePrecision
-from kvision.metrics.average_precision import UNDECIDED
+from kvision.metrics.average_precision import UNDEFINED
 
 
 class DetectionMetrics(keras.callbacks.Callback):
@@ -83,7 +83,7 @@ class DetectionMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None and not (epoch + 1) % self.every:
             measured = self.measure(self.model)
-            logs.update({f"val_{name}": value for name, value in measured.items() if value != UNDECIDED})
+            logs.update({f"val_{name}": value for name, value in measured.items() if value != UNDEFINED})
 
     def measure(self, model):
         """`{name: number}` of a detector now, on all validation data: what epochs put into the logs as `val_…`."""

@@ -1,17 +1,17 @@
-"""What COCO's and VOC's average precision share: classes by name, and batches taken in and checked."""
+"""What COCO's and VOC's average precision share: class names, and the check and storage of batches."""
 
 import numbers
 
 import numpy as np
 
-UNDECIDED = -1.0  # what no object decides, as pycocotools writes it
+UNDEFINED = -1.0  # of a number that no object contributes to, as in pycocotools
 
 
 class AveragePrecision:
-    """Base: `update` with every batch, then `result` and `per_class`; `reset` begins anew.
+    """Base: `update` with every batch, then `result` and `per_class`; `reset` starts over.
 
     It computes in NumPy on the host, in float64, and is no `keras.metrics.Metric`: ranking all detections of a data
-    set has no place in a compiled step.
+    set does not belong in a compiled step.
     """
 
     def __init__(self, classes=None):
@@ -27,11 +27,11 @@ class AveragePrecision:
         self._measured = None
 
     def update(self, targets, detections):
-        """Take in one batch; arrays of NumPy or of any backend.
+        """Add one batch; arrays of NumPy or of any backend.
 
         Args:
-            targets: The dict of the data contract: `"boxes"` [b, n, 4], xyxy in pixels of the padded picture,
-                `"labels"` [b, n], padding −1, and what the class names besides.
+            targets: The dict of the data contract: `"boxes"` [b, n, 4], xyxy in pixels of the padded image,
+                `"labels"` [b, n], padding −1, and further entries that the metric names.
             detections: What `Detector.predict` gives: `"boxes"` [b, k, 4], likewise, `"scores"` [b, k] and `"labels"`
                 [b, k], padding −1, in any order. n and k may differ from batch to batch.
 
@@ -57,7 +57,7 @@ class AveragePrecision:
     def per_class(self):
         """The numbers of each class by itself, `{class: {name: float}}`.
 
-        The classes are those given at construction or, if none were, the labels that the targets hold.
+        The classes are those given at construction or, if none were, the labels of the targets.
         """
         present = self._present()
         named = {label: label for label in present.tolist()} if self.classes is None else dict(enumerate(self.classes))
@@ -67,35 +67,35 @@ class AveragePrecision:
         """The labels of all objects, ascending."""
         return np.unique(np.concatenate([batch["label"] for batch in self._truth] or [np.empty(0, "int64")]))
 
-    def _arrays(self, what, given, needed):
-        """The entries as arrays; those needed are there, fit each other and are finite where they are no padding."""
-        if not hasattr(given, "keys") or not set(needed) <= set(given.keys()):
-            got = sorted(given.keys()) if hasattr(given, "keys") else type(given).__name__
+    def _arrays(self, what, batch, required):
+        """The entries as arrays; the required ones are present, fit each other and are finite outside padding."""
+        if not hasattr(batch, "keys") or not set(required) <= set(batch.keys()):
+            got = sorted(batch.keys()) if hasattr(batch, "keys") else type(batch).__name__
             raise ValueError(
-                f"{what} are a dict with {', '.join(repr(name) for name in needed)}: got {got}. See the data contract "
-                "in `kvision.contract`; `Detector.predict` gives such detections."
+                f"{what} are a dict with {', '.join(repr(name) for name in required)}: got {got}. See the data "
+                "contract in `kvision.contract`; `Detector.predict` gives such detections."
             )
-        arrays = {name: np.asarray(value) for name, value in given.items() if name in self._entries}
+        arrays = {name: np.asarray(value) for name, value in batch.items() if name in self._entries}
         labels = arrays["labels"]
-        wanted = {"boxes": (*labels.shape, 4), "scale": labels.shape[:1]}
+        expected = {"boxes": (*labels.shape, 4), "scale": labels.shape[:1]}
         for name in set(arrays) - {"masks", "box_masks"}:
-            if labels.ndim != 2 or arrays[name].shape != wanted.get(name, labels.shape):
+            if labels.ndim != 2 or arrays[name].shape != expected.get(name, labels.shape):
                 shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
                 raise ValueError(
                     f"{what} have shapes that do not fit: got {shapes}, expected boxes [b, n, 4], scale [b] and the "
                     "others [b, n]."
                 )
-        real = labels >= 0
+        present = labels >= 0
         if self.classes is not None and (labels >= len(self.classes)).any():
             raise ValueError(
                 f"{what} hold the label {labels.max()}, expected labels from 0 to {len(self.classes) - 1}: this metric "
                 f"was made for {len(self.classes)} classes. Number the classes from 0, or name all of them."
             )
-        for name in needed[:-1]:
+        for name in required[:-1]:
             finite = np.isfinite(arrays[name])
-            wrong = real & ~(finite.all(-1) if name == "boxes" else finite)
-            if wrong.any():
-                image, row = np.argwhere(wrong)[0]
+            invalid = present & ~(finite.all(-1) if name == "boxes" else finite)
+            if invalid.any():
+                image, row = np.argwhere(invalid)[0]
                 raise ValueError(
                     f"{what} hold {name} that are not finite: image {image} of the batch, row {row}: "
                     f"{arrays[name][image, row]}. Mark rows to leave out by the label -1; a network that predicts "

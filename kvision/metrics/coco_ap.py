@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 
 from kvision.contract import paste_masks
-from kvision.metrics.average_precision import UNDECIDED, AveragePrecision, columns
+from kvision.metrics.average_precision import UNDEFINED, AveragePrecision, columns
 
-_NOTHING = np.empty((10, 101, 0, 4, 3)), np.empty((10, 0, 4, 3))  # precision and recall of no class
+_EMPTY = np.empty((10, 101, 0, 4, 3)), np.empty((10, 0, 4, 3))  # precision and recall of no class
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 
 
@@ -37,12 +37,12 @@ class COCOAveragePrecision(AveragePrecision):
     - With masks the same twelve again by the overlap of masks, named `mask_AP` and so on.
     - `by_threshold()` gives AP at each of the ten thresholds.
 
-    A number that no object of the targets decides (no small objects, say) is −1, as in COCO's own tool. Objects without
-    any detection give 0. An image without objects counts: its detections are false.
+    A number to which no object contributes (AP_small without small objects, say) is −1, as in COCO's own tool. Objects
+    without any detection give 0. An image without objects counts: its detections are false positives.
 
-    Areas are those of the original picture: boxes and masks are divided by the `scale` of their image (without one, 1)
-    and its square. The targets' `area` is taken where it is given, for boxes and masks alike, as COCO does. A target
-    marked `crowd` is neither found nor missed; detections within it, any number, count neither way.
+    Areas are measured in the original image: boxes and masks are divided by the `scale` of their image (without one, 1)
+    and its square. The targets' `area` is used where present, for boxes and masks alike, as COCO does. A target
+    marked `crowd` is neither a true positive nor a false negative, and detections within it are ignored.
 
     `update` reads `"crowd"`, `"area"`, `"scale"` and, for masks, `"masks"` [b, n, h, w] or `"box_masks"` [b, n, s, s]
     of the targets and `"masks"` [b, k, h, w] of the detections. Masks are kept as run-length codes.
@@ -84,30 +84,35 @@ class COCOAveragePrecision(AveragePrecision):
         scale = targets.get("scale", np.ones(images)).astype("float64")
         truth = self._columns(targets, scale)
         found = self._columns(detections, scale)
-        real = targets["labels"] >= 0
-        truth["crowd"] = targets.get("crowd", np.zeros((images, rows)))[real].astype("int64")
+        present = targets["labels"] >= 0
+        truth["crowd"] = targets.get("crowd", np.zeros((images, rows)))[present].astype("int64")
         found["score"] = detections["scores"][detections["labels"] >= 0].astype("float64")
         if self.masks:
             truth["segm"], found["segm"] = self._codes(targets, detections)
             for batch in (truth, found):
                 batch["segm area"] = _mask_areas(batch["segm"]) / scale[batch["image"]] ** 2
         if "area" in targets:
-            given = targets["area"][real].astype("float64")
-            truth |= {name: given for name in ("bbox area", "segm area") if name in truth}
+            area = targets["area"][present].astype("float64")
+            truth |= {name: area for name in ("bbox area", "segm area") if name in truth}
         for batch in (truth, found):
             batch["image"] += self._num_images + 1
         self._truth.append(truth)
         self._found.append(found)
 
     def _columns(self, arrays, scale):
-        """What a batch's targets and detections have in common, without the padding."""
-        real = arrays["labels"] >= 0
-        image = np.nonzero(real)[0]
-        boxes_xywh = arrays["boxes"][real].astype("float64")
+        """The columns that targets and detections share, without the padding."""
+        present = arrays["labels"] >= 0
+        image = np.nonzero(present)[0]
+        boxes_xywh = arrays["boxes"][present].astype("float64")
         boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
         boxes_xywh /= scale[image, None]
         area = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-        return {"image": image, "label": arrays["labels"][real].astype("int64"), "bbox": boxes_xywh, "bbox area": area}
+        return {
+            "image": image,
+            "label": arrays["labels"][present].astype("int64"),
+            "bbox": boxes_xywh,
+            "bbox area": area,
+        }
 
     def _codes(self, targets, detections):
         """Run-length codes of a batch's targets and detections, without the padding."""
@@ -121,8 +126,8 @@ class COCOAveragePrecision(AveragePrecision):
         size = masks.shape[2:]
         if masks.ndim != 4 or ("masks" in targets and others.shape[2:] != size):
             raise ValueError(
-                f"Masks of one picture differ in size: got targets {others.shape} and detections {masks.shape}, "
-                "expected [b, n, h, w] and [b, k, h, w] of the padded picture."
+                f"Masks of one image differ in size: got targets {others.shape} and detections {masks.shape}, "
+                "expected [b, n, h, w] and [b, k, h, w] of the padded image."
             )
         found, truth = [], []
         for image in range(len(masks)):
@@ -150,15 +155,15 @@ class COCOAveragePrecision(AveragePrecision):
         """Precision [threshold, recall level, class, area range, limit] and recall without the second axis."""
         present = self._present()
         if not len(present):
-            return _NOTHING
+            return _EMPTY
         library = _faster_coco_eval()
-        shared = {"image", "label", kind, f"{kind} area"}
-        truth = columns(self._truth, shared | {"crowd"})
-        found = columns(self._found, shared | {"score"})
-        wanted = np.isin(found["label"], present)  # the others change nothing
-        found = {name: column[wanted] for name, column in found.items()}
+        names = {"image", "label", kind, f"{kind} area"}
+        truth = columns(self._truth, names | {"crowd"})
+        found = columns(self._found, names | {"score"})
+        relevant = np.isin(found["label"], present)  # detections of other classes change nothing
+        found = {name: column[relevant] for name, column in found.items()}
         found["crowd"] = np.zeros(len(found["label"]), "int64")
-        size = {"height": 1, "width": 1}  # asked for, not used: the codes carry their own
+        size = {"height": 1, "width": 1}  # required but unused: the codes hold their own size
         listing = {
             "images": [{"id": number, **size} for number in range(1, self._num_images + 1)],
             "categories": [{"id": label, "name": str(label)} for label in present.tolist()],
@@ -174,7 +179,7 @@ class COCOAveragePrecision(AveragePrecision):
 
 
 def _annotations(side, kind):
-    """One dict a row, as COCO's files have it; numbers run from 1, since 0 stands for no match."""
+    """One dict per row, as in COCO's files; ids run from 1, since 0 means no match."""
     shape = {"bbox": "bbox", "segm": "segmentation"}[kind]
     side = {"score": np.zeros(len(side["label"]))} | side
     names = ("image", "label", kind, f"{kind} area", "crowd", "score")
@@ -184,18 +189,18 @@ def _annotations(side, kind):
             "id": number,
             "image_id": image,
             "category_id": label,
-            shape: outline,
+            shape: geometry,
             "area": area,
             "iscrowd": crowd,
             "score": score,
         }
-        for number, image, label, outline, area, crowd, score in rows
+        for number, image, label, geometry, area, crowd, score in rows
     ]
 
 
 @contextlib.contextmanager
 def _no_garbage_collection():
-    """Rows by the hundred thousand and no cycles among them: to search them over and over takes a third of the time."""
+    """Many rows without reference cycles: searching them for garbage would take a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -206,7 +211,7 @@ def _no_garbage_collection():
 
 
 def _quiet(*_):
-    """In the place of a print function."""
+    """Replaces a print function."""
 
 
 def _twelve(precision, recall):
@@ -227,13 +232,13 @@ def _twelve(precision, recall):
 
 
 def _mean(values):
-    """Mean of what is defined, −1 if nothing is."""
+    """Mean of the defined values, −1 if there are none."""
     values = values[values > -1]
-    return float(values.mean()) if values.size else UNDECIDED
+    return float(values.mean()) if values.size else UNDEFINED
 
 
 def _encode(masks):
-    """Run-length codes of masks [n, h, w], along the rows: COCO's run down the columns, which takes a copy to do."""
+    """Run-length codes of masks [n, h, w], along the rows: COCO's run down the columns, which would take a copy."""
     binary = masks >= 0.5 if masks.dtype.kind == "f" else masks != 0
     return _faster_coco_eval().mask.encode(binary.view("uint8").T) if len(masks) else []
 

@@ -9,9 +9,9 @@ def padded(images, columns):
     batch = {name: np.full((len(images), longest, *shape), 7.25, dtype) for name, (shape, dtype) in columns.items()}
     batch["labels"][:] = -1
     for image, rows in enumerate(images):
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             for name, value in zip(columns, row, strict=True):
-                batch[name][image, place] = value
+                batch[name][image, index] = value
     return batch
 
 
@@ -58,11 +58,11 @@ def random_scene(seed, images=12, classes=4, most=6, found=20, size=(96, 128), s
     labels[[0, 2]] = -1
     scores = np.round(rng.random((images, found)), 1).astype("float32")
     finds = {"boxes": guess, "labels": labels.astype("int32"), "scores": scores}
-    truth["masks"], finds["masks"] = (outlines(rng, side["boxes"], size) for side in (truth, finds))
+    truth["masks"], finds["masks"] = (silhouettes(rng, side["boxes"], size) for side in (truth, finds))
     return truth, finds
 
 
-def outlines(rng, boxes_xyxy, size):
+def silhouettes(rng, boxes_xyxy, size):
     """A mask [h, w] in each box: an ellipse with holes."""
     y, x = (axis + 0.5 for axis in np.indices(size))
     left, top, right, bottom = (boxes_xyxy[..., edge, None, None] for edge in range(4))

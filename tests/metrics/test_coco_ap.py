@@ -1,4 +1,4 @@
-"""COCO's numbers: cases that can be worked out by hand, laws, and equality with pycocotools."""
+"""COCO's numbers: cases that can be worked out by hand, invariances, and equality with pycocotools."""
 
 import gc
 import pickle
@@ -115,7 +115,7 @@ def test_a_class_of_crowds_alone_is_undefined():
         ({"area": [[9000.0, 0.0]], "scale": [0.25]}, "medium"),
     ],
 )
-def test_areas_are_those_of_the_original_picture(entries, size):
+def test_areas_are_those_of_the_original_image(entries, size):
     truth = targets([(0, MEDIUM)], **{name: np.array(value) for name, value in entries.items()})
     got = numbers((truth, detections([(0, 0.9, MEDIUM)])))
     want = {
@@ -128,7 +128,7 @@ def test_areas_are_those_of_the_original_picture(entries, size):
 
 @pytest.mark.parametrize("scale, counted", [(1.0, True), (2.0, False)])
 def test_false_detections_count_in_the_range_of_their_own_area(scale, counted):
-    # A false detection of 40x40 network pixels: medium as it is, small in a picture that was enlarged twice.
+    # A false detection of 40x40 network pixels: medium as it is, small in an image that was enlarged twice.
     truth = targets([(0, LARGE), (0, [300, 300, 380, 380])], scale=np.array([scale]), area=np.array([[4e4, 2e3, 0]]))
     found = detections([(0, 0.9, [500, 500, 540, 540]), (0, 0.8, LARGE), (0, 0.7, [300, 300, 380, 380])])
     assert_numbers(numbers((truth, found)), AP_medium=0.5 if counted else 1.0, AP_large=1.0)
@@ -208,7 +208,7 @@ def test_masks_are_compared_by_their_own_overlap():
     got = numbers((truth, found), masks=True)
     assert list(got) == [*TWELVE, *(f"mask_{name}" for name in TWELVE)]
     assert_numbers(got, AP=1.0, mask_AP=0.3, mask_AP50=1.0, mask_AP75=0.0, mask_AR100=0.3)
-    # 6,000 pixels in the box, 3,000 in the mask; 750 in the original picture.
+    # 6,000 pixels in the box, 3,000 in the mask; 750 in the original image.
     assert_numbers(got, AP_medium=1.0, mask_AP_medium=0.3, mask_AP_small=-1.0)
     got = numbers((truth | {"scale": np.array([2.0])}, found), masks=True)
     assert_numbers(got, AP_medium=1.0, mask_AP_medium=-1.0, mask_AP_small=0.3)
@@ -269,7 +269,7 @@ def test_masks_of_another_size_are_an_error():
         COCOAveragePrecision(masks=True).update(truth, found | {"masks": found["masks"][:, :, ::2]})
 
 
-# Laws
+# Invariances
 
 
 def cut(arrays, rows):

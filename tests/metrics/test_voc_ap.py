@@ -126,9 +126,9 @@ def test_classes_do_not_mix():
 
 
 def kit(truth, found, label, eleven_points):
-    """AP of a class as the kit's text tells it: boxes in whole pixels, counted from 1, the last one inside."""
-    ranking = [tuple(place) for place in np.argwhere(found["labels"] == label)]
-    ranking.sort(key=lambda place: -found["scores"][place])
+    """AP of a class as the kit describes it: boxes in whole pixels, counted from 1, the last one inside."""
+    ranking = [tuple(index) for index in np.argwhere(found["labels"] == label)]
+    ranking.sort(key=lambda index: -found["scores"][index])
     to_find = int(((truth["labels"] == label) & (truth["difficult"] == 0)).sum())
     if not to_find:
         return None
@@ -171,7 +171,7 @@ def in_pixels(arrays):
 
 
 def as_edges(arrays, scale):
-    """The same boxes in the data contract, in a picture resized by `scale`."""
+    """The same boxes in the data contract, in an image resized by `scale`."""
     boxes = (arrays["boxes"] - [1, 1, 0, 0]) * scale
     return arrays | {"boxes": boxes}
 
