@@ -26,22 +26,22 @@ def _positive(**arguments):
 
 
 def _split(step, period):
-    """Whole periods before `step`, and how far `step` is into the present one."""
-    place = ops.mod(step, float(period))
-    return ops.round((step - place) / period), place  # under XLA step / period may fall below a whole number
+    """Completed periods before `step`, and the position of `step` in the current one."""
+    position = ops.mod(step, float(period))
+    return ops.round((step - position) / period), position  # under XLA step / period may fall below an integer
 
 
 @keras.saving.register_keras_serializable("kvision")
 class OneCycle(Schedule):
-    """One cycle: from a low rate up to `max_lr`, and down to nearly nothing.
+    """One cycle: from a low rate up to `max_lr`, and down to nearly 0.
 
-    Smith and Topin, *Super-Convergence* (arXiv 1708.07120), section 3; in two phases and with cosines as fast.ai runs
-    it. Equals torch's `OneCycleLR` with the same options, momentum apart: it is not cycled here.
+    Smith and Topin, *Super-Convergence* (arXiv 1708.07120), section 3; in two phases and with cosines as in fast.ai.
+    Equals torch's `OneCycleLR` with the same options, but momentum is not cycled.
 
     Args:
         max_lr: The highest rate, reached after `pct_start * total_steps` steps.
         total_steps: Length of the run in optimizer steps; the last rate is kept afterwards.
-        pct_start: Share of the run, in [0, 1], during which the rate rises (in [0, 0.5] with `three_phase`).
+        pct_start: Fraction of the run, in [0, 1], during which the rate rises (in [0, 0.5] with `three_phase`).
         anneal_strategy: `"cos"` or `"linear"`.
         div_factor: The first rate is `max_lr / div_factor`.
         final_div_factor: The last rate is the first one divided by this.
@@ -73,7 +73,7 @@ class OneCycle(Schedule):
         longest = 0.5 if three_phase else 1.0
         if not 0 <= pct_start <= longest:
             raise ValueError(
-                f"`pct_start` is the share of the run in which the rate rises, in [0, {longest}] with "
+                f"`pct_start` is the fraction of the run in which the rate rises, in [0, {longest}] with "
                 f"three_phase={three_phase}; got {pct_start!r}."
             )
         if anneal_strategy not in ("cos", "linear"):
@@ -107,7 +107,7 @@ class OneCycle(Schedule):
             done = ops.clip((step - start) / (end - start), 0.0, 1.0)
             left = ops.clip((end - step) / (end - start), 0.0, 1.0)
             if self.anneal_strategy == "cos":  # sin² instead of (1 ± cos)/2, which in float32 loses the small rates
-                done, left = (ops.square(ops.sin(math.pi / 2 * share)) for share in (done, left))
+                done, left = (ops.square(ops.sin(math.pi / 2 * fraction)) for fraction in (done, left))
             phase = rate * left + next_rate * done
             result = phase if result is None else ops.where(step <= end, phase, result)
         return result
@@ -155,13 +155,13 @@ class Triangular(Schedule):
         self.step_size = step_size
 
     def _height(self, step, cycles):
-        """Height of the present triangle, 1 at first; `cycles` counts those completed."""
+        """Height of the current triangle, 1 at first; `cycles` counts the completed ones."""
         return 1.0
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
-        cycles, place = _split(step, 2 * self.step_size)
-        climbed = 1.0 - ops.abs(place / self.step_size - 1.0)
+        cycles, position = _split(step, 2 * self.step_size)
+        climbed = 1.0 - ops.abs(position / self.step_size - 1.0)
         span = self.maximal_learning_rate - self.initial_learning_rate
         return self.initial_learning_rate + span * climbed * self._height(step, cycles)
 
@@ -198,16 +198,16 @@ class Triangular2(Triangular):
 
 @keras.saving.register_keras_serializable("kvision")
 class ExponentialCyclical(Triangular):
-    """`Triangular` whose height shrinks by `gamma` at each step.
+    """`Triangular` whose height decays by the factor `gamma` at each step.
 
     Smith (arXiv 1506.01186), section 3.1, *exp_range*. Equals tensorflow-addons 0.23's
     `ExponentialCyclicalLearningRate` in its own mode, `"iterations"`.
 
     Args:
         initial_learning_rate: The lower bound, with which the run begins.
-        maximal_learning_rate: The upper bound, before it shrinks.
+        maximal_learning_rate: The upper bound, before it decays.
         step_size: Steps from one bound to the other: half a cycle.
-        gamma: Factor a step, in (0, 1]; the paper's runs take 0.99994.
+        gamma: Factor per step, in (0, 1]; the paper's runs take 0.99994.
 
     Example:
 
@@ -219,7 +219,7 @@ class ExponentialCyclical(Triangular):
     def __init__(self, initial_learning_rate, maximal_learning_rate, step_size, gamma=0.99994):
         super().__init__(initial_learning_rate, maximal_learning_rate, step_size)
         if not 0 < gamma <= 1:
-            raise ValueError(f"`gamma` is the factor a step, in (0, 1]; got {gamma!r}.")
+            raise ValueError(f"`gamma` is the factor per step, in (0, 1]; got {gamma!r}.")
         self.gamma = gamma
 
     def _height(self, step, cycles):
@@ -233,13 +233,13 @@ class ExponentialCyclical(Triangular):
 class MultiStep(Schedule):
     """A rate that is multiplied by `factor` at each of the `boundaries`, after a linear warm-up.
 
-    At a boundary the new rate already holds, as in Detectron and in torch's `MultiStepLR` (Keras's
+    The new rate takes effect at the boundary itself, as in Detectron and in torch's `MultiStepLR` (Keras's
     `PiecewiseConstantDecay` drops one step later). `MultiStep.times` gives the schedules that detection papers name 1x,
     2x, … 9x.
 
     Args:
         initial_learning_rate: The rate after the warm-up and before the first boundary.
-        boundaries: Steps at which the rate drops, rising.
+        boundaries: Steps at which the rate drops, ascending.
         factor: What the rate is multiplied by at each boundary.
         warmup_steps: Length of the warm-up; 0 for none.
         warmup_factor: The warm-up begins at `warmup_factor * initial_learning_rate`. Detectron's linear warm-up is 500
@@ -256,7 +256,7 @@ class MultiStep(Schedule):
         _positive(initial_learning_rate=initial_learning_rate, factor=factor)
         boundaries = list(boundaries)
         if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
-            raise ValueError(f"`boundaries` must rise; got {boundaries}.")
+            raise ValueError(f"`boundaries` must ascend; got {boundaries}.")
         if warmup_steps < 0:
             raise ValueError(f"`warmup_steps` must be 0 or more; got {warmup_steps!r}.")
         self.initial_learning_rate = initial_learning_rate
@@ -314,13 +314,13 @@ class MultiStep(Schedule):
 
 @keras.saving.register_keras_serializable("kvision")
 class EveryEpochs(Schedule):
-    """A rate that is multiplied by `factor` every so many epochs: 4 % less every 8 epochs.
+    """A rate that is multiplied by `factor` every few epochs: 4 % less every 8 epochs.
 
     Szegedy et al., *Going Deeper with Convolutions* (arXiv 1409.4842), section 6.
 
     Args:
         initial_learning_rate: The rate of the first epochs.
-        steps_per_epoch: Optimizer steps an epoch.
+        steps_per_epoch: Optimizer steps per epoch.
         epochs: Epochs between two drops.
         factor: What the rate is multiplied by at each drop.
 

@@ -1,4 +1,4 @@
-"""What a network costs, layer by layer: parameters, multiply-adds, receptive field, memory of its maps."""
+"""The cost of a network, layer by layer: parameters, multiply-adds, receptive field, memory of its activations."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import keras
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """One row of a `Description`; sizes are those of one image.
+    """One row of a `Description`, for one image.
 
     Args:
         name, kind: Name and class of the layer.
@@ -76,18 +76,18 @@ class Description:
 
         def line(cells):
             return "  ".join(
-                cell.ljust(width) if place < 3 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+                cell.ljust(width) if column < 3 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
             ).rstrip()
 
         return "\n".join([line(head), *map(line, rows), line(total)])
 
 
 def describe(model):
-    """Count what each layer of a network costs for one image.
+    """The cost of each layer of a network for one image.
 
-    A layer of several parts is one row. A layer that mixes positions by other means than a window (attention) tells its
-    own products by a method `multiply_adds(input_shape)`, and sees the whole input. Gates by a global average
+    A layer of several parts is one row. A layer that mixes positions by other means than a window (attention) counts
+    its own products in a method `multiply_adds(input_shape)`, and sees the whole input. Gates by a global average
     (squeeze-excite) do not widen the receptive field here.
 
     Args:
@@ -135,31 +135,31 @@ def describe(model):
 
 
 def _multiply_adds(graph):
-    """`{id(layer): multiply-adds of one image}`, seen by running the model on shapes alone."""
+    """`{id(layer): multiply-adds of one image}`, counted by running the model on shapes alone."""
     products = {}
 
-    def watch(layer):
+    def count(layer):
         call = layer.call
 
-        def watched(inputs, *args, **kwargs):
+        def counting_call(inputs, *args, **kwargs):
             outputs = call(inputs, *args, **kwargs)
             products[id(layer)] = products.get(id(layer), 0) + _products(layer, inputs.shape, outputs.shape)
             return outputs
 
-        layer.call = watched
+        layer.call = counting_call
         return lambda: layer.__dict__.pop("call")
 
     layers = {id(layer): layer for layer in graph._flatten_layers(include_self=False)}.values()
     with contextlib.ExitStack() as stack:
         for layer in layers:
             if hasattr(layer, "multiply_adds") or hasattr(layer, "kernel"):
-                stack.callback(watch(layer))
+                stack.callback(count(layer))
         _RunOnShapes(graph)(keras.KerasTensor((1, *graph.inputs[0].shape[1:]), dtype=graph.inputs[0].dtype))
     return products
 
 
 class _RunOnShapes(keras.Layer):
-    """Runs every layer's `call`, where the model itself would only look up the shapes it was built with."""
+    """Runs every layer's `call`, where the model itself would only reuse the shapes it was built with."""
 
     def __init__(self, graph):
         super().__init__()
@@ -179,7 +179,7 @@ def _products(layer, input_shape, output_shape):
 
 
 def _positions(shape):
-    """Of one image, whose windows may stand in the batch's axis."""
+    """Number of positions of one image, whose windows may lie in the batch axis."""
     return math.prod(size or 1 for size in shape[:-1])
 
 

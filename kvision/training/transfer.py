@@ -1,4 +1,4 @@
-"""Transfer learning: which layers to freeze, by how much data there is and how much it is like the first task's.
+"""Transfer learning: which layers to freeze, by the size of the data set and its similarity to the first task's.
 
 CS231n, "Transfer Learning" (Stanford); Yosinski et al. 2014, "How transferable are features in deep neural networks?".
 """
@@ -35,17 +35,17 @@ def freeze(model, up_to):
     if not hasattr(graph, "operations"):
         raise ValueError(f"freeze needs a functional or sequential model, got {type(model).__name__}.")
     layers = {operation.name: operation for operation in graph.operations}
-    waiting, frozen = [choose(f"layer of {model.name}", layers, up_to)], set()
+    pending, frozen = [choose(f"layer of {model.name}", layers, up_to)], set()
     inside = set(graph.operations)
-    while waiting:
-        operation = waiting.pop()
+    while pending:
+        operation = pending.pop()
         if operation in frozen or operation not in inside:
             continue
         frozen.add(operation)
         if isinstance(operation, keras.Layer):
             operation.trainable = False
         tensors = [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]
-        waiting += [tensor._keras_history.operation for tensor in tensors]
+        pending += [tensor._keras_history.operation for tensor in tensors]
     if model.compiled:
         print_msg(
             f"{model.name}: frozen up to {up_to!r}; compile the model again so that the optimizer leaves it alone."
@@ -69,11 +69,11 @@ class TransferRecipe:
 
 
 def transfer_recipe(images_per_class, similar):
-    """The recipe of the lecture, by data size and likeness.
+    """The recipe of the lecture, by data size and similarity.
 
     Args:
-        images_per_class: Labelled pictures of each class of the new task.
-        similar: Whether the new pictures look like those of the first task (photographs against photographs).
+        images_per_class: Labelled images per class of the new task.
+        similar: Whether the new images resemble those of the first task (photographs against photographs).
 
     Returns:
         A `TransferRecipe`.
@@ -91,19 +91,21 @@ def transfer_recipe(images_per_class, similar):
             return TransferRecipe(
                 "classifier",
                 1.0,
-                "Little data overfits a whole network; its last features fit a like task as they are.",
+                "Little data overfits a whole network; its last features fit a similar task as they are.",
             )
         return TransferRecipe(
             "classifier on earlier features",
             1.0,
-            "Little data, another kind of picture: the last features are too special; take them a stage earlier.",
+            "Little data, another kind of image: the last features are too specialised; take them one stage earlier.",
         )
     if images_per_class < 1000 and similar:
         return TransferRecipe(
-            "last stages", 0.1, "Enough data to move the last stages, at a tenth of the first rate; the first ones fit."
+            "last stages",
+            0.1,
+            "Enough data to train the last stages, at a tenth of the first rate; the earlier ones fit.",
         )
     return TransferRecipe(
         "all",
         0.1 if similar else 0.3,
-        "Much data: fine-tune everything; the pretrained weights are a good start even for other pictures.",
+        "Much data: fine-tune everything; the pretrained weights are a good start even for other kinds of images.",
     )

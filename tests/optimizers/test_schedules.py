@@ -29,13 +29,13 @@ def one_cycle_twin(step, max_lr, total_steps, pct_start=0.3, div_factor=25.0, fi
     if step <= top:
         return low + (max_lr - low) * (1 - np.cos(np.pi * step / top)) / 2
     last = low / final_div_factor
-    share = min((step - top) / (total_steps - 1 - top), 1)
-    return last + (max_lr - last) * (1 + np.cos(np.pi * share)) / 2
+    done = min((step - top) / (total_steps - 1 - top), 1)
+    return last + (max_lr - last) * (1 + np.cos(np.pi * done)) / 2
 
 
 def triangular_twin(step, low, high, step_size, height=lambda step, cycle: 1.0):
-    cycle, place = divmod(step, 2 * step_size)
-    climbed = place / step_size if place <= step_size else 2 - place / step_size
+    cycle, index = divmod(step, 2 * step_size)
+    climbed = index / step_size if index <= step_size else 2 - index / step_size
     return low + (high - low) * climbed * height(step, cycle)
 
 
@@ -213,7 +213,7 @@ def test_four_percent_every_eight_epochs_is_a_staircase_of_keras():
         (lambda: Triangular(0.2, 0.1, 10), "got 0.2 and 0.1"),
         (lambda: Triangular(0.1, 0.2, 0), "`step_size` must be greater than 0; got 0"),
         (lambda: ExponentialCyclical(0.1, 0.2, 5, gamma=1.1), r"\(0, 1\]; got 1.1"),
-        (lambda: MultiStep(0.1, [5, 3]), r"must rise; got \[5, 3\]"),
+        (lambda: MultiStep(0.1, [5, 3]), r"must ascend; got \[5, 3\]"),
         (lambda: MultiStep(0.1, [5], warmup_steps=-1), "0 or more; got -1"),
         (lambda: MultiStep.times(1.5), "got 1.5. Scale with `stretch`"),
         (lambda: EveryEpochs(0.1, 0), "`steps_per_epoch` must be greater than 0; got 0"),

@@ -14,10 +14,10 @@ def test_what_is_frozen_does_not_move_statistics_included():
     before = {w.path: w.numpy() for w in model.weights}
     rng = np.random.default_rng(0)
     model.fit(rng.normal(size=(4, 32, 32, 3)).astype("float32"), np.arange(4) % 3, verbose=0)
-    moved = {w.path for w in model.weights if not np.array_equal(before[w.path], w.numpy())}
+    changed = {w.path for w in model.weights if not np.array_equal(before[w.path], w.numpy())}
     frozen = {path for path in before if path.startswith(("conv1", "bn1", "layer1", "layer2"))}
-    assert not moved & frozen
-    assert {"layer3.0.bn1/moving_mean", "layer4.0.conv1/kernel", "fc/kernel"} <= moved
+    assert not changed & frozen
+    assert {"layer3.0.bn1/moving_mean", "layer4.0.conv1/kernel", "fc/kernel"} <= changed
 
 
 def test_branches_beside_the_layer_stay_free():
