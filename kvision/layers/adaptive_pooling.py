@@ -7,9 +7,9 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("kvision")
 class AdaptiveAveragePooling2D(keras.layers.Layer):
-    """Average each of `output_size` windows that cover the map; adjoining windows may share a row or column.
+    """Average each of `output_size` windows that cover the map; adjacent windows may share a row or column.
 
-    Output i averages the input rows from ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉, as torch does; Keras's layer of this name fails on
+    Output i averages the input rows from ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉, as in torch; Keras's layer of this name fails on
     maps smaller than the output. Computed as two products with constant matrices.
 
     Args:
@@ -40,7 +40,7 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
 
 
 def _averaging(size, windows):
-    """The matrix [windows, size] whose rows average their window."""
+    """The matrix [windows, size] whose rows average one window each."""
     matrix = np.zeros((windows, size), "float32")
     for i in range(windows):
         first, last = i * size // windows, -(-(i + 1) * size // windows)

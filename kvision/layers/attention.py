@@ -36,8 +36,8 @@ class _Attention(keras.layers.Layer):
         self.proj.build((None, channels))
 
     def _dense(self, units, name):
-        start = self.kernel_initializer.clone()  # an initialiser used twice would give both kernels the same numbers
-        return keras.layers.Dense(units, kernel_initializer=start, dtype=self.dtype_policy, name=name)
+        initializer = self.kernel_initializer.clone()  # one instance used twice would give both kernels the same values
+        return keras.layers.Dense(units, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
 
     def get_config(self):
         return super().get_config() | {
@@ -49,7 +49,7 @@ class _Attention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kvision")
 class MultiHeadAttention(_Attention):
-    """Several attentions side by side: each head looks through its own projection.
+    """Several attentions in parallel, each head with its own projection.
 
     Vaswani et al. 2017, section 3.2.2. Queries, keys and values come out of one matrix `qkv` [c, 3c], in the order and
     layout of torch's `in_proj` and timm's `qkv`; self-attention is one matrix product.
@@ -63,7 +63,7 @@ class MultiHeadAttention(_Attention):
         query: [b, t, c].
         key: [b, s, c]; None: the query, which is self-attention.
         value: [b, s, c]; None: the key.
-        attention_mask: Boolean, broadcast to [b, heads, t, s]: True where a query may look at a key.
+        attention_mask: Boolean, broadcast to [b, heads, t, s]: True where a query may attend to a key.
 
     Shapes: [b, t, c] → [b, t, c].
 
@@ -95,7 +95,7 @@ class MultiHeadAttention(_Attention):
         return *self._project(key, 1, 2), *self._project(value, 2, 3)
 
     def _project(self, x, first, last):
-        """The heads of parts `first` to `last` of query, key, value."""
+        """The heads of the parts `first` to `last` of query, key and value."""
         channels = self.proj.units
         if x.shape[-1] != channels:
             raise ValueError(f"{self.name}: keys and values need the queries' {channels} channels, got {x.shape[-1]}.")
@@ -107,7 +107,7 @@ class MultiHeadAttention(_Attention):
         return query_shape
 
     def multiply_adds(self, query_shape):
-        """Of the two products of self-attention, the projections apart."""
+        """Multiply-adds of the two products of self-attention, without the projections."""
         batch, tokens, channels = query_shape
         return 2 * (batch or 1) * tokens**2 * channels
 
@@ -116,9 +116,9 @@ class MultiHeadAttention(_Attention):
 class WindowAttention(_Attention):
     """Multi-head self-attention inside the windows of a map, with a learned bias by relative position.
 
-    Liu et al. 2021, section 3.2. Windows tile the map; with a shift they tile the map moved cyclically, and pixels that
-    were no neighbours do not see each other. Maps whose size the window does not divide are filled up with zeros, as
-    torchvision does. Along an axis that one window covers nothing is shifted.
+    Liu et al. 2021, section 3.2. Windows tile the map; with a shift they tile the cyclically shifted map, and pixels
+    that were not contiguous do not attend to each other. Maps whose size the window does not divide are padded with
+    zeros, as in torchvision. An axis that one window covers is not shifted.
 
     Args:
         num_heads: Divides the channels.
@@ -169,11 +169,11 @@ class WindowAttention(_Attention):
         return window_merge(x, self._size, self.window, self._shift)
 
     def _by_window(self, heads):
-        """[b·windows, heads, pixels, d] → [b, windows, heads, pixels, d], so that each window meets its own mask."""
+        """[b·windows, heads, pixels, d] → [b, windows, heads, pixels, d], so that each window gets its own mask."""
         return ops.reshape(heads, (-1, self._count, *heads.shape[1:]))
 
     def _bias(self):
-        """The table spread over pairs of pixels, [heads, pixels, pixels]; with a shift [windows, heads, …], masked."""
+        """The table expanded to pairs of pixels, [heads, pixels, pixels]; with a shift [windows, heads, …], masked."""
         pixels = self.window**2
         table = ops.transpose(ops.convert_to_tensor(self.relative_position_bias_table))
         bias = ops.reshape(ops.take(table, self._index, axis=1), (self.num_heads, pixels, pixels))
@@ -183,7 +183,7 @@ class WindowAttention(_Attention):
         return input_shape
 
     def multiply_adds(self, input_shape):
-        """Of the two products inside the windows, the projections apart: linear in the pixels of the map."""
+        """Multiply-adds of the two products inside the windows, without the projections: linear in the map's pixels."""
         return 2 * (input_shape[0] or 1) * self._count * self.window**4 * input_shape[-1]
 
     def get_config(self):

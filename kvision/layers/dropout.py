@@ -6,7 +6,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("kvision")
 class DropoutScaledAtTest(keras.layers.Layer):
-    """Dropout in its first form: training drops units and scales nothing, inference multiplies all by 1 - rate.
+    """Dropout in its first form: training drops units and scales nothing, inference multiplies everything by 1 - rate.
 
     Krizhevsky, Sutskever, Hinton 2012, section 4.2; Srivastava et al. 2014, section 4. `keras.layers.Dropout` is the
     inverted form, which divides by 1 - rate in training instead. Either way inference gives the mean of the training
@@ -42,11 +42,11 @@ class DropoutScaledAtTest(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kvision")
 class DropConnect(keras.layers.Dense):
-    """A dense layer whose weights are dropped in training, another set for every example (Wan et al. 2013, section 3).
+    """A dense layer whose weights are dropped in training, independently per example (Wan et al. 2013, section 3).
 
     Training computes activation(((M ∘ W) x + m ∘ b) / (1 - rate)), where the masks M and m are 0 with probability
     `rate`. Inference takes M = m = 1 - rate, the mean over all masks before the activation, where the paper draws
-    Gaussian samples of that sum. Kept and scaled as in inverted dropout, so inference costs what a dense layer costs.
+    Gaussian samples of that sum. Scaled as in inverted dropout, so inference costs as much as a dense layer.
 
     Memory: a mask of batch x inputs x units in training.
 

@@ -40,7 +40,7 @@ class FilterResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kvision")
 class ThresholdedLinearUnit(keras.layers.Layer):
-    """max(x, tau) with one trained threshold a channel, which starts at 0 as ReLU's (equation 5).
+    """max(x, tau) with one trained threshold per channel, which starts at 0 like ReLU's (equation 5).
 
     Shapes: [..., c] → the same.
 

@@ -7,14 +7,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("kvision")
 class LocalResponseNormalization(keras.layers.Layer):
-    """Divide each value by the activity of its neighbours among the channels: b = a / (k + alpha · Σ a²)^beta.
+    """Divide each value by the activity of adjacent channels: b = a / (k + alpha · Σ a²)^beta.
 
     The sum runs over `size` adjacent channels around the value's own, fewer at the ends. `alpha` multiplies the sum, as
     in the paper; Caffe and `torch.nn.LocalResponseNorm` divide it by the window: their alpha is `size` times this one.
     Sums and powers are float32 under any policy.
 
     Args:
-        size: Channels in the window, the n of the paper, >= 1; an even one has its longer half in front.
+        size: Channels in the window, the n of the paper, >= 1; if even, its longer half comes first.
         alpha, beta, k: The paper's constants.
 
     Shapes: [..., c] → the same.

@@ -18,29 +18,27 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Args:
         axis: The axis of the channels.
-        momentum: Share of the old value in the moving statistics, in [0, 1].
+        momentum: Weight of the old value in the moving statistics, in [0, 1].
         epsilon: Added to the variance, >= 0.
         frozen: Normalise by the stored statistics in training too, with no trainable weight and no update, whatever
-            `trainable` says: how detectors use a pretrained trunk (torchvision's `FrozenBatchNorm2d`).
-        synchronized: Take the statistics over all replicas. On TensorFlow this is Keras's own path; on JAX a jitted
+            `trainable` says: how detectors use a pretrained backbone (torchvision's `FrozenBatchNorm2d`).
+        synchronized: Compute the statistics over all replicas. On TensorFlow this is Keras's own path; on JAX a jitted
             step sees the whole batch, so every batch normalisation is synchronised already.
         **options: The other arguments of `keras.layers.BatchNormalization`.
 
-    Input and output shape: `[batch, ..., channels]`.
+    Shapes: [b, ..., c] → the same.
 
     Raises:
         ValueError: When both `frozen` and `synchronized` are set.
 
-    Example:
-        ```python
-        x = kvision.layers.BatchNormalization(frozen=True)(x)
-        ```
+    >>> tuple(BatchNormalization(frozen=True)(keras.ops.ones((2, 4, 4, 8))).shape)
+    (2, 4, 4, 8)
     """
 
     def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, *, frozen=False, synchronized=False, **options):
         if frozen and synchronized:
             raise ValueError(
-                "A frozen layer takes no statistics, so there is nothing to synchronise: "
+                "A frozen layer computes no statistics, so there is nothing to synchronise: "
                 "got frozen=True and synchronized=True, expected at most one of them."
             )
         by_keras = synchronized and keras.backend.backend() == "tensorflow"
@@ -61,13 +59,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         beta = self.beta if self.center else ops.zeros((channels,))
         if training:
             outputs, mean, variance = batch_normalize_train(inputs, gamma, beta, self.epsilon)
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance)
+            self._update_average(self.moving_mean, mean)
+            self._update_average(self.moving_variance, variance)
         else:
             outputs = batch_normalize(inputs, gamma, beta, self.moving_mean, self.moving_variance, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
-    def _move(self, average, value):
+    def _update_average(self, average, value):
         value = ops.cast(value, average.dtype)
         average.assign(average * self.momentum + value * (1.0 - self.momentum))
 
@@ -83,20 +81,18 @@ class GroupNormalization(keras.layers.GroupNormalization):
     `epsilon` is the paper's, not Keras's 1e-3. An `axis` other than the last takes Keras's own path.
 
     Args:
-        groups: How many groups; must divide the channels. None: 32 if it divides the channels, else gcd(channels, 8).
-            -1: one group a channel (instance normalisation).
+        groups: Number of groups; must divide the channels. None: 32 if it divides the channels, else gcd(channels, 8).
+            -1: one group per channel (instance normalisation).
         epsilon: Added to the variance, > 0.
         **options: The other arguments of `keras.layers.GroupNormalization`.
 
-    Input and output shape: `[batch, ..., channels]`.
+    Shapes: [b, ..., c] → the same.
 
     Raises:
         ValueError: On build, when `groups` does not divide the channels.
 
-    Example:
-        ```python
-        x = kvision.layers.GroupNormalization()(x)
-        ```
+    >>> tuple(GroupNormalization(groups=4)(keras.ops.ones((2, 4, 4, 8))).shape)
+    (2, 4, 4, 8)
     """
 
     def __init__(self, groups=None, epsilon=1e-5, **options):

@@ -1,4 +1,4 @@
-"""Layers that tell tokens where they stand: sinusoidal (Vaswani et al. 2017) and learned (Dosovitskiy et al. 2020)."""
+"""Position embeddings of tokens: sinusoidal (Vaswani et al. 2017) and learned (Dosovitskiy et al. 2020)."""
 
 import math
 
@@ -10,15 +10,15 @@ from kvision.ops.positions import sinusoidal_encoding
 
 
 def resize_position_embeddings(embeddings, new_grid, *, old_grid=None, prefix_tokens=1, interpolation="bicubic"):
-    """Learned position embeddings of one grid of patches for another, so that weights serve other picture sizes.
+    """Interpolate learned position embeddings to another grid of patches, so that weights serve other image sizes.
 
     Dosovitskiy et al. 2020, section 3.2, "Fine-tuning and higher resolution". The embeddings of class tokens stay.
 
     Args:
         embeddings: [1, prefix_tokens + rows·columns, c], patches row by row.
-        new_grid: (rows, columns) wanted.
-        old_grid: (rows, columns) given; None: a square.
-        prefix_tokens: Leading tokens that are no patch.
+        new_grid: (rows, columns) of the result.
+        old_grid: (rows, columns) of `embeddings`; None: a square.
+        prefix_tokens: Leading tokens that are not patches.
         interpolation: `"bicubic"` (as timm, antialiased) or `"bilinear"`.
 
     Returns:
@@ -109,7 +109,7 @@ class LearnedPositions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kvision")
 class SinusoidalPositions(keras.layers.Layer):
-    """Add fixed sines and cosines of the token's number; no weights.
+    """Add fixed sines and cosines of the token's index; no weights.
 
     Vaswani et al. 2017, section 3.5.
 

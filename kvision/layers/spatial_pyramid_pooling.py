@@ -31,7 +31,7 @@ class SpatialPyramidPooling(keras.layers.Layer):
     def __init__(self, bins=(1, 2, 4), pooling="max", **options):
         super().__init__(**options)
         if not bins or min(bins) < 1:
-            raise ValueError(f"SpatialPyramidPooling: bins must be whole numbers of at least 1, got {bins!r}.")
+            raise ValueError(f"SpatialPyramidPooling: bins must be integers of at least 1, got {bins!r}.")
         self._pool = choose("pooling", _POOLINGS, pooling)
         self.bins = tuple(bins)
         self.pooling = pooling

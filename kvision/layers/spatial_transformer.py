@@ -9,11 +9,11 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @keras.saving.register_keras_serializable("kvision")
 class SpatialTransformer(keras.layers.Layer):
-    """Look at a map through an affine window that a small network chooses for each image.
+    """Resample a map through an affine transform that a small network predicts for each image.
 
-    `localization` sees the map and gives features; a dense layer turns them into the six numbers θ of the affine map
+    `localization` maps the input to features; a dense layer maps these to the six parameters θ of the affine map
     from output to input positions (equation 1). That layer starts with zero kernel and the identity as bias, so an
-    untrained transformer gives back its input. Positions and samples are float32 under any policy.
+    untrained transformer returns its input. Positions and samples are float32 under any policy.
 
     Args:
         localization: A layer or model, maps [b, h, w, c] → features [b, n].
@@ -22,7 +22,7 @@ class SpatialTransformer(keras.layers.Layer):
     Shapes: [b, h, w, c] → [b, *output_size, c].
 
     Raises:
-        ValueError: on build, if `localization` does not give one row of features an image.
+        ValueError: on build, if `localization` does not give one row of features per image.
 
     ```python
     localization = keras.Sequential([layers.Conv2D(8, 7), layers.MaxPooling2D(4), layers.Flatten(), layers.Dense(32)])
@@ -74,14 +74,14 @@ class SpatialTransformer(keras.layers.Layer):
 
 
 def affine_grid(theta, size):
-    """Where each output pixel looks: θ · (x, y, 1) (equation 1).
+    """The input position of each output pixel: θ · (x, y, 1) (equation 1).
 
     Args:
         theta: float32 [b, 2, 3].
         size: (height, width) of the output.
 
     Returns:
-        float32 [b, height, width, 2] of (x, y), where -1 and 1 are the outer edges of the picture, as in torch's
+        float32 [b, height, width, 2] of (x, y), where -1 and 1 are the outer edges of the image, as in torch's
         `affine_grid(align_corners=False)`.
     """
     y, x = ((2 * np.arange(n, dtype="float32") + 1) / n - 1 for n in size)
@@ -90,7 +90,7 @@ def affine_grid(theta, size):
 
 
 def sample_bilinear(images, grid):
-    """The pictures at the positions of a grid, bilinear between pixels, zero outside (equation 5).
+    """Images sampled at the positions of a grid, bilinearly between pixels, zero outside (equation 5).
 
     Args:
         images: float32 [b, h, w, c]; h, w, c static.
@@ -100,7 +100,7 @@ def sample_bilinear(images, grid):
         float32 [b, height, width, c], differentiable in both; equals torch's `grid_sample(align_corners=False)`.
     """
     height, width, channels = images.shape[1:]
-    # Beyond one pixel outside all is zero: clipping there changes nothing and keeps the indices small.
+    # More than one pixel outside, samples are zero: clipping changes no value and keeps the indices small.
     x = ops.clip(((grid[..., 0] + 1) * width - 1) / 2, -1, width)
     y = ops.clip(((grid[..., 1] + 1) * height - 1) / 2, -1, height)
     left, top = ops.floor(ops.stop_gradient(x)), ops.floor(ops.stop_gradient(y))
@@ -112,10 +112,10 @@ def sample_bilinear(images, grid):
         column, row = (ops.cast(ops.clip(i, 0, n - 1), "int32") for i, n in ((column, width), (row, height)))
         return ops.take(pixels, first + row * width + column, axis=0) * ops.where(inside, weight, 0.0)[..., None]
 
-    right_share, bottom_share = x - left, y - top
+    right, bottom = x - left, y - top
     return (
-        corner(left, top, (1 - right_share) * (1 - bottom_share))
-        + corner(left + 1, top, right_share * (1 - bottom_share))
-        + corner(left, top + 1, (1 - right_share) * bottom_share)
-        + corner(left + 1, top + 1, right_share * bottom_share)
+        corner(left, top, (1 - right) * (1 - bottom))
+        + corner(left + 1, top, right * (1 - bottom))
+        + corner(left, top + 1, (1 - right) * bottom)
+        + corner(left + 1, top + 1, right * bottom)
     )

@@ -8,7 +8,7 @@ from kvision.layers.conventions import conventions
 
 @keras.saving.register_keras_serializable("kvision")
 class SqueezeExcite(keras.layers.Layer):
-    """Weigh the channels of a map by what the whole map holds: x · sigmoid(W₂ δ(W₁ mean(x) + b₁) + b₂).
+    """Scale the channels of a map by gates computed from its global average: x · sigmoid(W₂ δ(W₁ mean(x) + b₁) + b₂).
 
     Args:
         squeeze_channels: Width of the bottleneck between the two 1x1 convolutions, >= 1.
@@ -33,10 +33,10 @@ class SqueezeExcite(keras.layers.Layer):
         self.bias_initializer = _name_or_object(bias_initializer)
 
     def build(self, input_shape):
-        conv, _, _, act = conventions(None, self.activation, self.kernel_initializer, self.bias_initializer)
-        self.fc1 = conv(self.squeeze_channels, 1, dtype=self.dtype_policy, name="fc1")
-        self.delta = act(name="activation")
-        self.fc2 = conv(input_shape[-1], 1, dtype=self.dtype_policy, name="fc2")
+        bound = conventions(None, self.activation, self.kernel_initializer, self.bias_initializer)
+        self.fc1 = bound.conv(self.squeeze_channels, 1, dtype=self.dtype_policy, name="fc1")
+        self.delta = bound.activation(name="activation")
+        self.fc2 = bound.conv(input_shape[-1], 1, dtype=self.dtype_policy, name="fc2")
         squeezed = (input_shape[0], 1, 1, self.squeeze_channels)
         self.fc1.build((input_shape[0], 1, 1, input_shape[-1]))
         self.delta.build(squeezed)

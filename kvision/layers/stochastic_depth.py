@@ -8,11 +8,11 @@ from keras import ops
 class StochasticDepth(keras.layers.Layer):
     """Drop a residual branch for whole images in training: x · b / (1 - rate), where b is 0 with probability `rate`.
 
-    Stands at the end of the branch, before the addition. One draw an image, scaled in training (torchvision's "row"
-    mode); the paper draws once a batch and scales at test time. Inference returns the input.
+    Stands at the end of the branch, before the addition. One draw per image, scaled in training (torchvision's "row"
+    mode); the paper draws once per batch and scales at test time. Inference returns the input.
 
     Args:
-        rate: Probability that an image's branch is dropped, in [0, 1].
+        rate: Probability that the branch of an image is dropped, in [0, 1].
         seed: Of the draws; None takes a random one.
 
     Shapes: [b, ...] → the same.

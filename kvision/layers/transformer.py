@@ -51,8 +51,8 @@ class MLP(keras.layers.Layer):
         self.fc2.build((*input_shape[:-1], self.hidden_units))
 
     def _dense(self, units, activation, name):
-        start = self.kernel_initializer.clone()
-        return keras.layers.Dense(units, activation, kernel_initializer=start, dtype=self.dtype_policy, name=name)
+        initializer = self.kernel_initializer.clone()
+        return keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
 
     def call(self, inputs, training=None):
         x = self.dropout(self.fc1(inputs), training=training)
@@ -160,7 +160,7 @@ class TransformerEncoderBlock(_TransformerBlock):
     Call:
         x: [b, t, c].
         positions: Added to queries and keys, not to values, broadcast to [b, t, c] (as DETR does); None adds nothing.
-        attention_mask: Boolean, broadcast to [b, heads, t, t]: True where a token may look at another.
+        attention_mask: Boolean, broadcast to [b, heads, t, t]: True where a token may attend to another.
 
     Shapes: [b, t, c] → [b, t, c].
 
@@ -235,22 +235,22 @@ class TransformerDecoderBlock(_TransformerBlock):
             y = _self_attention(self.attn, y, positions, attention_mask, training)
             return self.dropout(y, training=training)
 
-        def look_up(y):
-            query, key = _placed(y, positions), _placed(memory, memory_positions)
+        def cross_attend(y):
+            query, key = _with_positions(y, positions), _with_positions(memory, memory_positions)
             y = self.cross_attn(query, key, memory, attention_mask=memory_mask, training=training)
             return self.dropout(y, training=training)
 
         x = self._residual(x, self.norm1, attend, training)
-        x = self._residual(x, self.norm2, look_up, training)
+        x = self._residual(x, self.norm2, cross_attend, training)
         return self._residual(x, self.norm3, lambda y: self.mlp(y, training=training), training)
 
 
 def _self_attention(attention, x, positions, mask, training):
     if positions is None:
         return attention(x, attention_mask=mask, training=training)
-    placed = _placed(x, positions)
-    return attention(placed, placed, x, attention_mask=mask, training=training)
+    positioned = _with_positions(x, positions)
+    return attention(positioned, positioned, x, attention_mask=mask, training=training)
 
 
-def _placed(x, positions):
+def _with_positions(x, positions):
     return x if positions is None else x + ops.cast(positions, x.dtype)

@@ -6,9 +6,9 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("kvision")
 class WeightNormalization(keras.layers.Wrapper):
-    """Train a layer's kernel as length times direction, w = g · v / ‖v‖, one length an output channel.
+    """Reparametrise a layer's kernel as length times direction, w = g · v / ‖v‖, one length per output channel.
 
-    The wrapped layer starts as it is: g starts at ‖v‖.
+    The wrapped layer's outputs are unchanged at first: g starts at ‖v‖.
 
     Args:
         layer: A layer with a `kernel` whose last axis is the output: `Dense`, `Conv2D`, …
@@ -38,7 +38,7 @@ class WeightNormalization(keras.layers.Wrapper):
         values = {id(variable): (variable, ops.convert_to_tensor(variable)) for variable in self.layer.variables}
         kernel = self.layer.kernel
         values[id(kernel)] = (kernel, _direction(kernel) * ops.cast(self.g, "float32"))
-        with keras.StatelessScope(state_mapping=list(values.values())):  # whoever reads the kernel inside gets w
+        with keras.StatelessScope(state_mapping=list(values.values())):  # inside, the kernel's value is w
             return self.layer(inputs)
 
     def adapt(self, inputs):

@@ -181,7 +181,7 @@ def branch_twin(w, norm, x, branch, pre_norm):
 
 
 def window_twin(layer, x):
-    """Every pixel looks at the pixels of its window that were neighbours, at a bias by their distance."""
+    """Every pixel attends to the pixels of its window that were contiguous, at a bias by their distance."""
     w = weights_of(layer)
     side, shift = layer.window, layer._shift
     size = [-(-pixels // side) * side for pixels in x.shape[1:3]]

@@ -1,4 +1,4 @@
-"""Filter response normalisation and its threshold: tensorflow-addons' numbers, laws, 16-bit overflow."""
+"""Filter response normalisation and its threshold: tensorflow-addons' numbers, invariances, 16-bit overflow."""
 
 import json
 import pathlib

@@ -337,4 +337,4 @@ def test_two_replicas():
     differences = {name: float(value) for name, value in map(str.split, run.stdout.splitlines())}
     assert differences["synchronized"] < 1e-5  # equals batch normalisation of the joined batch
     assert differences["group"] < 1e-5
-    assert differences["batch"] > 1e-2  # every replica by itself: the test can tell
+    assert differences["batch"] > 1e-2  # every replica by itself: the test distinguishes

@@ -19,7 +19,7 @@ def localization(size=(6, 5, 3)):
 
 
 def twin(images, grid):
-    """Bilinear interpolation, pixel by pixel, of pictures that are zero outside."""
+    """Bilinear interpolation, pixel by pixel, of images that are zero outside."""
     h, w, c = images.shape[1:]
     out = np.zeros((*grid.shape[:3], c))
     for index in np.ndindex(*grid.shape[:3]):
@@ -37,7 +37,7 @@ def test_untrained_it_gives_back_its_input():
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_positions_are_exact_in_16_bit(policy):
-    """Columns of 300, of which 16 bits could not tell neighbours."""
+    """Columns of 300, whose neighbours 16 bits cannot distinguish."""
     maps = np.tile(np.arange(300) % 7, (1, 4, 1))[..., None].astype("float32")
     got = SpatialTransformer(keras.layers.Flatten(), dtype=policy)(maps)
     dtype = policy.removeprefix("mixed_")
@@ -83,7 +83,7 @@ def gradients(function, *arguments):
     return tape.gradient(value, arguments)
 
 
-def test_gradients_to_picture_and_theta_equal_differences():
+def test_gradients_to_image_and_theta_equal_differences():
     upstream = RNG.normal(size=(2, 4, 4, 3)).astype("float32")
 
     def slow(images, theta):
@@ -100,9 +100,9 @@ def test_gradients_to_picture_and_theta_equal_differences():
         for index in chosen if which else chosen[::7]:
             values = []
             for sign in (1, -1):
-                moved = [array.copy() for array in point]
-                moved[which][index] += sign * 1e-6
-                values.append(slow(*moved))
+                changed = [array.copy() for array in point]
+                changed[which][index] += sign * 1e-6
+                values.append(slow(*changed))
             got_here = keras.ops.convert_to_numpy(gradient)[index]
             assert_close(got_here, (values[0] - values[1]) / 2e-6, tolerance=(1e-3, 1e-3))
 
@@ -128,8 +128,8 @@ def test_output_size():
 def test_it_learns_to_look_at_the_bright_spot(policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     images = np.zeros((64, 12, 12, 1), "float32")
-    place = RNG.integers(2, 10, size=(64, 2))
-    images[np.arange(64), place[:, 0], place[:, 1]] = 1.0
+    index = RNG.integers(2, 10, size=(64, 2))
+    images[np.arange(64), index[:, 0], index[:, 1]] = 1.0
     image = keras.Input((12, 12, 1))
     net = keras.Sequential(
         [keras.Input((12, 12, 1)), keras.layers.Flatten(), keras.layers.Dense(16, activation="relu")]

@@ -57,8 +57,8 @@ def test_config_round_trip(kernel, bias):
     copy = SqueezeExcite.from_config(layer.get_config())
     for each in (layer, copy):
         each.build(MAPS.shape)
-    for start in ("kernel_initializer", "bias_initializer"):
-        assert getattr(copy.fc2, start).get_config() == getattr(layer.fc2, start).get_config()
+    for name in ("kernel_initializer", "bias_initializer"):
+        assert getattr(copy.fc2, name).get_config() == getattr(layer.fc2, name).get_config()
 
 
 def test_no_channels_are_refused():
