@@ -1,12 +1,12 @@
-"""Finding trees from the air: RetinaNet from scratch, with group normalisation, on two photos with 340 boxes.
+"""Tree detection in aerial photos: RetinaNet from scratch, with group normalisation, on two photos with 340 boxes.
 
     python examples/detect_trees.py
 
 The photos (National Ecological Observatory Network) and their VOC files lie in the wheel of deepforest, which is
-fetched once and only unpacked. A strip of the larger photo is kept apart for validation: four tiles of 256 pixels.
+fetched once and only unpacked. A strip of the larger photo is held out for validation: four tiles of 256 pixels.
 
-AP50 there rose from 0.000 to 0.495 in 369 s of training on two CPU cores busy with other work (2026-11-22). `--quick`
-is a look at the plumbing. Needs `pip install "kvision[examples]"`.
+On two CPU cores busy with other work, AP50 there rose from 0.000 to 0.495 in 369 s of training (2026-11-22). `--quick`
+only checks that everything runs. Needs `pip install "kvision[examples]"`.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from kvision import applications, callbacks, data, drawing
 PHOTOS = {"OSBS_029": (400, 400), "2019_YELL_2_541000_4977000_image_crop": (1035, 1249)}
 TILE, MAX_BOXES, BATCH = 256, 60, 4
 STRIP = 1249 - TILE  # where validation begins in the larger photo
-LEAST_VISIBLE = 0.5  # of a box; less of it in a tile is neither taught nor scored
+MIN_VISIBLE = 0.5  # of a box; less of it in a tile is ignored in training and evaluation
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=960)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate of the one-cycle schedule")
-    parser.add_argument("--run", default="runs/trees", help="folder of the report and the pictures")
+    parser.add_argument("--run", default="runs/trees", help="folder of the report and the images")
     parser.add_argument("--online", action="store_true", help="send the run to Weights & Biases as it goes")
-    parser.add_argument("--quick", action="store_true", help="a few steps only, to see that all is in place")
+    parser.add_argument("--quick", action="store_true", help="a few steps only, to check that everything runs")
     options = parser.parse_args()
     epochs = 1 if options.quick else 8
     steps = 4 if options.quick else options.steps // epochs
@@ -45,8 +45,8 @@ def main():
     run = pathlib.Path(options.run)
 
     small, (photo, boxes) = (read(name, run / "photos") for name in PHOTOS)
-    kept = boxes[:, 0] < STRIP
-    train = crops([small, (photo[:, :STRIP], boxes[kept])])
+    in_training = boxes[:, 0] < STRIP
+    train = crops([small, (photo[:, :STRIP], boxes[in_training])])
     validation = stacked([tile(photo, boxes, top, STRIP) for top in range(0, 4 * TILE, TILE)])
 
     model = detector()
@@ -72,7 +72,7 @@ def main():
     seconds = time.perf_counter() - start
     draw(model, *validation, run / "trees.png")
     print(f"\nAP50      {before:.3f} before, {history.history['val_AP50'][-1]:.3f} after {seconds:.0f} s of training")
-    print(f"pictures  {run / 'trees.png'}  (coloured: found; white: missed)")
+    print(f"images  {run / 'trees.png'}  (coloured: detections; white: missed objects)")
     print(f"report    {run / 'report.html'}  (open it in a browser)")
 
 
@@ -88,10 +88,10 @@ def read(name, folder):
 
 
 def tile(photo, boxes, top, left):
-    """The picture and the targets of one tile; what is hardly visible counts as a crowd."""
-    moved = boxes - np.array([left, top, left, top], "float32")
-    clipped = np.clip(moved, 0, TILE)
-    visible = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1) / np.prod(moved[:, 2:] - moved[:, :2], axis=1)
+    """The image and the targets of one tile; boxes that are hardly visible count as crowds."""
+    shifted = boxes - np.array([left, top, left, top], "float32")
+    clipped = np.clip(shifted, 0, TILE)
+    visible = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1) / np.prod(shifted[:, 2:] - shifted[:, :2], axis=1)
     rows = np.flatnonzero(visible > 0)[:MAX_BOXES]
     targets = {
         "boxes": np.zeros((MAX_BOXES, 4), "float32"),
@@ -100,7 +100,7 @@ def tile(photo, boxes, top, left):
     }
     targets["boxes"][: len(rows)] = clipped[rows]
     targets["labels"][: len(rows)] = 0
-    targets["crowd"][: len(rows)] = visible[rows] < LEAST_VISIBLE
+    targets["crowd"][: len(rows)] = visible[rows] < MIN_VISIBLE
     return photo[top : top + TILE, left : left + TILE], targets
 
 
@@ -110,23 +110,23 @@ def stacked(tiles):
 
 
 def crops(photos):
-    """Endless batches of random crops, turned and mirrored, a little brighter or darker."""
+    """Endless batches of random crops, rotated and flipped, a little brighter or darker."""
     rng = np.random.default_rng(0)
-    shares = np.array([photo.shape[0] * photo.shape[1] for photo, _ in photos], "float64")
+    areas = np.array([photo.shape[0] * photo.shape[1] for photo, _ in photos], "float64")
 
     def one():
-        photo, boxes = photos[rng.choice(len(photos), p=shares / shares.sum())]
+        photo, boxes = photos[rng.choice(len(photos), p=areas / areas.sum())]
         top, left = (int(rng.integers(0, size - TILE + 1)) for size in photo.shape[:2])
-        picture, targets = tile(photo, boxes, top, left)
+        image, targets = tile(photo, boxes, top, left)
         corners = targets["boxes"]
-        for _ in range(rng.integers(4)):  # a quarter turn to the left: (x, y) → (y, TILE − x)
-            picture = np.rot90(picture)
+        for _ in range(rng.integers(4)):  # a rotation by 90 degrees to the left: (x, y) → (y, TILE − x)
+            image = np.rot90(image)
             corners = np.stack([corners[:, 1], TILE - corners[:, 2], corners[:, 3], TILE - corners[:, 0]], axis=1)
         if rng.random() < 0.5:
-            picture = picture[:, ::-1]
+            image = image[:, ::-1]
             corners = np.stack([TILE - corners[:, 2], corners[:, 1], TILE - corners[:, 0], corners[:, 3]], axis=1)
         targets["boxes"] = np.where(targets["labels"][:, None] < 0, 0, corners).astype("float32")
-        return np.clip(picture * rng.uniform(0.8, 1.2), 0, 255).astype("float32"), targets
+        return np.clip(image * rng.uniform(0.8, 1.2), 0, 255).astype("float32"), targets
 
     def batches():
         while True:
@@ -147,16 +147,16 @@ def detector():
 
 
 def draw(model, images, targets, path, score=0.3):
-    """What was found, over what is there."""
+    """The detections, over the ground truth."""
     found = model.predict(images, verbose=0)
-    pictures = []
+    images = []
     for row, image in enumerate(images):
-        sure, real = found["scores"][row] >= score, targets["labels"][row] >= 0
-        shown = [found[name][row][sure] for name in ("boxes", "labels", "scores")]
+        confident, real = found["scores"][row] >= score, targets["labels"][row] >= 0
+        shown = [found[name][row][confident] for name in ("boxes", "labels", "scores")]
         truth = {name: targets[name][row][real] for name in ("boxes", "labels")}
-        pictures.append(drawing.detections(image.astype("uint8"), *shown, classes=("tree",), truth=truth, side=512))
+        images.append(drawing.detections(image.astype("uint8"), *shown, classes=("tree",), truth=truth, side=512))
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(drawing.grid(pictures, columns=2)).save(path)
+    PIL.Image.fromarray(drawing.grid(images, columns=2)).save(path)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""Where the time of R-CNN, Fast and Faster R-CNN goes: one picture, one ResNet-50, the same weights in all of them.
+"""Where the time of R-CNN, Fast and Faster R-CNN goes: one image, one ResNet-50, the same weights in all of them.
 
     python examples/inside_the_box.py
 
-R-CNN (Girshick 2014) sends every proposal through the whole network, Fast R-CNN (2015) reads all of them from one map
-of the picture and sends only what is read through the last stage, Faster R-CNN (Ren 2015) makes its proposals from that
-map as well and needs fewer. Proposals are random boxes here, weights are random: neither changes the time. Selective
-search, which made them for the first two in 2 s a picture (Ren 2015, section 1), is not counted. All of R-CNN's are
-really computed.
+R-CNN (Girshick 2014) runs the whole network on every proposal. Fast R-CNN (2015) pools all of them from one feature map
+of the image and runs only the last stage on each. Faster R-CNN (Ren 2015) computes its proposals from that map as well
+and needs fewer. Proposals and weights are random here, which does not change the time. Selective search, which took 2 s
+per image for the first two (Ren 2015, section 1), is not counted. All of R-CNN's proposals are computed.
 
-Seconds for a picture of 480x640, on 2026-11-25, on two CPU cores of which other work took one; no more than a remark:
+Seconds for an image of 480x640, on 2026-11-25, on two CPU cores of which other work took one, so only a rough guide;
+about six minutes in all:
 
     R-CNN, 2,000 proposals            199    trunk 162, head 35, warping 2
     Fast R-CNN, the same               42    trunk 1, pooling 6, head 35
     Faster R-CNN, 2,000 of its own     48    trunk 1, pooling 5, head 41, proposals 0.01
     Faster R-CNN, 300 of its own        9    trunk 2, pooling 1, head 6, proposals 0.02
 
-Sharing the trunk gains 4.7 times and no more, where Girshick saw 146 (VGG-16): the last stage of a ResNet-50, a fifth
-of its multiplications, is left to every proposal, and then takes five sixths of the time. The second gain is that of
-few, good proposals. `--quick` is a look at the plumbing.
+Sharing the trunk makes it 4.7 times faster, where Girshick saw 146 (VGG-16): the last stage of a ResNet-50, a fifth of
+its multiplications, still runs on every proposal, and then takes five sixths of the time. The second gain comes from
+few, good proposals. `--quick` only checks that everything runs.
 """
 
 import argparse
@@ -35,39 +35,43 @@ from matplotlib.figure import Figure
 
 from kvision.applications import FasterRCNN, FastRCNN, ResNet50, resnet
 
-BATCH, CLASSES = 50, 20  # the first: proposals that go through a head at once
-ENOUGH = 20  # seconds, after which a measurement is not repeated
-WARPED = 224  # pixels a side of what R-CNN's network sees of a proposal
+BATCH, CLASSES = 50, 20  # proposals per run of the head; classes
+MAX_SECONDS = 20  # after which a measurement is not repeated
+WARPED = 224  # side of a proposal's crop in R-CNN, in pixels
 STEPS = "warping", "trunk", "proposals", "pooling", "head", "detections"
 COLOURS = "#c9a227", "#2b7bba", "#3f9b57", "#e58b4a", "#d1453b", "#777777"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--proposals", type=int, default=2000, help="of the picture, a multiple of 50")
+    parser.add_argument("--proposals", type=int, default=2000, help="of the image, a multiple of 50")
     parser.add_argument("--run", default="runs/inside_the_box", help="folder of the chart")
-    parser.add_argument("--quick", action="store_true", help="a small picture, few proposals: is all in place?")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small imageand few proposals, to check that everything runs"
+    )
     options = parser.parse_args()
     size = (96, 128) if options.quick else (480, 640)
     many, few, repeats = (8, 4, 1) if options.quick else (options.proposals, min(300, options.proposals), 3)
     keras.utils.set_random_seed(0)
-    picture = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype("float32")
+    image = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype("float32")
     boxes = random_boxes(many, size)
     fast, faster, of_crops = networks(size, many)
 
     methods = {
-        f"R-CNN, {many:,} given": method(fast, picture, many, boxes, of_crops),
-        f"Fast R-CNN, {many:,} given": method(fast, picture, many, boxes),
-        f"Faster R-CNN, {many:,} of its own": method(faster, picture, many),
-        f"Faster R-CNN, {few:,} of its own": method(faster, picture, few),
+        f"R-CNN, {many:,} external": method(fast, image, many, boxes, of_crops),
+        f"Fast R-CNN, {many:,} external": method(fast, image, many, boxes),
+        f"Faster R-CNN, {many:,} of its own": method(faster, image, many),
+        f"Faster R-CNN, {few:,} of its own": method(faster, image, few),
     }
-    print(f"Seconds for a picture of {size[0]}x{size[1]}, ResNet-50: median of {repeats}, of fewer after {ENOUGH} s\n")
+    print(
+        f"Seconds for an image of {size[0]}x{size[1]}, ResNet-50: median of {repeats}, of fewer after {MAX_SECONDS} s\n"
+    )
     print(f"{'':31}{'all':>8}{''.join(f'{step:>12}' for step in STEPS)}")
     measured = {}
     for name, find in methods.items():
         find({}, warm_up=True)
         runs = []
-        while len(runs) < repeats and sum(sum(seconds.values()) for seconds in runs) < ENOUGH:
+        while len(runs) < repeats and sum(sum(seconds.values()) for seconds in runs) < MAX_SECONDS:
             runs.append({})
             find(runs[-1])
         measured[name] = {step: statistics.median(run.get(step, 0) for run in runs) for step in STEPS}
@@ -75,8 +79,8 @@ def main():
         print(f"{name:31}{sum(measured[name].values()):8.2f}{steps}", flush=True)
     slowest, *others = (sum(steps.values()) for steps in measured.values())
     print(f"\nR-CNN takes {', '.join(f'{slowest / other:.1f}' for other in others)} times as long as the others.")
-    print("Class logits where they must agree differ, as a share of the largest, by at most")
-    for case, difference in agreement(fast, faster, of_crops, picture, boxes[:, :8]).items():
+    print("Class logits that must agree differ, relative to the largest, by at most")
+    for case, difference in agreement(fast, faster, of_crops, image, boxes[:, :8]).items():
         print(f"{difference:9.0e}  {case}")
     path = pathlib.Path(options.run) / "seconds.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +89,7 @@ def main():
 
 
 def networks(size, num_proposals):
-    """Fast and Faster R-CNN around one backbone, with one box head; and the backbone for what R-CNN cuts out."""
+    """Fast and Faster R-CNN around one backbone, with one box head; and the backbone for R-CNN's crops."""
     options = {"include_top": False, "norm": "frozen_batch", "features": ("C4", "C5")}
     backbone, copy = (ResNet50(input_shape=(*sides, 3), **options) for sides in (size, (WARPED, WARPED)))
     copy.set_weights(backbone.get_weights())
@@ -100,7 +104,7 @@ def networks(size, num_proposals):
 
 
 def random_boxes(number, size):
-    """[1, number, 4]: boxes of at least 16 pixels a side, anywhere."""
+    """[1, number, 4]: random boxes with sides of at least 16 pixels."""
     rng = np.random.default_rng(1)
     whole = np.array(size[::-1])
     sides = rng.uniform(16, whole, (number, 2))
@@ -109,62 +113,62 @@ def random_boxes(number, size):
 
 
 def timed(seconds, step, function, *arguments):
-    """What the function gives; its time is added to that of the step."""
+    """The result of the function; its time is added to that of the step."""
     start = time.perf_counter()
     result = function(*arguments)
     seconds[step] = seconds.get(step, 0) + time.perf_counter() - start
     return result
 
 
-def method(detector, picture, number, given=None, of_crops=None):
-    """A function that finds objects and writes down the seconds of each step.
+def method(detector, image, number, proposals=None, of_crops=None):
+    """A function that detects objects and records the seconds of each step.
 
-    With `of_crops` it is R-CNN, every proposal cut out, warped and sent through the whole network by itself. Without,
-    regions are read from the one map of the picture: Fast R-CNN of `given` proposals, Faster R-CNN of its own.
+    With `of_crops` it is R-CNN: every proposal is cropped, warped and run through the whole network. Without, regions
+    are pooled from one map of the image: Fast R-CNN of the given `proposals`, Faster R-CNN of its own.
     """
-    branch, (height, width) = detector.head.box_branch, picture.shape[1:3]
+    branch, (height, width) = detector.head.box_branch, image.shape[1:3]
     trunk, pool, of_crops = (part and tf.function(part) for part in (detector.trunk, branch.pooling, of_crops))
     propose = tf.function(lambda features: detector.head.proposals.propose(features)[:, :number])
 
     @tf.function
     def warp(boxes):
         corners = tf.gather(boxes[0], [1, 0, 3, 2], axis=1) / (height, width, height, width)
-        return tf.image.crop_and_resize(picture, corners, tf.zeros(boxes.shape[1], "int32"), [WARPED, WARPED])
+        return tf.image.crop_and_resize(image, corners, tf.zeros(boxes.shape[1], "int32"), [WARPED, WARPED])
 
     @tf.function
     def head(regions):
-        answer = branch.box_head(regions)
-        return answer["class_logits"][None], tf.reshape(answer["box_deltas"], (1, len(regions), CLASSES + 1, 4))
+        outputs = branch.box_head(regions)
+        return outputs["class_logits"][None], tf.reshape(outputs["box_deltas"], (1, len(regions), CLASSES + 1, 4))
 
     @tf.function
-    def select(answers, boxes):
-        logits, deltas = (tf.concat(parts, axis=1) for parts in zip(*answers, strict=True))
+    def select(outputs, boxes):
+        logits, deltas = (tf.concat(parts, axis=1) for parts in zip(*outputs, strict=True))
         return branch.detect(tf.nn.softmax(logits), deltas, boxes)
 
     def run(seconds, warm_up=False):
-        features = timed(seconds, "trunk", trunk, picture) if of_crops is None else None
-        boxes = timed(seconds, "proposals", propose, features) if given is None else given
-        parts, answers = [boxes[:, start : start + BATCH] for start in range(0, number, BATCH)], []
+        features = timed(seconds, "trunk", trunk, image) if of_crops is None else None
+        boxes = timed(seconds, "proposals", propose, features) if proposals is None else proposals
+        parts, outputs = [boxes[:, start : start + BATCH] for start in range(0, number, BATCH)], []
         for part in parts[:1] if warm_up else parts:
             if of_crops is None:
                 regions = timed(seconds, "pooling", pool, features["C4"], part)[0]
             else:
                 regions = timed(seconds, "trunk", of_crops, timed(seconds, "warping", warp, part))
-            answers.append(timed(seconds, "head", head, regions))
-        timed(seconds, "detections", select, answers * (len(parts) // len(answers)), boxes)
+            outputs.append(timed(seconds, "head", head, regions))
+        timed(seconds, "detections", select, outputs * (len(parts) // len(outputs)), boxes)
 
     return run
 
 
-def agreement(fast, faster, of_crops, picture, boxes):
-    """Largest differences of class logits, as shares of the largest, where two methods compute the same."""
+def agreement(fast, faster, of_crops, image, boxes):
+    """Largest differences of class logits, relative to the largest, where two methods compute the same."""
     branch, other = fast.head.box_branch, faster.head.box_branch
     c4 = of_crops(np.random.default_rng(2).uniform(0, 255, (1, WARPED, WARPED, 3)))
-    whole = np.array([[[0, 0, WARPED - 16, WARPED - 16]]], "float32")  # the cell in which a region ends is inside
-    aligned = [other.pooling(detector.trunk(picture)["C4"], boxes)[0] for detector in (fast, faster)]
+    whole = np.array([[[0, 0, WARPED - 16, WARPED - 16]]], "float32")  # the last cell of a region is inclusive
+    aligned = [other.pooling(detector.trunk(image)["C4"], boxes)[0] for detector in (fast, faster)]
     regions = {
         "Fast and Faster R-CNN: the same regions, both aligned": aligned,
-        "R-CNN and Fast R-CNN: one region, the whole picture": [c4, branch.pooling(c4, whole)[0]],
+        "R-CNN and Fast R-CNN: one region, the whole image": [c4, branch.pooling(c4, whole)[0]],
     }
     differences = {}
     for case, (first, second) in regions.items():
@@ -174,7 +178,7 @@ def agreement(fast, faster, of_crops, picture, boxes):
 
 
 def draw(measured):
-    """Seconds on a logarithmic axis, and beside them what share of them each step takes."""
+    """Seconds on a logarithmic axis, and beside them the fraction of each step."""
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     names = list(measured)
@@ -182,15 +186,15 @@ def draw(measured):
     left.barh(names, seconds, color="#6b7280", height=0.6)
     for row, value in enumerate(seconds):
         left.annotate(f"{value:.3g} s", (value, row), (4, 0), textcoords="offset points", va="center")
-    left.set(xscale="log", xlabel="seconds a picture", xlim=(min(seconds) / 3, max(seconds) * 3))
+    left.set(xscale="log", xlabel="seconds per image", xlim=(min(seconds) / 3, max(seconds) * 3))
     left.xaxis.set_major_formatter("{x:g}")
     left.invert_yaxis()
     before = np.zeros(len(names))
     for step, colour in zip(STEPS, COLOURS, strict=True):
-        shares = 100 * np.array([steps[step] for steps in measured.values()]) / seconds
-        right.barh(names, shares, left=before, color=colour, height=0.6, label=step)
-        before += shares
-    right.set(xlabel="share of the time, %", xlim=(0, 100))
+        percentages = 100 * np.array([steps[step] for steps in measured.values()]) / seconds
+        right.barh(names, percentages, left=before, color=colour, height=0.6, label=step)
+        before += percentages
+    right.set(xlabel="fraction of the time, %", xlim=(0, 100))
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=len(STEPS), frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

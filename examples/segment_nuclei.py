@@ -1,13 +1,13 @@
-"""Telling cells apart: Mask R-CNN from scratch, with group normalisation, on one picture with 125 outlined nuclei.
+"""Instance segmentation of cells: Mask R-CNN from scratch, with group normalisation, on one image of 125 nuclei.
 
     python examples/segment_nuclei.py
 
-The picture, 512 pixels a side, and its masks lie in the wheel of stardist, which is fetched once and only unpacked. One
-quarter with 35 of them is kept apart for validation; training sees random crops that never touch it.
+The image of 512x512 pixels and its masks lie in the wheel of stardist, which is fetched once and only unpacked. One
+quarter with 35 nuclei is held out for validation; training uses random crops that never touch it.
 
 Mask AP there rose from 0.000 to 0.599 and mask AP50 to 0.867 (boxes: 0.624 and 0.901) in 640 steps; 2332 s on two CPU
-cores that were busy with other work (2026-11-25). A step took 0.63 s while nothing else ran, which makes seven minutes.
-`--quick` is a look at the plumbing, most of it compiling. Needs `pip install "kvision[examples]"`.
+cores busy with other work (2026-11-25). On idle cores a step takes 0.63 s, which makes seven minutes. `--quick` only
+checks that everything runs; most of it is compilation. Needs `pip install "kvision[examples]"`.
 """
 
 import argparse
@@ -29,35 +29,35 @@ import kvision
 from kvision import applications, callbacks, drawing
 from kvision.data.geometry import boxes_of_masks
 
-QUARTER = 256  # pixels; the one at the top left validates
-SIDE, MAX_NUCLEI, BATCH = 2 * QUARTER, 64, 2  # the network sees everything enlarged by two
+QUARTER = 256  # pixels; the top left one is for validation
+SIDE, MAX_NUCLEI, BATCH = 2 * QUARTER, 64, 2  # crops are enlarged by two
 SMALLEST_CROP = 192
-LEAST_VISIBLE = 0.3  # of a nucleus; less of it in a crop is neither taught nor scored
+MIN_VISIBLE = 0.3  # of a nucleus; less of it in a crop is ignored in training and evaluation
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=640)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate of the one-cycle schedule")
-    parser.add_argument("--run", default="runs/nuclei", help="folder of the report and the picture")
+    parser.add_argument("--run", default="runs/nuclei", help="folder of the report and the image")
     parser.add_argument("--online", action="store_true", help="send the run to Weights & Biases as it goes")
-    parser.add_argument("--quick", action="store_true", help="a few steps only, to see that all is in place")
+    parser.add_argument("--quick", action="store_true", help="a few steps only, to check that everything runs")
     options = parser.parse_args()
     epochs = 1 if options.quick else 8
     steps = 2 if options.quick else options.steps // epochs
     keras.utils.set_random_seed(0)
     run = pathlib.Path(options.run)
 
-    picture, nuclei = read()
+    image, nuclei = read()
     areas = np.bincount(nuclei.ravel())
-    train = crops(picture, nuclei, areas)
-    validation = stacked([example(picture[:QUARTER, :QUARTER], nuclei[:QUARTER, :QUARTER], areas)])
+    train = crops(image, nuclei, areas)
+    validation = stacked([example(image[:QUARTER, :QUARTER], nuclei[:QUARTER, :QUARTER], areas)])
 
     model = detector()
     model.compile(keras.optimizers.Adam(global_clipnorm=1.0))
     average_precision = callbacks.DetectionMetrics(validation, every=max(1, epochs // 4), masks=True)
     before = average_precision.measure(model)
-    print(f"{model.name}: {model.count_params():,} parameters, {epochs * steps} steps on random crops of one picture")
+    print(f"{model.name}: {model.count_params():,} parameters, {epochs * steps} steps on random crops of one image")
     start = time.perf_counter()
     history = model.fit(
         train,
@@ -73,32 +73,32 @@ def main():
             callbacks.WandbLogger("nuclei", mode=None if options.online else "offline", directory=run),
         ],
     )
-    print(f"\n{time.perf_counter() - start:.0f} s of training; on the quarter kept apart:")
+    print(f"\n{time.perf_counter() - start:.0f} s of training; on the held-out quarter:")
     for name in ("AP", "AP50", "mask_AP", "mask_AP50"):
         print(f"{name:9} {before[name]:.3f} before, {history.history[f'val_{name}'][-1]:.3f} after")
     draw(model, *validation, run / "nuclei.png")
-    print(f"picture   {run / 'nuclei.png'}  (coloured: found; white lines: what is there)")
+    print(f"image     {run / 'nuclei.png'}  (coloured: detections; white lines: ground truth)")
     print(f"report    {run / 'report.html'}  (open it in a browser)")
 
 
 def read():
-    """The picture [512, 512] in 0…255, and which nucleus each pixel belongs to, 0 for none."""
+    """The image [512, 512] in 0…255, and which nucleus each pixel belongs to, 0 for none."""
     files = wheels.members("stardist", ("images/img2d.tif", "images/mask2d.tif")).values()
-    picture, nuclei = (np.asarray(PIL.Image.open(io.BytesIO(content))) for content in files)
-    return 255 * np.sqrt(picture / picture.max(), dtype="float32"), nuclei.astype("uint8")  # the dim ones show too
+    image, nuclei = (np.asarray(PIL.Image.open(io.BytesIO(content))) for content in files)
+    return 255 * np.sqrt(image / image.max(), dtype="float32"), nuclei.astype("uint8")  # makes the dim nuclei visible
 
 
-def example(picture, nuclei, areas):
-    """A square of the picture, enlarged, and its targets; what is hardly visible of `areas` counts as a crowd."""
+def example(image, nuclei, areas):
+    """An enlarged square of the image and its targets; nuclei that are hardly visible, by `areas`, count as crowds."""
     numbers, visible = np.unique(nuclei, return_counts=True)
     numbers, visible = numbers[numbers > 0][:MAX_NUCLEI], visible[numbers > 0][:MAX_NUCLEI]
-    real = np.arange(MAX_NUCLEI) < len(numbers)
+    present = np.arange(MAX_NUCLEI) < len(numbers)
     masks = np.zeros((MAX_NUCLEI, SIDE, SIDE), "uint8")
-    masks[real] = enlarged(nuclei, PIL.Image.Resampling.NEAREST) == numbers[:, None, None]
+    masks[present] = enlarged(nuclei, PIL.Image.Resampling.NEAREST) == numbers[:, None, None]
     crowd = np.zeros(MAX_NUCLEI, "int32")
-    crowd[real] = visible < LEAST_VISIBLE * areas[numbers]
-    targets = {"boxes": boxes_of_masks(masks).astype("float32"), "labels": np.where(real, 0, -1).astype("int32")}
-    image = enlarged(picture, PIL.Image.Resampling.BICUBIC)
+    crowd[present] = visible < MIN_VISIBLE * areas[numbers]
+    targets = {"boxes": boxes_of_masks(masks).astype("float32"), "labels": np.where(present, 0, -1).astype("int32")}
+    image = enlarged(image, PIL.Image.Resampling.BICUBIC)
     return np.repeat(np.clip(image, 0, 255)[..., None], 3, axis=-1), targets | {"masks": masks, "crowd": crowd}
 
 
@@ -111,16 +111,16 @@ def stacked(examples):
     return np.stack(images), {name: np.stack([each[name] for each in targets]) for name in targets[0]}
 
 
-def crops(picture, nuclei, areas):
-    """Endless batches of random crops, turned and mirrored, of other brightness and contrast."""
+def crops(image, nuclei, areas):
+    """Endless batches of random crops, rotated and flipped, with random brightness and contrast."""
     rng = np.random.default_rng(0)
 
     def one():
         size = int(rng.integers(SMALLEST_CROP, QUARTER + 1))
         top = left = 0
-        while top < QUARTER and left < QUARTER:  # it would touch the quarter that validates
-            top, left = rng.integers(0, len(picture) - size + 1, 2)
-        square = np.stack([pixels[top : top + size, left : left + size] for pixels in (picture, nuclei)])
+        while top < QUARTER and left < QUARTER:  # the crop would touch the validation quarter
+            top, left = rng.integers(0, len(image) - size + 1, 2)
+        square = np.stack([pixels[top : top + size, left : left + size] for pixels in (image, nuclei)])
         square = np.rot90(square, rng.integers(4), axes=(1, 2))[:, :, :: rng.choice((-1, 1))]
         light = square[0] * rng.uniform(0.7, 1.3) + rng.uniform(-20, 20)
         return example(light.astype("float32"), square[1].astype("uint8"), areas)
@@ -155,10 +155,10 @@ def detector():
 
 
 def draw(model, images, targets, path, score=0.5):
-    """The quarter as it is, and each nucleus that was found in a colour of its own, below the true outlines."""
+    """The quarter, and beside it the detected nuclei, each in its colour, below the contours of the ground truth."""
     found = {name: rows[0] for name, rows in model.predict(images, verbose=0).items()}
-    picture = PIL.Image.fromarray(images[0].astype("uint8")).resize((2 * SIDE, 2 * SIDE))
-    shown = np.array(picture)
+    image = PIL.Image.fromarray(images[0].astype("uint8")).resize((2 * SIDE, 2 * SIDE))
+    shown = np.array(image)
     for row, mask in enumerate(found["masks"][found["scores"] >= score]):
         inside, rim = area_and_rim(mask)
         colour = np.array(drawing.PALETTE[row % len(drawing.PALETTE)])
@@ -167,7 +167,7 @@ def draw(model, images, targets, path, score=0.5):
     for mask in targets["masks"][0][(targets["labels"][0] >= 0) & (targets["crowd"][0] == 0)]:
         shown[area_and_rim(mask)[1]] = drawing.LIGHT
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(drawing.grid([np.array(picture), shown], columns=2)).save(path)
+    PIL.Image.fromarray(drawing.grid([np.array(image), shown], columns=2)).save(path)
 
 
 def area_and_rim(mask):

