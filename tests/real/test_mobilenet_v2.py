@@ -26,7 +26,7 @@ def model(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def photos():
     """The photos as torchvision's recipe prepares them: short side 256, centre 224."""
     images, labels = [], []
     for photo, label in wheels.photos():
@@ -38,8 +38,8 @@ def pictures():
     return mobilenet_v2.preprocess_input(np.stack(images)), np.array(labels)
 
 
-def test_it_knows_what_is_in_the_photos(model, pictures):
-    images, labels = pictures
+def test_it_knows_what_is_in_the_photos(model, photos):
+    images, labels = photos
     scores = keras.ops.convert_to_numpy(keras.ops.softmax(model(images)))
     assert len(labels) == 20
     assert (scores.argmax(axis=1) == labels).sum() >= 16
@@ -48,13 +48,13 @@ def test_it_knows_what_is_in_the_photos(model, pictures):
     assert all(isinstance(name, str) and score > 0 for five in best for _, name, score in five)
 
 
-def test_logits_equal_the_reference(model, pictures, checkpoint):
+def test_logits_equal_the_reference(model, photos, checkpoint):
     import torch
     import torchvision
 
     theirs = torchvision.models.mobilenet_v2(weights=None).eval()
     theirs.load_state_dict(torch.load(checkpoint, weights_only=True))
-    images, _ = pictures
+    images, _ = photos
     with torch.no_grad():
         want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     got = keras.ops.convert_to_numpy(model(images))

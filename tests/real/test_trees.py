@@ -40,4 +40,4 @@ def test_every_tree_is_read(folder):
         "2019_YELL_2_528000_4978000_image_crop2",
         "SOAP_061",
     ]
-    assert all("there is no picture" in problem.reason for problem in found.problems)
+    assert all("there is no image" in problem.reason for problem in found.problems)
