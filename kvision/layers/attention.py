@@ -1,5 +1,7 @@
 """Multi-head attention over tokens (Vaswani et al. 2017) and inside the windows of a map (Liu et al. 2021)."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -63,7 +65,8 @@ class MultiHeadAttention(_Attention):
         query: [b, t, c].
         key: [b, s, c]; None: the query, which is self-attention.
         value: [b, s, c]; None: the key.
-        attention_mask: Boolean, broadcast to [b, heads, t, s]: True where a query may attend to a key.
+        attention_mask: Boolean [t, s], [b, t, s] or [b, heads, t, s], each axis that size or 1: True where a query may
+            attend to a key.
 
     Shapes: [b, t, c] → [b, t, c].
 
@@ -84,6 +87,8 @@ class MultiHeadAttention(_Attention):
             query, key, value = split_heads(self.qkv(query), 3, self.num_heads)
         else:
             (query,), (key, value) = self._project(query, 0, 1), self._keys_and_values(key, value)
+        if attention_mask is not None and len(attention_mask.shape) == 3:
+            attention_mask = attention_mask[:, None]  # the same for all heads
         heads = scaled_dot_product_attention(
             query, key, value, mask=attention_mask, dropout=lambda weights: self.dropout(weights, training=training)
         )
@@ -144,13 +149,6 @@ class WindowAttention(_Attention):
         self.shift = shift
 
     def build(self, input_shape):
-        size = input_shape[1:3]
-        windows = windows_over(size, self.window)
-        self._size = size
-        self._shift = tuple(self.shift if count > 1 else 0 for count in windows)
-        self._count = windows[0] * windows[1]
-        self._index = relative_position_index(self.window).ravel()
-        self._mask = shifted_window_mask(size, self.window, self._shift)[:, None] if any(self._shift) else None
         self._build_projections(input_shape[-1])
         self.relative_position_bias_table = self.add_weight(
             shape=((2 * self.window - 1) ** 2, self.num_heads),
@@ -160,31 +158,37 @@ class WindowAttention(_Attention):
         )
 
     def call(self, inputs, training=None):
-        x = window_partition(inputs, self.window, self._shift)
-        query, key, value = (self._by_window(part) for part in split_heads(self.qkv(x), 3, self.num_heads))
+        size = tuple(inputs.shape[1:3])
+        windows = windows_over(size, self.window)
+        shift = tuple(self.shift if count > 1 else 0 for count in windows)
+        x = window_partition(inputs, self.window, shift)
+        heads = split_heads(self.qkv(x), 3, self.num_heads)
+        # [b·windows, heads, pixels, d] → [b, windows, heads, pixels, d], so that each window gets its own mask.
+        query, key, value = (ops.reshape(part, (-1, math.prod(windows), *part.shape[1:])) for part in heads)
+        bias = self._bias(size, shift)
         heads = scaled_dot_product_attention(
-            query, key, value, bias=self._bias(), dropout=lambda weights: self.dropout(weights, training=training)
+            query, key, value, bias=bias, dropout=lambda weights: self.dropout(weights, training=training)
         )
         x = self.proj(merge_heads(ops.reshape(heads, (-1, *heads.shape[2:]))))
-        return window_merge(x, self._size, self.window, self._shift)
+        return window_merge(x, size, self.window, shift)
 
-    def _by_window(self, heads):
-        """[b·windows, heads, pixels, d] → [b, windows, heads, pixels, d], so that each window gets its own mask."""
-        return ops.reshape(heads, (-1, self._count, *heads.shape[1:]))
-
-    def _bias(self):
+    def _bias(self, size, shift):
         """The table expanded to pairs of pixels, [heads, pixels, pixels]; with a shift [windows, heads, …], masked."""
         pixels = self.window**2
         table = ops.transpose(ops.convert_to_tensor(self.relative_position_bias_table))
-        bias = ops.reshape(ops.take(table, self._index, axis=1), (self.num_heads, pixels, pixels))
-        return bias if self._mask is None else ops.where(self._mask, bias, -1e9)
+        index = relative_position_index(self.window).ravel()
+        bias = ops.reshape(ops.take(table, index, axis=1), (self.num_heads, pixels, pixels))
+        if not any(shift):
+            return bias
+        return ops.where(shifted_window_mask(size, self.window, shift)[:, None], bias, -1e9)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def multiply_adds(self, input_shape):
         """Multiply-adds of the two products inside the windows, without the projections: linear in the map's pixels."""
-        return 2 * (input_shape[0] or 1) * self._count * self.window**4 * input_shape[-1]
+        count = math.prod(windows_over(input_shape[1:3], self.window))
+        return 2 * (input_shape[0] or 1) * count * self.window**4 * input_shape[-1]
 
     def get_config(self):
         return super().get_config() | {"window": self.window, "shift": self.shift}

@@ -160,7 +160,7 @@ class TransformerEncoderBlock(_TransformerBlock):
     Call:
         x: [b, t, c].
         positions: Added to queries and keys, not to values, broadcast to [b, t, c] (as DETR does); None adds nothing.
-        attention_mask: Boolean, broadcast to [b, heads, t, t]: True where a token may attend to another.
+        attention_mask: Boolean [t, t], [b, t, t] or [b, heads, t, t]: True where a token may attend to another.
 
     Shapes: [b, t, c] → [b, t, c].
 
@@ -202,8 +202,8 @@ class TransformerDecoderBlock(_TransformerBlock):
         memory: [b, s, c], the encoder's output.
         positions: Added to the queries and to the keys of the self-attention; None adds nothing.
         memory_positions: Added to the keys of the memory, not to its values; None adds nothing.
-        attention_mask: Boolean, broadcast to [b, heads, t, t].
-        memory_mask: Boolean, broadcast to [b, heads, t, s].
+        attention_mask: Boolean [t, t], [b, t, t] or [b, heads, t, t].
+        memory_mask: Boolean [t, s], [b, t, s] or [b, heads, t, s].
 
     Shapes: [b, t, c] → [b, t, c].
 

@@ -86,6 +86,14 @@ def test_the_mask_may_differ_by_sample_and_head():
     )
 
 
+def test_a_mask_of_three_axes_is_one_for_each_sample():
+    tokens = np.concatenate([TOKENS, TOKENS[:1] + 1])  # as many samples as heads
+    layer = randomised(MultiHeadAttention(3), tokens)
+    mask = np.random.default_rng(3).random((3, 5, 5)) < 0.7
+    mask[..., 0] = True
+    assert_close(layer(tokens, attention_mask=mask), attention_twin(weights_of(layer), tokens, tokens, tokens, mask))
+
+
 @pytest.mark.parametrize("make", [lambda: MultiHeadAttention(3), lambda: TransformerEncoderBlock(3, 24)])
 def test_without_positions_attention_knows_no_order(make):
     layer = randomised(make(), TOKENS)
@@ -183,7 +191,8 @@ def branch_twin(w, norm, x, branch, pre_norm):
 def window_twin(layer, x):
     """Every pixel attends to the pixels of its window that were contiguous, at a bias by their distance."""
     w = weights_of(layer)
-    side, shift = layer.window, layer._shift
+    side = layer.window
+    shift = [layer.shift if pixels > side else 0 for pixels in x.shape[1:3]]
     size = [-(-pixels // side) * side for pixels in x.shape[1:3]]
     filled = np.zeros((len(x), *size, x.shape[-1]))
     filled[:, : x.shape[1], : x.shape[2]] = x
@@ -223,6 +232,13 @@ def test_window_attention_equals_the_twin(size, shift):
     x = np.random.default_rng(0).normal(size=(2, *size, 8)).astype("float32")
     layer = randomised(WindowAttention(2, window=3, shift=shift), x)
     assert_close(layer(x), window_twin(layer, x))
+
+
+def test_window_attention_takes_maps_of_other_sizes_than_it_was_built_for():
+    layer = WindowAttention(2, window=3, shift=1)
+    for size in ((6, 9), (5, 12), (9, 2)):
+        x = np.random.default_rng(0).normal(size=(2, *size, 8)).astype("float32")
+        assert_close(randomised(layer, x)(x), window_twin(layer, x))
 
 
 def test_a_window_does_not_see_beyond_itself():
