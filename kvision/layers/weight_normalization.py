@@ -11,7 +11,8 @@ class WeightNormalization(keras.layers.Wrapper):
     The wrapped layer's outputs are unchanged at first: g starts at ‖v‖.
 
     Args:
-        layer: A layer with a `kernel` whose last axis is the output: `Dense`, `Conv2D`, …
+        layer: A layer with a `kernel` whose last axis is the output: `Dense`, `Conv2D`, … A channel whose kernel is all
+            zeros has no direction and stays zero.
 
     Shapes: those of `layer`.
 
@@ -35,11 +36,20 @@ class WeightNormalization(keras.layers.Wrapper):
         )
 
     def call(self, inputs):
-        values = {id(variable): (variable, ops.convert_to_tensor(variable)) for variable in self.layer.variables}
-        kernel = self.layer.kernel
-        values[id(kernel)] = (kernel, _direction(kernel) * ops.cast(self.g, "float32"))
-        with keras.StatelessScope(state_mapping=list(values.values())):  # inside, the kernel's value is w
-            return self.layer(inputs)
+        kernel, variables = self.layer.kernel, self.layer.variables
+        values = {id(variable): ops.convert_to_tensor(variable) for variable in variables}
+        values[id(kernel)] = _direction(kernel) * ops.cast(self.g, "float32")
+        scope = keras.StatelessScope([(variable, values[id(variable)]) for variable in variables], collect_losses=True)
+        before = [scope.get_current_value(variable) for variable in variables]
+        with scope:  # inside, the kernel's value is w
+            outputs = self.layer(inputs)
+        for variable, value in zip(variables, before, strict=True):
+            after = scope.get_current_value(variable)
+            if after is not value:  # seeds and moving statistics
+                variable.assign(after)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
 
     def adapt(self, inputs):
         """Set g and the bias so that each output channel has mean 0 and variance 1 over `inputs` (section 3).
@@ -60,11 +70,17 @@ class WeightNormalization(keras.layers.Wrapper):
         return self.layer.compute_output_shape(input_shape)
 
 
+def _square_sums(kernel):
+    """‖v‖² of each output channel, float32."""
+    return ops.sum(ops.square(ops.cast(kernel, "float32")), axis=tuple(range(len(kernel.shape) - 1)))
+
+
 def _lengths(kernel):
-    """‖v‖ of each output channel, float32."""
-    kernel = ops.cast(kernel, "float32")
-    return ops.sqrt(ops.sum(ops.square(kernel), axis=tuple(range(len(kernel.shape) - 1))))
+    return ops.sqrt(_square_sums(kernel))
 
 
 def _direction(kernel):
-    return ops.cast(kernel, "float32") / _lengths(kernel)
+    """v / ‖v‖, and 0 with a gradient of 0 for a channel of zeros."""
+    squares = _square_sums(kernel)
+    inverse = ops.where(squares > 0, ops.rsqrt(ops.where(squares > 0, squares, 1.0)), 0.0)
+    return ops.cast(kernel, "float32") * inverse

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.layers import WeightNormalization
+from kvision.layers import DropConnect, WeightNormalization
 from tests.support import assert_close
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "addons.json"
@@ -73,6 +73,32 @@ def test_adapt_whitens_each_output():
     outputs = keras.ops.convert_to_numpy(layer(inputs))
     assert_close(outputs.mean(axis=0), np.zeros(3), tolerance=(0, 1e-4))
     assert_close(outputs.std(axis=0), np.ones(3), tolerance=(1e-4, 0))
+
+
+def test_state_of_the_wrapped_layer_is_kept():
+    layer = WeightNormalization(DropConnect(3, rate=0.5, seed=1))
+    inputs = np.ones((2, 5), "float32")
+    draws = {keras.ops.convert_to_numpy(layer(inputs, training=True)).tobytes() for _ in range(4)}
+    assert len(draws) == 4
+    assert_close(layer(inputs), layer(inputs, training=False))
+
+
+def test_losses_of_the_wrapped_layer_are_kept():
+    layer = WeightNormalization(keras.layers.Dense(3, activity_regularizer="l2"))
+    outputs = keras.ops.convert_to_numpy(layer(np.ones((2, 5), "float32")))
+    assert_close(sum(layer.losses), 0.01 * (outputs**2).sum() / 2)
+
+
+def test_a_channel_with_a_zero_kernel_stays_zero_and_finite():
+    model = keras.Sequential([keras.Input((5,)), WeightNormalization(keras.layers.Dense(3, use_bias=False), name="wn")])
+    kernel = np.ones((5, 3), "float32")
+    kernel[:, 1] = 0
+    model.get_layer("wn").layer.kernel.assign(kernel)
+    model.get_layer("wn").g.assign([1.0, 0.0, 1.0])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(np.ones((4, 5), "float32"), np.zeros((4, 3), "float32"), verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert not model.get_layer("wn").layer.get_weights()[0][:, 1].any()
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
