@@ -25,8 +25,9 @@ class FilterResponseNormalization(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
-        self.gamma = self.add_weight(shape=input_shape[-1:], initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=input_shape[-1:], initializer="zeros", name="beta")
+        # Without autocast: 16 bits would round gamma and beta before the float32 arithmetic.
+        self.gamma = self.add_weight(shape=input_shape[-1:], initializer="ones", autocast=False, name="gamma")
+        self.beta = self.add_weight(shape=input_shape[-1:], initializer="zeros", autocast=False, name="beta")
 
     def call(self, inputs):
         x = ops.cast(inputs, "float32")

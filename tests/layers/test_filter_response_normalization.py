@@ -50,6 +50,23 @@ def test_squares_do_not_overflow_in_16_bit(policy):
     assert_close(keras.ops.cast(got, "float32"), np.ones((1, 4, 4, 2)), dtype=dtype)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_gamma_and_beta_keep_their_bits_under_16_bit(policy):
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype("float16")
+    layer = FilterResponseNormalization(dtype=policy)
+    layer.build(x.shape)
+    layer.set_weights([np.array([1.001, 0.999, 257.0]), np.array([0.001, 1.001, 0.0])])
+    exact = FilterResponseNormalization()
+    exact.build(x.shape)
+    exact.set_weights(layer.get_weights())
+    x = keras.ops.cast(x, layer.compute_dtype)
+    want = keras.ops.cast(exact(keras.ops.cast(x, "float32")), layer.compute_dtype)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(keras.ops.cast(layer(x), "float32")),
+        keras.ops.convert_to_numpy(keras.ops.cast(want, "float32")),
+    )
+
+
 def test_save_and_load(tmp_path):
     image = keras.Input((4, 5, 3))
     model = keras.Model(image, ThresholdedLinearUnit()(FilterResponseNormalization(1e-3)(image)))
