@@ -36,6 +36,7 @@ class SqueezeExcite(keras.layers.Layer):
         bound = conventions(None, self.activation, self.kernel_initializer, self.bias_initializer)
         self.fc1 = bound.conv(self.squeeze_channels, 1, dtype=self.dtype_policy, name="fc1")
         self.delta = bound.activation(name="activation")
+        self.delta.dtype_policy = self.dtype_policy
         self.fc2 = bound.conv(input_shape[-1], 1, dtype=self.dtype_policy, name="fc2")
         squeezed = (input_shape[0], 1, 1, self.squeeze_channels)
         self.fc1.build((input_shape[0], 1, 1, input_shape[-1]))

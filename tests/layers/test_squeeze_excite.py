@@ -39,6 +39,16 @@ def test_16_bit_stays_16_bit_and_close(policy):
     assert_close(keras.ops.cast(got, "float32"), want(MAPS), tolerance=(3e-2, 3e-2))  # a product of four roundings
 
 
+@pytest.mark.parametrize("activation", ["relu", "prelu", "silu"])
+def test_a_float32_layer_computes_in_float32_under_a_16_bit_policy(activation):
+    want = random_layer(activation=activation)
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    layer = SqueezeExcite(3, activation, dtype="float32")
+    layer.build(MAPS.shape)
+    layer.set_weights(want.get_weights())
+    assert_close(layer(MAPS), want(MAPS))
+
+
 @pytest.mark.parametrize("activation", ["prelu", "maxout", "leaky"])
 def test_save_and_load(activation, tmp_path):
     image = keras.Input(MAPS.shape[1:])
