@@ -92,12 +92,12 @@ class _TransformerBlock(keras.layers.Layer):
             "num_heads": num_heads,
             "hidden_units": hidden_units,
             "pre_norm": pre_norm,
-            "activation": activation,
+            "activation": activation if isinstance(activation, str) else keras.activations.serialize(activation),
             "dropout_rate": dropout_rate,
             "attention_dropout_rate": attention_dropout_rate,
             "stochastic_depth_rate": stochastic_depth_rate,
             "epsilon": epsilon,
-            "kernel_initializer": kernel_initializer,
+            "kernel_initializer": keras.initializers.serialize(keras.initializers.get(kernel_initializer)),
         }
         self.pre_norm = pre_norm
         self.dropout = keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy, name="dropout")

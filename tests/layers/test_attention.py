@@ -1,5 +1,7 @@
 """Attention layers and transformer blocks: NumPy twins, symmetries, masks; and torch's layers with the same weights."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -273,6 +275,17 @@ def test_config_round_trip_and_save(name, tmp_path):
     assert [w.path for w in copy.weights] == [w.path for w in model.weights]
     assert len({w.path for w in model.weights}) == len(model.weights)
     assert_close(copy(list(inputs)), model(list(inputs)))
+
+
+@pytest.mark.parametrize("make", [TransformerEncoderBlock, TransformerDecoderBlock])
+def test_configs_of_blocks_are_json_for_objects_too(make):
+    options = {"activation": keras.activations.silu, "kernel_initializer": keras.initializers.HeNormal(seed=1)}
+    block = make(3, 24, **options)
+    config = json.loads(json.dumps(block.get_config()))
+    copy = make.from_config(config)
+    assert copy.get_config() == block.get_config()
+    assert copy.mlp.activation is keras.activations.silu
+    assert copy.attn.kernel_initializer.get_config() == options["kernel_initializer"].get_config()
 
 
 @every_layer
