@@ -18,8 +18,8 @@ import zipfile
 
 import keras
 import numpy as np
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import inbound_nodes, layers_of, own_variables, print_message, producer
 from kvision.errors import unknown
 
 SOURCES = ("torchvision", "timm", "transformers")
@@ -135,7 +135,7 @@ def load_published(model, row):
         ImportError: if the file needs a package that is not installed.
     """
     state = _state(model, _download(row), row.source)
-    own = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
+    own = {layer.name: layer for layer in layers_of(model)}
     fresh = [name for name in row.head if name in own and not _fits(model, own[name], state, row.source)]
     wanted = [name for name in row.head if name in own and name not in fresh]
     kept = {_torch_key(weight.path, _rules(model, row.source)) for name in wanted for weight in own[name].weights}
@@ -148,7 +148,7 @@ def load_published(model, row):
         set_epsilon(model, row.epsilon)
     if fresh:
         start = "starts" if len(fresh) == 1 else "start"
-        print_msg(
+        print_message(
             f"{model.name}: {', '.join(fresh)} {start} fresh: the published weights have another number of classes."
         )
     return model
@@ -191,7 +191,7 @@ def set_epsilon(model, epsilon):
     kvision.weights.set_epsilon(detector, 0.0)
     ```
     """
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.epsilon = float(epsilon)
     return model
@@ -241,8 +241,8 @@ def _known_of(model):
 def _weights(model):
     """Every weight with the layer that owns it, nested models included; states of random generators left out."""
     seen = set()
-    for layer in model._flatten_layers(include_self=False):
-        for variable in layer._trainable_variables + layer._non_trainable_variables:
+    for layer in layers_of(model):
+        for variable in own_variables(layer):
             if id(variable) not in seen and not variable.path.endswith("seed_generator_state"):
                 seen.add(id(variable))
                 yield layer, variable
@@ -278,11 +278,11 @@ def _from_torch(layer, variable, array):
 
 def _after_flatten(layer, array):
     """A dense kernel [out, c·h·w] that follows a flattened map, reordered to [out, h·w·c]."""
-    if not layer._inbound_nodes:  # a part of another layer, where Keras keeps no graph
+    if not inbound_nodes(layer):  # a part of another layer, where Keras keeps no graph
         return array
-    operation = layer.input._keras_history.operation
+    operation = producer(layer.input)
     while isinstance(operation, keras.layers.Dropout):
-        operation = operation.input._keras_history.operation
+        operation = producer(operation.input)
     if not isinstance(operation, keras.layers.Flatten) or len(operation.input.shape) != 4:
         return array
     height, width, channels = operation.input.shape[1:]
@@ -451,7 +451,7 @@ def _load_keras(model, path):
 
 def _fitted(model, wanted, given):
     """Whether a layer of the model makes its weight of shape `wanted` from one of shape `given` as it loads."""
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         if hasattr(layer, "fit_weight") and wanted in [tuple(weight.shape) for weight in layer.weights]:
             try:
                 return layer.fit_weight(np.zeros(given, "float32")).shape == wanted

@@ -4,8 +4,8 @@ import math
 import numbers
 
 import keras
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import print_message
 from kvision.metrics.exposure_count import ExposureCount
 
 UNITS = ("images", "instances", "pixels")
@@ -132,7 +132,7 @@ class Exposure(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._spent is not None:
             seen, budget = getattr(self, f"{self._spent}_seen"), self._budgets[self._spent]
-            print_msg(f"Training ended by its budget: {seen:,} {self._spent} seen of {budget:,}.")
+            print_message(f"Training ended by its budget: {seen:,} {self._spent} seen of {budget:,}.")
 
     def _read(self):
         """Add what was counted since the last reading."""

@@ -5,7 +5,8 @@ import sys
 import time
 
 import keras
-from keras.src.utils.io_utils import print_msg
+
+from kvision._keras import print_message
 
 
 class Progress(keras.callbacks.ProgbarLogger):
@@ -36,7 +37,7 @@ class Progress(keras.callbacks.ProgbarLogger):
             return
         values = [f"{name}: {value:.4g}" for name, value in (logs or {}).items() if isinstance(value, float | int)]
         seconds = f"{time.perf_counter() - self._start:.1f} s"
-        print_msg(" - ".join([f"Epoch {epoch + 1}/{self.epochs}", seconds, *values]))
+        print_message(" - ".join([f"Epoch {epoch + 1}/{self.epochs}", seconds, *values]))
 
 
 def _can_draw():

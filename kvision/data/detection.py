@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import print_message
 from kvision.data.annotations import usable_annotations
 from kvision.data.geometry import area_xyxy, clip_xyxy, fit
 from kvision.data.images import decode, letterbox
@@ -108,7 +108,7 @@ def detection_data(
     data = data.ignore_errors(log_warning=True) if skip_broken else data
     data = data.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
     if problems:
-        print_msg(_summary(source, problems))
+        print_message(_summary(source, problems))
     counts = np.bincount(table["labels"], minlength=len(class_names)).tolist()
     files = {record.image_id: str(record.path) for record in records}
     return DetectionData(data, tuple(class_names), tuple(counts), files, tuple(problems))

@@ -2,6 +2,7 @@
 
 import keras
 
+from kvision._keras import variable_index
 from kvision.ops._backend import kernels
 
 
@@ -24,7 +25,7 @@ class SGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         if self.momentum:
-            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity = self.momentums[variable_index(self, variable)]
             if kernels.apply_momentum(variable, velocity, gradient, learning_rate, self.momentum, self.nesterov):
                 return
         super().update_step(gradient, variable, learning_rate)

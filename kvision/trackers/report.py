@@ -10,8 +10,8 @@ import re
 import time
 
 import keras
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import print_message
 from kvision.trackers import tracking
 from kvision.trackers.files import replace_file
 from kvision.trackers.report_data import ReportData, plain
@@ -171,7 +171,7 @@ class Report(Tracker):
             function(*arguments)
         except Exception as error:
             if not self._failed:
-                print_msg(f"\nReport: {what} failed; the training goes on. {type(error).__name__}: {error}")
+                print_message(f"\nReport: {what} failed; the training goes on. {type(error).__name__}: {error}")
             self._failed = True
 
 

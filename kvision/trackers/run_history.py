@@ -8,8 +8,8 @@ import pathlib
 import time
 
 import numpy as np
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import print_message
 from kvision.trackers.files import replace_file, writable_directory
 from kvision.trackers.tracking import Advice, Measurement, Tracker, optimizer_steps
 
@@ -123,7 +123,7 @@ class RunHistory(Tracker):
             write()
         except OSError as error:
             if not self._failed:
-                print_msg(f"\nRunHistory cannot write to {self.directory}; the training goes on: {error}")
+                print_message(f"\nRunHistory cannot write to {self.directory}; the training goes on: {error}")
             self._failed = True
 
 

@@ -6,8 +6,8 @@ import sys
 
 import keras
 import numpy as np
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import print_message
 from kvision.errors import unknown
 from kvision.trackers.files import writable_directory
 from kvision.trackers.run_config import describe, mask_secrets
@@ -116,7 +116,7 @@ class WandbLogger(Tracker):
             self._owned = False
             self._attempt("finishing the run", self.run.finish)
             if self.location:
-                print_msg(f"W&B: {self.location}")
+                print_message(f"W&B: {self.location}")
 
     def record(self, event):
         if self._early is not None:
@@ -146,7 +146,7 @@ class WandbLogger(Tracker):
 
         config, masked = mask_secrets(describe(self.model) | self.config)
         if masked:
-            print_msg(f"W&B: the config entries {', '.join(masked)} read like secrets and are masked.")
+            print_message(f"W&B: the config entries {', '.join(masked)} read like secrets and are masked.")
         self._owned = self._owned and self.run is wandb.run  # left open by a fit that raised
         self.run = wandb.run
         if self.run is None:
@@ -173,7 +173,7 @@ class WandbLogger(Tracker):
         except Exception as error:
             if mode == "offline":
                 raise
-            print_msg(f"W&B: the server refused the run ({type(error).__name__}: {error}); recording offline.")
+            print_message(f"W&B: the server refused the run ({type(error).__name__}: {error}); recording offline.")
             return wandb.init(mode="offline", **options)
 
     def _attempt(self, what, function, *arguments):
@@ -182,7 +182,7 @@ class WandbLogger(Tracker):
             function(*arguments)
         except Exception as error:
             if what not in self._told:
-                print_msg(f"\nWandbLogger: {what} failed; the training goes on. {type(error).__name__}: {error}")
+                print_message(f"\nWandbLogger: {what} failed; the training goes on. {type(error).__name__}: {error}")
             self._told.add(what)
 
     def _log(self, what, entries, step):

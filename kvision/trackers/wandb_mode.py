@@ -5,7 +5,7 @@ import os
 import threading
 import urllib.parse
 
-from keras.src.utils.io_utils import print_msg
+from kvision._keras import print_message
 
 SECONDS = 5  # for the whole of the question
 
@@ -27,11 +27,11 @@ def choose_mode(mode=None):
     settings = wandb.setup().settings
     server = (os.environ.get("WANDB_BASE_URL") or settings.base_url).rstrip("/")
     if not _has_key(settings, server):
-        print_msg("W&B: no API key (`wandb login` stores one); recording offline.")
+        print_message("W&B: no API key (`wandb login` stores one); recording offline.")
         return "offline"
     answer = _ask(server)
     if answer != 200:
-        print_msg(f"W&B: {server} answered {answer}; recording offline.")
+        print_message(f"W&B: {server} answered {answer}; recording offline.")
         return "offline"
     return mode
 

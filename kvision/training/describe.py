@@ -6,6 +6,8 @@ import math
 
 import keras
 
+from kvision._keras import graph_of, inbound_nodes, layers_of, producer
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
@@ -102,7 +104,7 @@ def describe(model):
     >>> describe(kvision.applications.ResNet50()).multiply_adds
     4089184256
     """
-    graph = getattr(model, "_functional", None) or model
+    graph = graph_of(model)
     shape = graph.inputs[0].shape if len(getattr(graph, "inputs", None) or ()) == 1 else (None, None)
     if not hasattr(graph, "operations") or None in shape[1:]:
         raise ValueError(
@@ -119,7 +121,7 @@ def describe(model):
         parents = [fields[parent] for parent in _parents(operation) if parent in fields]
         fields[operation] = _widen(operation, parents)
         outputs = keras.tree.flatten(operation.output)
-        inner = operation._flatten_layers() if isinstance(operation, keras.Layer) else ()
+        inner = layers_of(operation, include_self=True) if isinstance(operation, keras.Layer) else ()
         rows.append(
             LayerCost(
                 name=operation.name,
@@ -149,7 +151,7 @@ def _multiply_adds(graph):
         layer.call = counting_call
         return lambda: layer.__dict__.pop("call")
 
-    layers = {id(layer): layer for layer in graph._flatten_layers(include_self=False)}.values()
+    layers = {id(layer): layer for layer in layers_of(graph)}.values()
     with contextlib.ExitStack() as stack:
         for layer in layers:
             if hasattr(layer, "multiply_adds") or hasattr(layer, "kernel"):
@@ -184,11 +186,7 @@ def _positions(shape):
 
 
 def _parents(operation):
-    return [history.operation for node in operation._inbound_nodes for history in map(_history, node.input_tensors)]
-
-
-def _history(tensor):
-    return tensor._keras_history
+    return [producer(tensor) for node in inbound_nodes(operation) for tensor in node.input_tensors]
 
 
 def _widen(operation, parents):

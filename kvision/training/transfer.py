@@ -6,8 +6,8 @@ CS231n, "Transfer Learning" (Stanford); Yosinski et al. 2014, "How transferable 
 import dataclasses
 
 import keras
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import graph_of, inbound_nodes, print_message, producer
 from kvision.errors import choose
 
 
@@ -31,7 +31,7 @@ def freeze(model, up_to):
     >>> freeze(kvision.applications.ResNet18(), up_to="layer2.1.relu2").get_layer("conv1").trainable
     False
     """
-    graph = getattr(model, "_functional", None) or model
+    graph = graph_of(model)
     if not hasattr(graph, "operations"):
         raise ValueError(f"freeze needs a functional or sequential model, got {type(model).__name__}.")
     layers = {operation.name: operation for operation in graph.operations}
@@ -44,10 +44,10 @@ def freeze(model, up_to):
         frozen.add(operation)
         if isinstance(operation, keras.Layer):
             operation.trainable = False
-        tensors = [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]
-        pending += [tensor._keras_history.operation for tensor in tensors]
+        tensors = [tensor for node in inbound_nodes(operation) for tensor in node.input_tensors]
+        pending += map(producer, tensors)
     if model.compiled:
-        print_msg(
+        print_message(
             f"{model.name}: frozen up to {up_to!r}; compile the model again so that the optimizer leaves it alone."
         )
     return model

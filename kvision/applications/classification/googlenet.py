@@ -16,6 +16,7 @@ run for inference, crops of 8 to 100 % of the picture.
 
 import keras
 
+from kvision._keras import compiled_loss
 from kvision.applications.building import finish, image_input, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D, LocalResponseNormalization, MaxPooling2D
@@ -206,7 +207,7 @@ class AuxiliaryClassifier(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         heads = dict(y_pred)
         loss = super().compute_loss(x, y, heads.pop("scores"), sample_weight, training)
-        return loss + AUXILIARY_WEIGHT * sum(self._compile_loss(y, head, sample_weight) for head in heads.values())
+        return loss + AUXILIARY_WEIGHT * sum(compiled_loss(self, y, head, sample_weight) for head in heads.values())
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred = y_pred["scores"] if isinstance(y_pred, dict) else y_pred

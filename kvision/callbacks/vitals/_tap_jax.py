@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 
+from kvision._keras import calls_variable
+
 
 class Recorder:
     """Holds the numbers of the last measured step, and the units that fired since they were last read.
@@ -20,7 +22,7 @@ class Recorder:
     def calls(self, optimizer, arguments):
         """Calls of `optimizer.apply` before this step; `arguments` are those of `train_step`."""
         (_, _, optimizer_variables, _), *_ = arguments
-        places = [variable is optimizer._iterations for variable in self._model.optimizer.variables]
+        places = [variable is calls_variable(optimizer) for variable in self._model.optimizer.variables]
         return optimizer_variables[places.index(True)]
 
     def value(self, variable):

@@ -8,6 +8,8 @@ import concurrent.futures
 import numpy as np
 import tensorflow as tf
 
+from kvision._keras import calls_variable
+
 
 class Recorder:
     """Holds the numbers of the last measured step, and the units that fired since they were last read.
@@ -25,7 +27,7 @@ class Recorder:
 
     def calls(self, optimizer, arguments):
         """Calls of `optimizer.apply` before this step; `arguments` are those of `train_step`."""
-        return self.value(optimizer._iterations)
+        return self.value(calls_variable(optimizer))
 
     def value(self, variable):
         """What a Keras variable holds now, as a tensor that stays when the variable moves on."""

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 from keras import ops
-from keras.src.utils.io_utils import print_msg
 
+from kvision._keras import layers_of, print_message
 from kvision.callbacks.vitals.step_tap import EXAMPLES, Vital, replaced
 from kvision.trackers.tracking import optimizer_steps, unique_names
 
@@ -66,7 +66,7 @@ class DeadReLU(Vital):
         self._bare = bare_relus(self.model)
         if self._bare and self.data is None and not self._listed:
             self._listed = True
-            print_msg(
+            print_message(
                 f"DeadReLU: not watched, since they are no layers: {', '.join(name for name, _ in self._bare)}. "
                 "Pass `data=`, one batch of inputs, or use `keras.layers.ReLU`."
             )
@@ -137,7 +137,7 @@ def bare_relus(model):
     """`(name, operation)` of the ReLUs in the graphs of `model` that no layer holds."""
     operations = {
         id(operation): operation
-        for layer in model._flatten_layers()
+        for layer in layers_of(model, include_self=True)
         for operation in getattr(layer, "operations", ())
         if type(operation).__name__ in ("Relu", "Relu6", "ReLU", "LeakyRelu")
         and not isinstance(operation, keras.Layer)

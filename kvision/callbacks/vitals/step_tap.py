@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision._keras import accumulated_gradient, calls_variable, layers_of, optimized_variables
 from kvision.trackers import tracking
 
 if keras.backend.backend() == "jax":
@@ -198,7 +199,9 @@ class StepTap:
         if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
             self._optimizer = self._optimizer.inner_optimizer
         self._recorder = Recorder(model)
-        self._relus = {id(layer): (layer, name) for layer in model._flatten_layers() if (name := relu_attribute(layer))}
+        self._relus = {
+            id(layer): (layer, name) for layer in layers_of(model, include_self=True) if (name := relu_attribute(layer))
+        }
         self._variables = []
         self._without_gradient = set()
         self._running = 0
@@ -243,13 +246,13 @@ class StepTap:
         @functools.wraps(apply)
         def measured_apply(grads, trainable_variables=None):
             grads = list(grads)
-            variables = list(optimizer._trainable_variables if trainable_variables is None else trainable_variables)
+            variables = list(optimized_variables(optimizer) if trainable_variables is None else trainable_variables)
             if not optimizer.built:  # its variables cannot be made inside a condition
                 with keras.name_scope(optimizer.name, caller=optimizer):
                     optimizer.build(variables)
             self._variables = variables
             self._without_gradient = {index for index, gradient in enumerate(grads) if gradient is None}
-            calls = recorder.value(optimizer._iterations) + 1
+            calls = recorder.value(calls_variable(optimizer)) + 1
             step = calls // accumulation
             due = step == self._first
             for interval in every:
@@ -261,8 +264,7 @@ class StepTap:
                 if optimizer.loss_scale_factor:
                     gradients = [None if grad is None else grad / optimizer.loss_scale_factor for grad in gradients]
                 if accumulation > 1:
-                    places = [optimizer._get_variable_index(variable) for variable in variables]
-                    sums = [recorder.value(optimizer._accumulated_gradients[place]) for place in places]
+                    sums = [recorder.value(accumulated_gradient(optimizer, variable)) for variable in variables]
                     pairs = zip(gradients, sums, strict=True)
                     gradients = [None if grad is None else (grad + sum) / accumulation for grad, sum in pairs]
                 return optimizer.learning_rate, gradients, [recorder.value(variable) for variable in variables]

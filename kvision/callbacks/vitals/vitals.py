@@ -2,8 +2,7 @@
 
 import math
 
-from keras.src.utils.io_utils import print_msg
-
+from kvision._keras import print_message
 from kvision.callbacks.vitals.advice import Adviser
 from kvision.callbacks.vitals.dead_relu import DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm
@@ -105,5 +104,5 @@ class Vitals(Vital):
     def _print(self):
         """On a line of its own: at the end of an epoch Keras's progress bar still stands in the line."""
         for text in self._unprinted:
-            print_msg(text)
+            print_message(text)
         self._unprinted = []

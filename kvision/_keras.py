@@ -1,0 +1,62 @@
+"""The one seam to what Keras does not make public: a release of Keras that moves something is mended here.
+
+`tests/test_keras_seam.py` tries every function on the installed Keras and names what broke; `setup.cfg` bounds the
+releases that were tried. Nothing else in the package reaches into `keras.src` or a private attribute of Keras.
+"""
+
+from keras.src.utils.io_utils import print_msg
+
+
+def print_message(text):
+    """Print a line to where Keras prints its progress: the terminal, or the log."""
+    print_msg(text)
+
+
+def layers_of(layer, include_self=False):
+    """Every layer inside `layer`, at any depth, as a list; one that is used in several places comes once."""
+    return list(layer._flatten_layers(include_self=include_self))
+
+
+def own_variables(layer):
+    """The variables a layer holds itself, without those of the layers inside it: trainable ones first."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def graph_of(model):
+    """The functional model inside a sequential one; any other model as it is."""
+    return getattr(model, "_functional", None) or model
+
+
+def inbound_nodes(operation):
+    """The calls of `operation` in a functional graph: objects with `input_tensors`."""
+    return operation._inbound_nodes
+
+
+def producer(tensor):
+    """The operation of a functional graph whose output `tensor` is."""
+    return tensor._keras_history.operation
+
+
+def compiled_loss(model, y, outputs, sample_weight=None):
+    """The loss given to `compile`, of one batch, without the regularisation losses of the layers."""
+    return model._compile_loss(y, outputs, sample_weight)
+
+
+def calls_variable(optimizer):
+    """The variable that counts calls of `apply`; the public `iterations` divides it by the accumulated batches."""
+    return optimizer._iterations
+
+
+def optimized_variables(optimizer):
+    """The variables `apply` changes when it is given gradients alone: those `build` was called with."""
+    return list(optimizer._trainable_variables)
+
+
+def variable_index(optimizer, variable):
+    """The index of `variable` in the optimizer's lists of slots, such as `momentums`."""
+    return optimizer._get_variable_index(variable)
+
+
+def accumulated_gradient(optimizer, variable):
+    """The variable that holds the sum of the gradients of `variable` so far, under gradient accumulation."""
+    return optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]

@@ -1,0 +1,197 @@
+"""The seam to private Keras: what it stands on is still there, and nothing else in the package reaches past it."""
+
+import ast
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from kvision import _keras
+
+ROOT = pathlib.Path(__file__).parent.parent / "kvision"
+SEAM = ROOT / "_keras.py"
+
+
+def network():
+    inputs = keras.Input((4,), name="inputs")
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")], name="inner")
+    outputs = inner(keras.layers.Dense(3, name="hidden")(inputs))
+    return keras.Model(inputs, [outputs, inner(keras.layers.Dense(3)(inputs))])
+
+
+def built(optimizer, variables):
+    optimizer.build(variables)
+    return optimizer
+
+
+def prints_a_line(capsys):
+    _keras.print_message("a line")
+    return capsys.readouterr().out == "a line\n"
+
+
+def lists_nested_layers(capsys):
+    layers = [layer.name for layer in _keras.layers_of(network())]
+    return {"hidden", "inner", "deep"} <= set(layers) and len(layers) == len(set(layers))
+
+
+def lists_the_layer_itself(capsys):
+    model = network()
+    return model in _keras.layers_of(model, include_self=True) and model not in _keras.layers_of(model)
+
+
+def lists_own_variables(capsys):
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, 3))
+    names = [variable.name for variable in _keras.own_variables(layer)]
+    return names == ["gamma", "beta", "moving_mean", "moving_variance"] and not _keras.own_variables(network())
+
+
+def opens_a_sequential_model(capsys):
+    model = network()
+    return [type(layer).__name__ for layer in _keras.graph_of(model.get_layer("inner")).operations] == [
+        "InputLayer",
+        "Dense",
+    ] and _keras.graph_of(model) is model
+
+
+def walks_the_graph_back(capsys):
+    model = network()
+    (node,) = _keras.inbound_nodes(model.get_layer("hidden"))
+    return [_keras.producer(tensor).name for tensor in node.input_tensors] == ["inputs"]
+
+
+def gives_the_compiled_loss(capsys):
+    model = network()
+    model.compile("sgd", ["mse", "mae"])
+    loss = _keras.compiled_loss(model, [np.zeros((1, 2))] * 2, [np.full((1, 2), 3.0)] * 2)
+    return float(loss) == 12
+
+
+def counts_calls_not_steps(capsys):
+    weight = keras.Variable([1.0])
+    optimizer = built(keras.optimizers.SGD(gradient_accumulation_steps=2), [weight])
+    for _ in range(3):
+        optimizer.apply([keras.ops.ones(1)], [weight])
+    return int(_keras.calls_variable(optimizer)) == 3 and int(optimizer.iterations) == 1
+
+
+def knows_what_it_was_built_for(capsys):
+    weights = [keras.Variable([1.0]), keras.Variable([2.0])]
+    optimizer = built(keras.optimizers.SGD(momentum=0.9), weights)
+    known = _keras.optimized_variables(optimizer)
+    return [known[0] is weights[0], known[1] is weights[1], len(known)] == [True, True, 2]
+
+
+def finds_the_slot_of_a_variable(capsys):
+    weights = [keras.Variable([1.0]), keras.Variable([2.0, 2.0])]
+    optimizer = built(keras.optimizers.SGD(momentum=0.9), weights)
+    return optimizer.momentums[_keras.variable_index(optimizer, weights[1])].shape == (2,)
+
+
+def holds_the_accumulated_gradient(capsys):
+    weights = [keras.Variable([1.0]), keras.Variable([2.0])]
+    optimizer = built(keras.optimizers.SGD(gradient_accumulation_steps=3), weights)
+    optimizer.apply([keras.ops.ones(1), keras.ops.full((1,), 5.0)], weights)
+    return float(_keras.accumulated_gradient(optimizer, weights[1])[0]) == 5
+
+
+def remembers_where_downloads_lie(capsys):
+    """Tests of published weights set it, since Keras reads its environment variable once."""
+    return isinstance(keras.src.backend.config._KERAS_DIR, str)
+
+
+# What Keras does not make public, and a function that is true while it is as the package needs it.
+PRIVATE = {
+    "keras.src.utils.io_utils.print_msg": prints_a_line,
+    "Layer._flatten_layers": lists_nested_layers,
+    "Layer._flatten_layers(include_self)": lists_the_layer_itself,
+    "Layer._trainable_variables and Layer._non_trainable_variables": lists_own_variables,
+    "Sequential._functional": opens_a_sequential_model,
+    "Operation._inbound_nodes and KerasTensor._keras_history": walks_the_graph_back,
+    "Model._compile_loss": gives_the_compiled_loss,
+    "Optimizer._iterations": counts_calls_not_steps,
+    "Optimizer._trainable_variables": knows_what_it_was_built_for,
+    "Optimizer._get_variable_index": finds_the_slot_of_a_variable,
+    "Optimizer._accumulated_gradients": holds_the_accumulated_gradient,
+    "keras.src.backend.config._KERAS_DIR": remembers_where_downloads_lie,
+}
+
+
+@pytest.mark.parametrize("attribute", PRIVATE)
+def test_keras_still_has(attribute, capsys):
+    try:
+        holds = PRIVATE[attribute](capsys)
+    except (AttributeError, TypeError, ValueError) as error:
+        pytest.fail(f"Keras {keras.__version__} has changed {attribute}: mend kvision/_keras.py ({error})")
+    assert holds, f"Keras {keras.__version__} has changed the meaning of {attribute}: mend kvision/_keras.py"
+
+
+def test_every_function_of_the_seam_is_tried():
+    functions = {node.name for node in ast.parse(SEAM.read_text()).body if isinstance(node, ast.FunctionDef)}
+    tried = {
+        node.attr
+        for node in ast.walk(ast.parse(pathlib.Path(__file__).read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "_keras"
+    }
+    assert functions <= tried
+
+
+# The law: what the package reads of others is public, but for what the package itself defines.
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined_in(tree):
+    """Every private name that a file defines: functions, classes, variables, attributes it assigns."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def reaches_past(tree, ours):
+    """Line and text of what a file reads of `keras.src` or of private attributes that are not in `ours`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            if any(name.split(".")[:2] == ["keras", "src"] for name in names):
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Attribute):
+            if node.attr == "src" and ast.unparse(node) == "keras.src":
+                yield node.lineno, ast.unparse(node)
+            if is_private(node.attr) and isinstance(node.ctx, ast.Load) and node.attr not in ours:
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            if is_private(name) and name not in ours:
+                yield node.lineno, ast.unparse(node)
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != SEAM)
+OURS = {name for path in FILES for name in defined_in(ast.parse(path.read_text())) if is_private(name)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_seam_knows_private_keras(path):
+    assert list(reaches_past(ast.parse(path.read_text()), OURS)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from keras.src.utils.io_utils import print_msg",
+        "import keras.src.backend",
+        "keras.src.backend.config",
+        "layers = model._flatten_layers()",
+        "loss = self._compile_loss(y, outputs)",
+        "tensor = getattr(layer, '_inbound_nodes')",
+    ],
+)
+def test_the_law_sees(line):
+    assert list(reaches_past(ast.parse(line), OURS))
