@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from kvision.callbacks.batches import detection_batches
+from kvision.callbacks.detection_batches import detection_batches
 from kvision.contract import check_targets, images_of, paste_masks
 from kvision.drawing import detections, grid
-from kvision.trackers.tracking import Overlay, Pictures, emit, optimizer_steps
+from kvision.trackers.tracker import Overlay, Pictures, emit, optimizer_steps
 
 SHEETS = 4  # pictures for the report, each a grid
 SIDE = 312  # pixels of the longer side of a picture in a grid

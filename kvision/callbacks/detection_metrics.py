@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kvision.callbacks.batches import detection_batches
+from kvision.callbacks.detection_batches import detection_batches
 from kvision.contract import check_targets, images_of
 from kvision.metrics import COCOAveragePrecision
 from kvision.metrics.average_precision import UNDEFINED

@@ -6,7 +6,7 @@ import numbers
 import keras
 
 from kvision.errors import unknown
-from kvision.trackers.tracking import optimizer_steps
+from kvision.trackers.tracker import optimizer_steps
 
 UNITS = ("step", "epoch", "images")
 

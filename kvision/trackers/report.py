@@ -12,13 +12,13 @@ import time
 import keras
 
 from kvision._keras import print_message
-from kvision.trackers import tracking
+from kvision.trackers import tracker
 from kvision.trackers.files import replace_file
 from kvision.trackers.report_data import ReportData, plain
-from kvision.trackers.report_images import PictureBook
+from kvision.trackers.report_gallery import PictureBook
 from kvision.trackers.run_config import describe, mask_secrets
 from kvision.trackers.run_history import RunHistory, read_history
-from kvision.trackers.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps, unique_names
+from kvision.trackers.tracker import Advice, Measurement, Pictures, Tracker, optimizer_steps, unique_names
 
 LAYERS = 1_000  # rows of the model's summary
 QUIET = 60  # seconds within a long epoch after which the page is written again
@@ -80,7 +80,7 @@ class Report(Tracker):
             isinstance(other, RunHistory)
             and other.params is self.params
             and other.directory.resolve() == self.history.directory.resolve()
-            for other in tracking._trackers
+            for other in tracker._trackers
         )
         self._attempt("describing the model", self._describe)
 

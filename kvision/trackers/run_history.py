@@ -11,7 +11,7 @@ import numpy as np
 
 from kvision._keras import print_message
 from kvision.trackers.files import replace_file, writable_directory
-from kvision.trackers.tracking import Advice, Measurement, Tracker, optimizer_steps
+from kvision.trackers.tracker import Advice, Measurement, Tracker, optimizer_steps
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

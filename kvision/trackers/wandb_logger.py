@@ -11,7 +11,7 @@ from kvision._keras import print_message
 from kvision.errors import unknown
 from kvision.trackers.files import writable_directory
 from kvision.trackers.run_config import describe, mask_secrets
-from kvision.trackers.tracking import Advice, Measurement, Pictures, Tracker, optimizer_steps
+from kvision.trackers.tracker import Advice, Measurement, Pictures, Tracker, optimizer_steps
 from kvision.trackers.wandb_mode import choose_mode
 from kvision.trackers.wandb_overlay import wandb_image
 

@@ -10,7 +10,7 @@ import wandb
 from PIL import Image
 
 from kvision.callbacks import DetectionImages, Report, WandbLogger
-from kvision.trackers.tracking import Overlay, Pictures, Tracker
+from kvision.trackers.tracker import Overlay, Pictures, Tracker
 from kvision.trackers.wandb_overlay import wandb_image
 from tests.trackers.report_page import page_data
 from tests.trackers.wandb_file import column, read_run

@@ -13,10 +13,10 @@ from PIL import Image
 from kvision.callbacks import RunHistory, read_history
 from kvision.callbacks.vitals.vitals import Vitals
 from kvision.trackers import report as report_module
-from kvision.trackers import report_images
+from kvision.trackers import report_gallery
 from kvision.trackers.report import Report
-from kvision.trackers.report_images import ONE, SIDE, PictureBook, encoded
-from kvision.trackers.tracking import Advice, Measurement, Pictures, emit, optimizer_steps
+from kvision.trackers.report_gallery import ONE, SIDE, PictureBook, encoded
+from kvision.trackers.tracker import Advice, Measurement, Pictures, emit, optimizer_steps
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 from tests.trackers.report_page import page_data, parse
 
@@ -335,7 +335,7 @@ def test_pictures_are_small_and_the_newest(monkeypatch):
     assert len(content) <= ONE and kind == "jpeg" and max(width, height) <= SIDE
     assert height == pytest.approx(1.5 * width, abs=2)
     one = len(encoded(noise[:30, :30])[1])
-    monkeypatch.setattr(report_images, "ALL", 3 * one)
+    monkeypatch.setattr(report_gallery, "ALL", 3 * one)
     book = PictureBook()
     for step in range(12):
         book.add(Pictures(step, {f"noise {step}": noise[:30, :30]}))

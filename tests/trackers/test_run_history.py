@@ -15,7 +15,7 @@ import pytest
 
 from kvision.callbacks import LearningRate, RunHistory, read_history
 from kvision.trackers.files import replace_file, writable_directory
-from kvision.trackers.tracking import Advice, Measurement, Pictures, emit
+from kvision.trackers.tracker import Advice, Measurement, Pictures, emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 
 

@@ -15,7 +15,7 @@ import wandb
 import kvision.trackers
 from kvision.callbacks import LearningRate, WandbLogger
 from kvision.trackers.run_config import mask_secrets
-from kvision.trackers.tracking import Advice, Measurement, Pictures, emit
+from kvision.trackers.tracker import Advice, Measurement, Pictures, emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 from tests.trackers.wandb_file import column, read_run
 from tests.trackers.wandb_server import serve

@@ -6,7 +6,7 @@ from keras import ops
 
 from kvision._keras import layers_of, print_message
 from kvision.callbacks.vitals.step_tap import EXAMPLES, Vital, replaced
-from kvision.trackers.tracking import optimizer_steps, unique_names
+from kvision.trackers.tracker import optimizer_steps, unique_names
 
 FEWEST_EXAMPLES = 256  # where an epoch has fewer than EXAMPLES
 HEALTHY = (0.0, 0.4)

@@ -22,12 +22,12 @@ import numpy as np
 from keras import ops
 
 from kvision._keras import accumulated_gradient, calls_variable, layers_of, optimized_variables
-from kvision.trackers import tracking
+from kvision.trackers import tracker
 
 if keras.backend.backend() == "jax":
-    from kvision.callbacks.vitals._tap_jax import Recorder
+    from kvision.callbacks.vitals._recorder_jax import Recorder
 else:
-    from kvision.callbacks.vitals._tap_tensorflow import Recorder
+    from kvision.callbacks.vitals._recorder_tensorflow import Recorder
 
 EXAMPLES = 1024  # examples to look at before a unit that never fired is called dead
 
@@ -91,7 +91,7 @@ class Vital(keras.callbacks.Callback):
     def emit(self, name, step, values, healthy):
         """Hand numbers by weight or layer to the trackers of this fit, once however often a vital is listed."""
         if self._tap.first(type(self)) is self:
-            tracking.emit(self, tracking.Measurement(name, step, values, healthy))
+            tracker.emit(self, tracker.Measurement(name, step, values, healthy))
 
     def on_train_begin(self, logs=None):
         self._tap = tap_of(self)
@@ -177,7 +177,7 @@ class StepTap:
         """Tell the vitals which units fired since the last look."""
         fired = self._recorder.take_fired() if self._tapped is not None else {}
         if fired:
-            paths = tracking.unique_names(layer.path or layer.name for layer, _ in self._relus.values())
+            paths = tracker.unique_names(layer.path or layer.name for layer, _ in self._relus.values())
             fired = {path: fired[key] for key, path in zip(self._relus, paths, strict=True) if key in fired}
             for vital in self._vitals:
                 vital.looked(fired)
@@ -205,7 +205,7 @@ class StepTap:
         self._variables = []
         self._without_gradient = set()
         self._running = 0
-        self._step = self._reachable = tracking.optimizer_steps(model)
+        self._step = self._reachable = tracker.optimizer_steps(model)
         self._first = self._next = self._step + 1
         self._plain = model.train_function
         step = model.train_step
@@ -311,7 +311,7 @@ class StepTap:
 
     def _norms(self, values):
         rate, values = float(values[0]), values[1:].reshape(3, -1).tolist()
-        paths = tracking.unique_names(variable.path for variable in self._variables)
+        paths = tracker.unique_names(variable.path for variable in self._variables)
         shapes = {path: tuple(variable.shape) for path, variable in zip(paths, self._variables, strict=True)}
         gradients, weights, updates = (dict(zip(paths, row, strict=True)) for row in values)
         for index in self._without_gradient:

@@ -8,7 +8,7 @@ from kvision.callbacks.vitals.dead_relu import DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm
 from kvision.callbacks.vitals.step_tap import Vital
 from kvision.callbacks.vitals.update_ratio import UpdateRatio
-from kvision.trackers import tracking
+from kvision.trackers import tracker
 
 
 class Vitals(Vital):
@@ -27,7 +27,7 @@ class Vitals(Vital):
         update_ratio: The `UpdateRatio`, with `ratios`.
         dead_relu: The `DeadReLU`, with `dead` and `shares`.
         gradient_norm: The `GradientNorm`, with `norms` and `global_norm`.
-        advice: The sentences of the latest fit, as `kvision.trackers.tracking.Advice`.
+        advice: The sentences of the latest fit, as `kvision.trackers.tracker.Advice`.
 
     Example:
 
@@ -85,11 +85,11 @@ class Vitals(Vital):
         self._see_dead()
         finite = math.isfinite((logs or {}).get("loss", 0.0))
         for vital, text in self._adviser.sentences(finite).items():
-            advice = tracking.Advice(vital, self._step, epoch, text)
+            advice = tracker.Advice(vital, self._step, epoch, text)
             self.advice.append(advice)
             if self._tap.first(Vitals) is self:
                 self._unprinted.append(text)
-                tracking.emit(self, advice)
+                tracker.emit(self, advice)
 
     def on_train_end(self, logs=None):
         for part in self._parts:

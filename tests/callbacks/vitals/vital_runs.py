@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import GradientNorm, UpdateRatio
-from kvision.trackers.tracking import Advice, Measurement, Tracker
+from kvision.trackers.tracker import Advice, Measurement, Tracker
 
 MODES = {
     "plain": {},

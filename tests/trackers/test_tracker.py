@@ -5,8 +5,8 @@ import gc
 import keras
 import pytest
 
-from kvision.trackers import tracking
-from kvision.trackers.tracking import Advice, Measurement, Pictures, Tracker, emit, optimizer_steps
+from kvision.trackers import tracker
+from kvision.trackers.tracker import Advice, Measurement, Pictures, Tracker, emit, optimizer_steps
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 
 
@@ -87,10 +87,10 @@ def test_optimizer_steps_count_updates():
 
 def test_trackers_are_not_kept_alive():
     gc.collect()
-    before = len(tracking._trackers)
+    before = len(tracker._trackers)
     recorder = Recorder()
     recorder.set_model(tiny_model())
-    assert len(tracking._trackers) == before + 1
+    assert len(tracker._trackers) == before + 1
     del recorder
     gc.collect()
-    assert len(tracking._trackers) == before
+    assert len(tracker._trackers) == before
