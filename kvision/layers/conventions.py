@@ -1,16 +1,19 @@
 """What one network does everywhere: its convolution, normalisation and activation, bound once and handed to the blocks.
 
-conv, dense, norm, act = conventions(norm="group", activation="relu", initializer="he")
-x = act(name="relu")(norm(name="bn1")(conv(64, 7, strides=2, name="conv1")(x)))
+bound = conventions(norm="group", activation="relu", initializer="he")
+x = bound.conv(64, 7, strides=2, name="conv1")(x)
+x = bound.activation(name="relu")(bound.norm(name="bn1")(x))
 """
 
+import collections.abc
+import dataclasses
 import functools
-import typing
+import operator
 
 import keras
 
 from kvision.errors import unknown
-from kvision.layers.convolution import Conv2D, DepthwiseConv2D
+from kvision.layers.convolution import Conv2D, DepthwiseConv2D, centered_padding
 from kvision.layers.deformable import DeformableConv2D
 from kvision.layers.maxout import Maxout
 from kvision.layers.normalization import BatchNormalization, GroupNormalization
@@ -26,68 +29,85 @@ INITIALIZERS = {
 
 BIAS_INITIALIZERS = {
     "zero": lambda: keras.initializers.Zeros(),
-    "small_positive": lambda: keras.initializers.Constant(0.01),  # every ReLU starts alive
+    "small_positive": lambda: keras.initializers.Constant(0.01),  # no ReLU is dead initially
     "one": lambda: keras.initializers.Ones(),  # Krizhevsky 2012, conv2, conv4, conv5 and the dense layers
 }
 
 NORMS = ("batch", "sync_batch", "group", "frozen_batch", None)
 
 
-class Conventions(typing.NamedTuple):
-    """The bound parts, each a factory of layers: called with its own arguments and `name`."""
+@dataclasses.dataclass(frozen=True)
+class Conventions:
+    """Factories of layers, bound by `conventions`; each takes the layer's own arguments and its `name`.
 
-    conv: typing.Callable
-    dense: typing.Callable
-    norm: typing.Callable
-    activation: typing.Callable
+    Args:
+        conv: `(filters, kernel_size, strides=1, padding=None, dilation_rate=1, use_bias=…)` → `Conv2D`. It keeps a
+            map's size at stride one, for odd windows, unless `padding` says otherwise; so do the next two.
+        depthwise: `(kernel_size, …)` → `DepthwiseConv2D`, one window per channel.
+        deformable: `(filters, kernel_size, …, modulated=True)` → `DeformableConv2D`.
+        dense: `(units)` → `keras.layers.Dense`.
+        norm: `()` → the normalisation, or the identity.
+        activation: `()` → the activation.
+    """
+
+    conv: collections.abc.Callable
+    depthwise: collections.abc.Callable
+    deformable: collections.abc.Callable
+    dense: collections.abc.Callable
+    norm: collections.abc.Callable
+    activation: collections.abc.Callable
 
 
 def conventions(norm="batch", activation="relu", initializer="he", bias_initializer="zero", epsilon=1e-5, momentum=0.9):
     """Bind what a network does everywhere.
 
     Args:
-        norm: `"batch"`, `"sync_batch"`, `"group"`, `"frozen_batch"` or None; without one, convolutions carry a bias.
+        norm: `"batch"`, `"sync_batch"`, `"group"`, `"frozen_batch"` or None; without one, convolutions have a bias.
         activation: A name that `activation_layer` knows.
         initializer: Of all kernels: a name of `INITIALIZERS`, of Keras, or a `keras.initializers.Initializer`.
         bias_initializer: Of all biases: a name of `BIAS_INITIALIZERS`, of Keras, or an Initializer.
-        epsilon: Added to the variance.
+        epsilon: Added to the variance, > 0.
         momentum: Of the moving statistics of batch normalisation (Keras's sense: 0.9 is torch's 0.1).
 
     Returns:
-        `Conventions(conv, dense, norm, activation)`. `conv(filters, kernel_size, strides=1, ...)` keeps the map's size
-        at stride one: its margin is half the window unless `padding` says otherwise; `conv.depthwise(kernel_size, ...)`
-        has one window a channel, and `conv.deformable(filters, kernel_size, modulated=True, ...)` moves its taps.
+        `Conventions`: the factories `conv`, `depthwise`, `deformable`, `dense`, `norm`, `activation`.
 
     Raises:
         ValueError: on an unknown name; lists the nearest.
+
+    >>> bound = conventions(norm=None)
+    >>> bound.conv(8, (1, 7)).compute_output_shape((1, 32, 32, 3))
+    (1, 32, 32, 8)
     """
     kernel = kernel_initializer(initializer)
     bias = _named(bias_initializer, "bias initializer", BIAS_INITIALIZERS)
 
-    def conv(filters, kernel_size, strides=1, padding=None, dilation_rate=1, use_bias=norm is None, **options):
-        if padding is None:
-            padding = dilation_rate * (kernel_size - 1) // 2
-        window = {"strides": strides, "padding": padding, "dilation_rate": dilation_rate}
-        return Conv2D(filters, kernel_size, use_bias=use_bias, **window, **(fresh() | options))
-
-    def depthwise(kernel_size, strides=1, use_bias=norm is None, **options):
-        start = {"depthwise_initializer": one_channel(kernel), "bias_initializer": bias.clone()}
-        window = {"strides": strides, "padding": (kernel_size - 1) // 2}
-        return DepthwiseConv2D(kernel_size, use_bias=use_bias, **window, **(start | options))
-
-    def deformable(filters, kernel_size, strides=1, use_bias=norm is None, **options):
-        window = {"strides": strides, "padding": (kernel_size - 1) // 2}
-        return DeformableConv2D(filters, kernel_size, use_bias=use_bias, **window, **(fresh() | options))
-
-    def dense(units, **options):
-        return keras.layers.Dense(units, **(fresh() | options))
-
     def fresh():  # one Initializer gives every layer the same numbers
         return {"kernel_initializer": kernel.clone(), "bias_initializer": bias.clone()}
 
-    conv.depthwise, conv.deformable = depthwise, deformable
+    def window(layer, *size, strides=1, padding=None, dilation_rate=1, use_bias=norm is None, **options):
+        if padding is None:
+            padding = centered_padding(size[-1], dilation_rate)
+        geometry = {"strides": strides, "padding": padding, "dilation_rate": dilation_rate}
+        return layer(*size, use_bias=use_bias, **geometry, **options)
+
+    def conv(filters, kernel_size, **options):
+        return window(Conv2D, filters, kernel_size, **(fresh() | options))
+
+    def depthwise(kernel_size, **options):
+        initializers = {"depthwise_initializer": one_channel(kernel), "bias_initializer": bias.clone()}
+        return window(DepthwiseConv2D, kernel_size, **(initializers | options))
+
+    def deformable(filters, kernel_size, **options):
+        return window(DeformableConv2D, filters, kernel_size, **(fresh() | options))
+
+    def dense(units, **options):
+        return keras.layers.Dense(operator.index(units), **(fresh() | options))
+
     return Conventions(
         conv=conv,
+        depthwise=depthwise,
+        deformable=deformable,
         dense=dense,
         norm=normalization(norm, epsilon=epsilon, momentum=momentum),
         activation=functools.partial(activation_layer, activation),
@@ -113,8 +133,9 @@ def activation_layer(activation, name=None):
     """The layer of a named activation.
 
     Args:
-        activation: `"sigmoid"`, `"tanh"`, `"relu"`, `"leaky"` (slope 0.01), `"prelu"` (one slope a channel, starts at
-            0.25 as He 2015), `"elu"`, `"maxout"` (two pieces), any other name of `keras.activations`, or a function.
+        activation: `"sigmoid"`, `"tanh"`, `"relu"`, `"leaky"` (slope 0.01), `"prelu"` (one slope per channel,
+            initially 0.25 as He 2015), `"elu"`, `"maxout"` (two pieces), any other name of `keras.activations`, or a
+            function.
         name: Of the layer.
     """
     makers = {

@@ -1,5 +1,7 @@
 """Maxout (Goodfellow et al. 2013, "Maxout Networks", section 2)."""
 
+import operator
+
 import keras
 from keras import ops
 
@@ -15,16 +17,16 @@ class Maxout(keras.layers.Layer):
 
     Shapes: [..., c] → [..., units].
 
-    >>> Maxout(4, pieces=3)(keras.ops.zeros((2, 8))).shape
-    TensorShape([2, 4])
+    >>> tuple(Maxout(4, pieces=3)(keras.ops.zeros((2, 8))).shape)
+    (2, 4)
     """
 
     def __init__(self, units=None, pieces=2, kernel_initializer="he_normal", bias_initializer="zeros", **options):
         super().__init__(**options)
         if pieces < 2:
             raise ValueError(f"Maxout takes the maximum over at least 2 pieces, got pieces={pieces}.")
-        self.units = units
-        self.pieces = pieces
+        self.units = units and operator.index(units)
+        self.pieces = operator.index(pieces)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 

@@ -5,10 +5,10 @@ import keras
 
 @keras.saving.register_keras_serializable("kvision")
 class PReLU(keras.layers.PReLU):
-    """ReLU with a trained slope for negative inputs, one a channel, at any rank.
+    """ReLU with a trained slope for negative inputs, one per channel, at any rank.
 
     Args:
-        alpha_initializer: Of the slopes; None starts them at the paper's 0.25.
+        alpha_initializer: Of the slopes; None is the paper's constant 0.25.
         **options: Those of `keras.layers.PReLU` but `shared_axes`: all axes but the channels share a slope.
 
     Shapes: [..., c] → the same.

@@ -16,6 +16,7 @@ from kvision.ops.boxes import relative_to_absolute as relative_to_absolute
 from kvision.ops.boxes import xywh_to_xyxy as xywh_to_xyxy
 from kvision.ops.boxes import xyxy_to_cxcywh as xyxy_to_cxcywh
 from kvision.ops.boxes import xyxy_to_xywh as xyxy_to_xywh
+from kvision.ops.convolution import convolve_groups as convolve_groups
 from kvision.ops.deform import deform_conv2d as deform_conv2d
 from kvision.ops.hungarian import hungarian as hungarian
 from kvision.ops.matching import BACKGROUND as BACKGROUND

@@ -13,6 +13,11 @@ def fuse(function):
     return function
 
 
+def on_cpu():
+    """Whether this process computes on the CPU alone."""
+    return jax.default_backend() == "cpu"
+
+
 def channel_sums(x):
     """Sums over axis 1 of `[batch, positions, channels]`."""
     return jnp.sum(x, axis=1)

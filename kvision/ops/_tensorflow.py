@@ -17,7 +17,8 @@ def _in_xla():
     return not tf.executing_eagerly() and in_xla_context(tf.compat.v1.get_default_graph())
 
 
-def _on_cpu():
+def on_cpu():
+    """Whether this process computes on the CPU alone."""
     return not tf.config.list_logical_devices("GPU")
 
 
@@ -37,7 +38,7 @@ def fuse(function):
         known = all(None not in tensor.shape[1:] for tensor in tensors)
         sample = max((tensor.shape for tensor in tensors), key=len)[1:]
         large = known and (len(sample) < 2 or sample.num_elements() >= _LARGE_SAMPLE)
-        pays = large and not tf.executing_eagerly() and not _in_xla() and _on_cpu()
+        pays = large and not tf.executing_eagerly() and not _in_xla() and on_cpu()
         return (compiled if pays else function)(*arguments)
 
     return call
@@ -45,7 +46,7 @@ def fuse(function):
 
 def channel_sums(x):
     """Sums over axis 1 of `[batch, positions, channels]`."""
-    if _in_xla() or not _on_cpu():
+    if _in_xla() or not on_cpu():
         return tf.reduce_sum(x, 1)
     shape = tf.shape(x)  # on the CPU a product with ones beats the reduction, in speed and in rounding
     return tf.matmul(tf.ones([shape[0], 1, shape[1]], x.dtype), x)[:, 0]
@@ -55,7 +56,7 @@ def channel_moments(x):
     """Means and biased variances over axis 1 of `[batch, positions, channels]`, right when |mean| >> deviation."""
     positions = tf.cast(tf.shape(x)[1], x.dtype)
     mean = channel_sums(x) / positions
-    if _on_cpu() and not _in_xla():
+    if on_cpu() and not _in_xla():
         return mean, channel_sums(tf.math.squared_difference(x, mean[:, None])) / positions
     shift = tf.stop_gradient(mean)
     centred = x - shift[:, None]
@@ -148,7 +149,7 @@ def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
 
 def roi_align(features, boxes, level, scales, output_size, sampling_ratio, aligned):
     """RoIAlign of boxes [b, n, 4] on one map or, by `level` [b, n], on several; see `align_by_gather`."""
-    if _in_xla() or not _on_cpu():
+    if _in_xla() or not on_cpu():
         return align_by_gather(features, boxes, level, scales, output_size, sampling_ratio, aligned)
     batch, count = tf.shape(boxes)[0], boxes.shape[1]
     images = tf.repeat(tf.range(batch), count)

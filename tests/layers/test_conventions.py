@@ -1,5 +1,7 @@
 """Parts by name: what each name stands for, and errors that list the nearest."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -51,8 +53,8 @@ def test_initializers_have_the_published_moments(name, mean, deviation):
 
 
 def test_two_layers_of_one_network_start_differently():
-    conv = conventions().conv
-    first, second = conv(4, 3, name="a"), conv(4, 3, name="b")
+    bound = conventions()
+    first, second = bound.conv(4, 3, name="a"), bound.conv(4, 3, name="b")
     for layer in (first, second):
         layer.build((1, 8, 8, 4))
     assert not np.array_equal(first.get_weights()[0], second.get_weights()[0])
@@ -60,26 +62,57 @@ def test_two_layers_of_one_network_start_differently():
 
 @pytest.mark.parametrize(("norm", "weights"), [("batch", 4), ("sync_batch", 4), ("frozen_batch", 4), ("group", 2)])
 def test_norms_and_the_bias_they_replace(norm, weights):
-    conv, _, normalize, _ = conventions(norm=norm)
-    assert not conv(4, 3).use_bias
-    layer = normalize(name="norm")
+    bound = conventions(norm=norm)
+    assert not bound.conv(4, 3).use_bias
+    assert not bound.depthwise(3).use_bias
+    assert not bound.deformable(4, 3).use_bias
+    layer = bound.norm(name="norm")
     layer.build((1, 8, 8, 64))
     assert len(layer.weights) == weights
 
 
 def test_without_a_norm_convolutions_carry_a_bias():
-    conv, _, normalize, _ = conventions(norm=None, bias_initializer="small_positive")
-    layer = conv(4, 3)
+    bound = conventions(norm=None, bias_initializer="small_positive")
+    layer = bound.conv(4, 3)
     layer.build((1, 8, 8, 3))
     assert_close(layer.get_weights()[1], np.full(4, 0.01))
-    assert normalize(name="norm")(X) is X
+    assert bound.norm(name="norm")(X) is X
+
+
+@pytest.mark.parametrize("norm", ["batch", "sync_batch", "frozen_batch", "group"])
+def test_epsilon_and_momentum_reach_the_norm(norm):
+    layer = conventions(norm=norm, epsilon=0.25, momentum=0.75).norm()
+    assert layer.epsilon == 0.25
+    assert getattr(layer, "momentum", 0.75) == 0.75
+    assert conventions(norm=norm).norm().epsilon == 1e-5
+    assert getattr(conventions(norm=norm).norm(), "momentum", 0.9) == 0.9
+
+
+@pytest.mark.parametrize("dilation_rate", [1, 2, (2, 1)])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, (1, 7), (7, 1), np.int64(3)])
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "deformable"])
+def test_maps_keep_their_size_at_stride_one(kind, kernel_size, dilation_rate):
+    factory = getattr(conventions(norm=None), kind)
+    layer = factory(*([4] if kind != "depthwise" else []), kernel_size, dilation_rate=dilation_rate)
+    assert layer.compute_output_shape((1, 16, 17, 4)) == (1, 16, 17, 4)
+
+
+def test_a_given_padding_is_used():
+    for factory in (conventions().conv, conventions().deformable):
+        assert factory(4, 3, padding=0).compute_output_shape((1, 16, 17, 4)) == (1, 14, 15, 4)
+    assert conventions().depthwise(3, padding=0).compute_output_shape((1, 16, 17, 4)) == (1, 14, 15, 4)
+
+
+def test_the_factories_cannot_be_exchanged():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        conventions().conv = None
 
 
 @pytest.mark.parametrize(
     ("name", "deviation"), [("he", np.sqrt(2 / 9)), ("xavier", np.sqrt(1 / 9)), ("normal_0.01", 0.01)]
 )
 def test_depthwise_kernels_start_by_the_one_channel_they_see(name, deviation):
-    layer = conventions(initializer=name).conv.depthwise(3, strides=2)
+    layer = conventions(initializer=name).depthwise(3, strides=2)
     layer.build((1, 8, 8, 2000))
     assert layer.compute_output_shape((1, 8, 8, 2000)) == (1, 4, 4, 2000)
     assert_close(layer.get_weights()[0].std(), deviation, tolerance=(0.03, 0))

@@ -1,4 +1,6 @@
-"""Margins in pixels: equal to padding by hand; Keras's own forms unchanged; weight files interchangeable."""
+"""Padding in pixels: equal to padding by hand; Keras's own forms unchanged; weight files interchangeable."""
+
+import json
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ def pad(x, rows, columns, value=0.0):
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize(("kernel_size", "padding"), [(3, 1), (3, 2), (5, (2, 1)), (7, 3), (1, 0)])
 @pytest.mark.parametrize("dilation_rate", [1, 2])
-def test_convolution_with_a_margin(kernel_size, padding, strides, dilation_rate):
+def test_convolution_with_padding_in_pixels(kernel_size, padding, strides, dilation_rate):
     if strides > 1 and dilation_rate > 1:
         dilation_rate = 1  # Keras has no convolution with both
     rows, columns = (padding, padding) if isinstance(padding, int) else padding
@@ -34,12 +36,9 @@ def test_convolution_with_a_margin(kernel_size, padding, strides, dilation_rate)
     assert ours.compute_output_shape(IMAGES.shape) == tuple(got.shape)
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-def test_depthwise_convolution_with_a_margin(strides):
-    ours, keras_own = (
-        layers.DepthwiseConv2D(3, strides=strides, padding=1),
-        keras.layers.DepthwiseConv2D(3, strides=strides),
-    )
+@pytest.mark.parametrize("options", [{"strides": 1}, {"strides": 2}, {"dilation_rate": 2}], ids=str)
+def test_depthwise_convolution_with_padding_in_pixels(options):
+    ours, keras_own = layers.DepthwiseConv2D(3, padding=1, **options), keras.layers.DepthwiseConv2D(3, **options)
     ours.build(IMAGES.shape)
     keras_own.build(pad(IMAGES, 1, 1).shape)
     keras_own.set_weights(ours.get_weights())
@@ -47,7 +46,7 @@ def test_depthwise_convolution_with_a_margin(strides):
 
 
 @pytest.mark.parametrize("images", [IMAGES, IMAGES - 100.0], ids=["mixed", "all negative"])
-def test_the_margin_of_max_pooling_never_wins(images):
+def test_the_padding_of_max_pooling_never_wins(images):
     want = keras.layers.MaxPooling2D(3, strides=2)(pad(images, 1, 1, value=-np.inf))
     assert_close(layers.MaxPooling2D(3, strides=2, padding=1)(images), want)
 
@@ -59,10 +58,13 @@ def test_the_margin_of_max_pooling_never_wins(images):
         layers.MaxPooling2D(3, strides=2, padding=1),
         layers.DepthwiseConv2D(3, padding="same"),
         layers.Conv2D(4, 3, padding=1),
+        layers.Conv2D(np.int64(4), np.int64(3), strides=np.int64(2), padding=np.int64(1), groups=np.int64(1)),
+        layers.DepthwiseConv2D((np.int32(3), np.int32(5)), padding=(np.int64(1), np.int64(2)), strides=2),
+        layers.MaxPooling2D(np.int64(3), strides=np.int64(2), padding=np.int64(1)),
     ],
 )
 def test_config_round_trip(layer):
-    copy = type(layer).from_config(layer.get_config())
+    copy = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
     layer(IMAGES)
     copy.build(IMAGES.shape)
     copy.set_weights(layer.get_weights())
@@ -100,8 +102,11 @@ def test_grouped_convolution_is_one_convolution_a_group(strides):
     assert_close(layer(images), np.concatenate(halves, axis=-1))
 
 
-def test_a_centred_margin_at_stride_one_copies_no_map():
-    assert layers.Conv2D(4, 3, padding=1).margin is None
+def test_centered_padding_at_stride_one_copies_no_map():
+    assert layers.Conv2D(4, 3, padding=1).pixels is None
+    assert layers.Conv2D(4, (1, 7), padding=(0, 3)).pixels is None
+    assert layers.Conv2D(4, 3, padding=2, dilation_rate=2).pixels is None
+    assert layers.Conv2D(4, 4, padding=1).pixels == (1, 1)
 
 
 def test_keras_weight_files_load_into_ours(tmp_path):
@@ -114,6 +119,35 @@ def test_keras_weight_files_load_into_ours(tmp_path):
     assert_close(ours(IMAGES), theirs(IMAGES))
 
 
-def test_negative_margins_are_refused():
+def test_negative_padding_is_refused():
     with pytest.raises(ValueError, match="must not be negative"):
         layers.Conv2D(4, 3, padding=-1)
+
+
+def test_whole_numbers_only():
+    with pytest.raises(TypeError):
+        layers.Conv2D(4.0, 3)
+
+
+CHANNELS_FIRST = {
+    "Conv2D": lambda **options: layers.Conv2D(4, 3, padding=1, **options),
+    "DepthwiseConv2D": lambda **options: layers.DepthwiseConv2D(3, **options),
+    "MaxPooling2D": lambda **options: layers.MaxPooling2D(3, padding=1, **options),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS_FIRST)
+def test_channels_first_is_refused_in_a_sentence(name):
+    with pytest.raises(ValueError, match=f"^{name}: kvision's images and maps are .* got data_format=\"channels_first"):
+        CHANNELS_FIRST[name](data_format="channels_first")
+    assert CHANNELS_FIRST[name](data_format="channels_last").data_format == "channels_last"
+
+
+@pytest.mark.parametrize("name", [*CHANNELS_FIRST, "DeformableConv2D"])
+def test_a_channels_first_configuration_is_refused_in_a_sentence(name):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match=f"^{name}: kvision's images and maps are"):
+            CHANNELS_FIRST.get(name, lambda: layers.DeformableConv2D(4, 3))()
+    finally:
+        keras.config.set_image_data_format("channels_last")

@@ -17,8 +17,8 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 9, 10, 4)).astype("float32")
 VERSIONS = pytest.mark.parametrize("modulated", [True, False], ids=["v2", "v1"])
 
 
-def moved(layer, images=IMAGES, seed=1):
-    """The layer, built, with offsets and factors that are not trivial."""
+def with_offsets(layer, images=IMAGES, seed=1):
+    """The layer, built, with offsets and factors that are not those of the plain convolution."""
     if not layer.built:
         layer.build(images.shape)
     rng = np.random.default_rng(seed)
@@ -36,6 +36,7 @@ def moved(layer, images=IMAGES, seed=1):
         {"padding": 1, "strides": 2, "use_bias": False},
         {"padding": (2, 4), "dilation_rate": (2, 4), "activation": "relu"},
         {"offset_groups": 2},
+        {"padding": np.int64(1), "strides": np.int64(2), "offset_groups": np.int64(1)},
     ],
 )
 def test_starts_as_the_plain_convolution(options, modulated):
@@ -51,7 +52,7 @@ def test_starts_as_the_plain_convolution(options, modulated):
 
 @VERSIONS
 def test_equals_the_operation_fed_by_its_own_convolution(modulated):
-    layer = moved(DeformableConv2D(5, 3, strides=2, padding=1, offset_groups=2, modulated=modulated))
+    layer = with_offsets(DeformableConv2D(5, 3, strides=2, padding=1, offset_groups=2, modulated=modulated))
     raw = ops.conv(np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0))), layer.conv_offset.kernel, strides=2)
     raw = ops.convert_to_numpy(raw + layer.conv_offset.bias)
     mask = 2 / (1 + np.exp(-raw[..., 36:])) if modulated else None
@@ -101,7 +102,7 @@ def test_saves_and_loads(modulated, padding, tmp_path):
         kernel_initializer=keras.initializers.HeNormal(), use_bias=False,
     )  # fmt: skip
     model = model_of(layer)
-    moved(layer)
+    with_offsets(layer)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert_close(loaded(IMAGES), model(IMAGES))
@@ -125,7 +126,7 @@ def test_trains(policy, jit):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_16_bit_is_near_float32(policy):
-    want = moved(DeformableConv2D(5, 3))
+    want = with_offsets(DeformableConv2D(5, 3))
     layer = DeformableConv2D(5, 3, dtype=policy)
     layer.build(IMAGES.shape)
     layer.set_weights(want.get_weights())
@@ -133,7 +134,7 @@ def test_16_bit_is_near_float32(policy):
     dtype = policy.removeprefix("mixed_")
     assert keras.backend.standardize_dtype(got.dtype) == dtype
     largest = float(ops.max(ops.abs(want(IMAGES))))
-    # Offsets come from a 16-bit convolution: an error of one part in 256 in a place shows as one in the value.
+    # Offsets come from a 16-bit convolution: an error of one part in 256 in a position shows as one in the value.
     tolerance = {"bfloat16": (0.03, 0.03), "float16": (0.004, 0.004)}[dtype]
     assert_close(ops.cast(got, "float32") / largest, want(IMAGES) / largest, tolerance=tolerance)
 
@@ -189,7 +190,7 @@ def test_equal_to_torchvision_with_half_the_kernel():
     import torch
     from torchvision.ops import deform_conv2d as theirs
 
-    layer = moved(DeformableConv2D(5, 3, strides=2, padding=1))
+    layer = with_offsets(DeformableConv2D(5, 3, strides=2, padding=1))
 
     def first(array):
         return torch.from_numpy(ops.convert_to_numpy(array).transpose(0, 3, 1, 2).copy())
