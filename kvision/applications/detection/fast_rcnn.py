@@ -150,7 +150,8 @@ def dense_box_head(shape, classes, *, units=1024, norm=None, dropout_rate=0.0, s
     Returns:
         A `keras.Model` from [k, bins, bins, channels] to `{"class_logits", "box_deltas"}`.
     """
-    conv, dense, normalize, act = conventions(norm=norm, initializer="he")
+    bound = conventions(norm=norm, initializer="he")
+    conv, dense, normalize, act = bound.conv, bound.dense, bound.norm, bound.activation
     x = inputs = keras.Input(shape)
     name = f"{prefix}.box_head"
     hidden = ("fc6", "fc7")

@@ -180,7 +180,8 @@ def FasterRCNN(
 
 def _propose(maps, channels, anchors_a_cell):
     """Section 3.1: what the shared network of proposals says of the anchors of all maps, in float32."""
-    conv, _, _, act = conventions(norm=None, initializer="normal_0.01")
+    bound = conventions(norm=None, initializer="normal_0.01")
+    conv, act = bound.conv, bound.activation
     inputs = keras.Input((None, None, channels))
     x = act(name="rpn.head.conv.0.1")(conv(channels, 3, name="rpn.head.conv.0.0")(inputs))
     answers = [

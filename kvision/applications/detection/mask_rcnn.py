@@ -95,7 +95,8 @@ def refuse_neck(family, options):
 
 def mask_head(channels, norm=None, prefix="roi_heads", width=256):
     """Figure 4, right: four convolutions and one that doubles the size, [k, 14, 14, channels] → [k, 28, 28, width]."""
-    conv, _, normalize, act = conventions(norm=norm, initializer="he")
+    bound = conventions(norm=norm, initializer="he")
+    conv, normalize, act = bound.conv, bound.norm, bound.activation
     x = inputs = keras.Input((14, 14, channels))
     name = f"{prefix}.mask_head"
     for index in range(4):

@@ -118,7 +118,8 @@ def RetinaNet(
 
 def _dense_head(channels, norm, name, last, outputs, prior):
     """Section 4, "Classification Subnet" and "Box Regression Subnet": four 3x3 convolutions and the answer, shared."""
-    conv, _, norm, act = conventions(norm=norm, initializer="normal_0.01")
+    bound = conventions(norm=norm, initializer="normal_0.01")
+    conv, norm, act = bound.conv, bound.norm, bound.activation
     x = inputs = keras.Input((None, None, channels))
     for index in range(4):
         x = norm(name=f"{name}.conv.{index}.1")(conv(channels, 3, name=f"{name}.conv.{index}.0")(x))
