@@ -9,6 +9,7 @@ from kvision import applications as applications
 from kvision import layers as layers
 from kvision import losses as losses
 from kvision import metrics as metrics
+from kvision import network as network
 from kvision import optimizers as optimizers
 from kvision.detection import detector as detector
 

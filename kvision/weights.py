@@ -6,14 +6,13 @@ written: on a mismatch nothing changes. No file can run code: torch's are read w
 HDF5 hold arrays alone.
 """
 
+import collections.abc
 import dataclasses
 import hashlib
 import json
 import pathlib
 import re
 import tempfile
-import typing
-import weakref
 import zipfile
 
 import keras
@@ -23,8 +22,6 @@ from kvision._keras import inbound_nodes, layers_of, own_variables, print_messag
 from kvision.errors import unknown
 
 SOURCES = ("torchvision", "timm", "transformers")
-
-_known = weakref.WeakKeyDictionary()
 
 # How a weight of ours is called in torch. Others keep their name.
 _LEAVES = {
@@ -51,12 +48,14 @@ class Published:
             `-` and the first digits of its sha256.
         source: Whose names the file carries: `"torchvision"`, `"timm"` or `"transformers"`.
         licence: Of the weights.
-        accuracy: Published, in percent: top-1 on the 50,000 validation pictures of ImageNet; of a detector, the AP of
+        accuracy: Published, in percent: top-1 on the 50,000 validation images of ImageNet; of a detector, the AP of
             its boxes on COCO's val2017.
-        preprocessing: What the pictures go through, in words.
+        resizing: What the images go through before `preprocessing`, in words.
         head: Names of the layers that depend on the number of classes.
         mask_ap: The AP of its masks on COCO's val2017, in percent, if it has masks.
         epsilon: Of the batch normalisations in use with these weights; None: the model's own.
+        preprocessing: What RGB images of 0…255 go through with these weights, a serializable object such as
+            `kvision.network.Preprocessing`; None: the family's own.
     """
 
     repository: str
@@ -64,36 +63,66 @@ class Published:
     source: str
     licence: str
     accuracy: float
-    preprocessing: str
+    resizing: str
     head: tuple
     mask_ap: float | None = None
     epsilon: float | None = None
+    preprocessing: collections.abc.Callable | None = None
+
+    def get_config(self):
+        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        preprocessing = keras.saving.serialize_keras_object(self.preprocessing)
+        return config | {"head": list(self.head), "preprocessing": preprocessing}
+
+    @classmethod
+    def from_config(cls, config):
+        preprocessing = keras.saving.deserialize_keras_object(config["preprocessing"])
+        return cls(**config | {"head": tuple(config["head"]), "preprocessing": preprocessing})
 
 
-class _Known(typing.NamedTuple):
-    """What a builder knows of weights from elsewhere; see `remember`."""
-
-    renames: dict
-    published: dict
-    older: dict
-
-
-def remember(model, renames=None, published=None, older=None):
-    """Remember what a builder knows of weights from elsewhere, outside the model, which stays a plain one.
+@keras.saving.register_keras_serializable("kvision")
+@dataclasses.dataclass(frozen=True)
+class WeightSources:
+    """What a builder knows of weights from elsewhere; a `kvision.network.Network` keeps it through save and load.
 
     Args:
-        model: As built.
         renames: `{source: [(pattern, replacement), …]}`, applied to the keys that follow from our paths.
         published: `{name: Published}`.
-        older: `{source: [(pattern, replacement), …]}`, from the names that older files carry to today's, applied to the
-            keys of a file.
+        older_names: `{source: [(pattern, replacement), …]}`, from the names that older files carry to today's, applied
+            to the keys of a file.
     """
-    _known[model] = _Known(renames or {}, published or {}, older or {})
+
+    renames: dict = dataclasses.field(default_factory=dict)
+    published: dict = dataclasses.field(default_factory=dict)
+    older_names: dict = dataclasses.field(default_factory=dict)
+
+    def get_config(self):
+        rules = [rule for table in (self.renames, self.older_names) for rules in table.values() for rule in rules]
+        if computed := [pattern for pattern, replacement in rules if not isinstance(replacement, str)]:
+            raise ValueError(
+                f"The names of foreign weights cannot be saved with the model: a function computes the rule for "
+                f"{computed[0]!r}. Write it as rules whose replacement is text."
+            )
+        return {
+            "renames": {source: [list(rule) for rule in rules] for source, rules in self.renames.items()},
+            "published": {name: row.get_config() for name, row in self.published.items()},
+            "older_names": {source: [list(rule) for rule in rules] for source, rules in self.older_names.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        published = {name: Published.from_config(row) for name, row in config["published"].items()}
+        return cls(config["renames"], published, config["older_names"])
+
+
+def remember(model, renames=None, published=None, older_names=None):
+    """Tell a model what its builder knows of weights from elsewhere; arguments as those of `WeightSources`."""
+    model.weight_sources = WeightSources(renames or {}, published or {}, older_names or {})
 
 
 def published_names(model):
     """Names of the published weights that a model as built can load."""
-    return tuple(_known_of(model).published)
+    return tuple(_sources_of(model).published)
 
 
 def load_torch(model, state_dict_or_path, source="torchvision"):
@@ -146,6 +175,8 @@ def load_published(model, row):
     _write(_matched(model, state, row.source, skip=fresh))
     if row.epsilon is not None:
         set_epsilon(model, row.epsilon)
+    if row.preprocessing is not None:
+        model.preprocessing = row.preprocessing
     if fresh:
         start = "starts" if len(fresh) == 1 else "start"
         print_message(
@@ -231,11 +262,11 @@ def _write(pairs):
 def _rules(model, source):
     if source not in SOURCES:
         raise unknown("source", source, SOURCES)
-    return _known_of(model).renames.get(source, [])
+    return _sources_of(model).renames.get(source, [])
 
 
-def _known_of(model):
-    return _known.get(model, _Known({}, {}, {}))
+def _sources_of(model):
+    return getattr(model, "weight_sources", None) or WeightSources()
 
 
 def _weights(model):
@@ -325,7 +356,7 @@ def _likely_cause(faults):
 def _state(model, state_dict_or_path, source):
     """`{key: array}` of a state dict or of a file that holds one, older names brought to today's."""
     state = _read_state(state_dict_or_path)
-    rules = _known_of(model).older.get(source, [])
+    rules = _sources_of(model).older_names.get(source, [])
     names = {key: _renamed(key, rules) for key in state}  # a key whose new name is taken keeps its own
     return {key if names[key] in state else names[key]: value for key, value in state.items()}
 

@@ -1,12 +1,20 @@
-"""What every builder does at its door and at its end: the row of a variant, the checked input, the finished model."""
+"""What every builder does first and last: the row of a variant, the checked input, the model, its weights."""
 
+import inspect
+import math
+import numbers
+import operator
 import os
+import re
 
 import keras
+import numpy as np
 
 from kvision import weights as weight_files
 from kvision.errors import choose, unknown
 from kvision.layers import FeaturePyramid
+from kvision.layers.convolution import require_channels_last
+from kvision.network import Network
 
 # Torchvision's detectors keep the backbone in `backbone.body`; all their other names are ours.
 DETECTOR_RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
@@ -32,24 +40,67 @@ DETECTOR_OLDER_NAMES = {
 def variant_row(family, variants, variant, **overrides):
     """The row of `variant` in a family's `VARIANTS`, where keyword arguments that are not None beat the row."""
     row = choose(f"{family} variant", variants, variant)
-    given = {key: value for key, value in overrides.items() if value is not None}
+    given = {key: _plain(value) for key, value in overrides.items() if value is not None}
     if surplus := sorted(set(given) - set(row)):
         raise unknown(f"argument of {family}", surplus[0], row)
     return row | given
 
 
+def _plain(value):
+    """A NumPy number as Python's own, which a config can hold."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def variant_of(family, variant, name, summary, **defaults):
+    """The builder of one variant, for one line of its family's file: `ResNet50 = variant_of(ResNet, "50", …)`.
+
+    Args:
+        family: The family's builder, whose first argument is the variant; the others are keywords.
+        variant: A key of its `VARIANTS`.
+        name: The variable it is assigned to.
+        summary: First line of its docstring.
+        **defaults: Of arguments whose default differs from the family's.
+
+    Returns:
+        A function with the family's signature but for `variant`, its documented arguments and its module.
+
+    >>> tiny = variant_of(ResNet, "tiny", "tiny", "A small ResNet.", classes=10)
+    >>> tiny(input_shape=(32, 32, 3)).output_shape
+    (None, 10)
+    """
+
+    def build(**options):
+        return family(variant, **(defaults | options))
+
+    first, *others = inspect.signature(family).parameters.values()
+    others = [argument.replace(default=defaults.get(argument.name, argument.default)) for argument in others]
+    build.__signature__ = inspect.Signature(others)
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = family.__module__
+    build.__doc__ = f"{summary}\n\n{_without_first_argument(inspect.getdoc(family), first.name)}"
+    return build
+
+
+def _without_first_argument(docstring, name):
+    """The sections of a builder's docstring from `Args` on, without its first argument and its example."""
+    body = docstring[docstring.index("Args:\n") :]
+    body = re.sub(rf"^    {name}: .*\n(?:     +.*\n)*", "", body, count=1, flags=re.MULTILINE)
+    return re.split(r"^(?:>>>|```)", body, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
+
+
 def image_input(family, input_shape, *, stride=1, smallest=None, classes=1):
     """The input tensor of a network whose last map has stride `stride`, checked before anything is built.
 
-    `smallest` is the least height and width where windows without a margin need more pixels than the stride.
+    `smallest` is the least height and width where windows without padding need more pixels than the stride.
 
     Raises:
         ValueError: unless `input_shape` is (height, width, channels) in whole numbers of at least `stride` (`smallest`)
-            pixels, and `classes` is a positive whole number.
+            pixels, `classes` is a positive whole number, and channels come last in Keras's configuration.
     """
+    require_channels_last(family)
     smallest = smallest or stride
     shape = tuple(input_shape)
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+    if len(shape) != 3 or not all(_is_whole(size) and size > 0 for size in shape):
         raise ValueError(
             f"{family}: input_shape must be (height, width, channels), three positive whole numbers without the batch; "
             f"got {input_shape!r}. Sizes are static so that XLA can compile: give the size you train at."
@@ -59,34 +110,31 @@ def image_input(family, input_shape, *, stride=1, smallest=None, classes=1):
             f"{family}: got input_shape={shape}, but its last map has stride {stride}: height and width must be at "
             f"least {smallest} pixels. Enlarge the images, or take a network with fewer stages."
         )
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
+    if not _is_whole(classes) or classes < 1:
         raise ValueError(f"{family}: classes must be a whole number of at least 1, got {classes!r}.")
-    return keras.Input(shape, name="images")
+    return keras.Input([operator.index(size) for size in shape], name="images")
 
 
-def finish(
-    images,
-    output,
-    levels,
-    *,
-    include_top,
-    features,
-    name,
-    weights=None,
-    published=None,
-    renames=None,
-    model_class=keras.Model,
-):
-    """The model of a builder: images → class scores, the last map, or a dict of named levels; weights loaded.
+def _is_whole(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def build_network(images, output, levels, *, include_top, features, name, preprocessing=None, model_class=Network):
+    """The model of a builder: images → class scores, the last map, or a dict of named levels.
 
     Args:
         images: The input tensor.
         output: What the model returns when no `features` are asked for.
-        levels: `{"C2": tensor, …}`, the last map of each stride before it is pooled.
-        include_top, features, weights, name: The builder's arguments of these names.
-        published: `{weights name: row}` of the family's `WEIGHTS`, for the variant built.
-        renames: The family's `RENAMES`, `{source: [(pattern, replacement), …]}`.
-        model_class: A subclass of `keras.Model` for networks that train differently.
+        levels: `{"C2": tensor, …}`: Ck is the last map of stride 2^k before it is pooled.
+        include_top, features, name: The builder's arguments of these names.
+        preprocessing: The family's `preprocess_input`.
+        model_class: A subclass of `Network` for networks that train differently.
+
+    Returns:
+        A `Network` that carries the preprocessing, and `feature_info` of every level that lies in its graph.
+
+    Raises:
+        ValueError: if `features` are asked for together with the classifier, or are unknown.
     """
     if features is not None:
         if include_top:
@@ -96,7 +144,33 @@ def finish(
             )
         output = {level: choose(f"level of {name}", levels, level) for level in features}
     model = model_class(images, output, name=name)
-    weight_files.remember(model, renames, published)
+    layers = {id(layer.output): layer.name for layer in model.layers}
+    model.preprocessing = preprocessing
+    model.feature_info = {
+        level: {"stride": 2 ** int(level[1:]), "channels": tensor.shape[-1], "layer": layers[id(tensor)]}
+        for level, tensor in levels.items()
+        if id(tensor) in layers
+    }
+    return model
+
+
+def finish(model, weights, published=None, renames=None, older_names=None):
+    """The last step of every builder: the model learns how others name its weights, and loads those asked for.
+
+    Args:
+        model: As built.
+        weights: The builder's argument: None, a published name, or the path of a weight file.
+        published: `{weights name: row}` of the family's `WEIGHTS`, for the variant built.
+        renames: The family's `RENAMES`, `{source: [(pattern, replacement), …]}`.
+        older_names: `{source: [(pattern, replacement), …]}`, from names that published files carry to today's.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if `weights` is neither a file nor published, or does not fit the model.
+    """
+    weight_files.remember(model, renames, published, older_names)
     return load_weights(model, weights, published or {})
 
 
@@ -134,25 +208,57 @@ def cut(model, levels, name=None):
 
     Args:
         model: Any functional `keras.Model`: ours, of `keras.applications`, of KerasHub.
-        levels: `{"C3": layer name, …}`.
+        levels: `{"C3": layer name, …}`, or the names alone of levels in the `feature_info` of a network of ours.
         name: Of the new model; None keeps the model's.
 
     Returns:
-        A `keras.Model` from the same inputs to `{"C3": map, …}`. It shares layers and weights with `model`.
+        A `kvision.network.Network` from the same inputs to `{"C3": map, …}`. It shares layers and weights with `model`,
+        has its preprocessing and names of foreign weights, and `feature_info` of the maps it returns.
 
     Raises:
-        ValueError: if a layer does not exist (lists the nearest) or the model is not functional.
+        ValueError: if a layer or level does not exist (lists the nearest) or the model is not functional.
 
-    >>> trunk = cut(ResNet("tiny", include_top=False), {"C2": "layer1.0.relu2"})
-    >>> list(trunk.output)
-    ['C2']
+    >>> trunk = cut(ResNet("tiny", include_top=False), {"C2": "layer1.0.relu3"})
+    >>> trunk.feature_info
+    {'C2': {'stride': 4, 'channels': 32, 'layer': 'layer1.0.relu3'}}
     """
     if not hasattr(model, "get_layer") or not getattr(model, "inputs", None):
         raise ValueError(f"cut needs a functional keras.Model with known inputs, got {type(model).__name__}.")
-    known = {layer.name: layer for layer in model.layers}
-    outputs = {level: choose(f"layer of {model.name}", known, layer).output for level, layer in levels.items()}
+    known = getattr(model, "feature_info", {})
+    if not isinstance(levels, dict):
+        levels = {level: choose(f"level of {model.name}", known, level)["layer"] for level in levels}
+    layers = {layer.name: layer for layer in model.layers}
+    outputs = {level: choose(f"layer of {model.name}", layers, layer).output for level, layer in levels.items()}
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    return keras.Model(inputs, outputs, name=name or model.name)
+    network = Network(inputs, outputs, name=name or model.name)
+    network.preprocessing = getattr(model, "preprocessing", None)
+    network.weight_sources = getattr(model, "weight_sources", network.weight_sources)
+    strides = {info["layer"]: info["stride"] for info in known.values()}
+    network.feature_info = {
+        level: {
+            "stride": strides.get(layer) or _stride(model.inputs[0].shape, outputs[level].shape),
+            "channels": outputs[level].shape[-1],
+            "layer": layer,
+        }
+        for level, layer in levels.items()
+    }
+    return network
+
+
+def _stride(shape, map_shape):
+    """Pixels per cell of a map, from static shapes: exact, else the power of two that explains the sizes."""
+    if len(map_shape) != 4 or None in (*shape[1:3], *map_shape[1:3]):
+        return None
+    sizes = list(zip(shape[1:3], map_shape[1:3], strict=True))
+    ratios = {pixels / cells for pixels, cells in sizes}
+    if len(ratios) == 1 and min(ratios).is_integer():
+        return int(min(ratios))
+    powers = [2**k for k in range(12)]
+    for rounded in (math.ceil, math.floor):
+        for stride in powers:
+            if all(rounded(pixels / stride) == cells for pixels, cells in sizes):
+                return stride
+    return min(powers, key=lambda stride: abs(math.log2(max(ratios) / stride)))
 
 
 def pyramid_backbone(family, backbone, levels, images, preprocess=None):

@@ -8,7 +8,7 @@ import sys
 
 import keras
 
-from kvision.detection.detector import Detector
+from kvision.errors import choose
 from kvision.weights import published_names
 
 
@@ -33,23 +33,38 @@ class ModelRow:
     weights: tuple
 
 
-def list_models(pattern="*"):
+def list_models(pattern="*", task=None):
     """The networks whose name matches a pattern, with task, parameters and the source of their proof.
 
     Each is built without memory, which takes up to a second for the deepest ones.
 
     Args:
         pattern: As in a shell, in capitals or not: `"resnet*"`, `"*50*"`.
+        task: `"classification"` or `"detection"`; None lists all.
 
     Returns:
         A list of `ModelRow`, by name.
 
-    >>> [row.name for row in list_models("vgg1?")]
+    Raises:
+        ValueError: on an unknown task; lists the nearest.
+
+    >>> [row.name for row in list_models("vgg1?", task="classification")]
     ['VGG11', 'VGG13', 'VGG16', 'VGG19']
     """
-    rooms = sys.modules[__package__]
-    names = [name for name in sorted(vars(rooms)) if fnmatch.fnmatch(name.lower(), pattern.lower())]
-    return [_row(builder) for name in names if _is_network(builder := getattr(rooms, name))]
+    applications = sys.modules[__package__]
+    public = [getattr(applications, name) for name in sorted(vars(applications))]
+    builders = [builder for builder in public if _is_network(builder)]
+    if task is not None:
+        by_task = {}
+        for builder in builders:
+            by_task.setdefault(_task(builder), []).append(builder)
+        builders = choose("task", by_task, task)
+    return [_row(builder) for builder in builders if fnmatch.fnmatch(builder.__name__.lower(), pattern.lower())]
+
+
+def _task(builder):
+    """The subpackage a builder's file stands in."""
+    return builder.__module__.removeprefix(f"{__package__}.").split(".")[0]
 
 
 def _is_network(builder):
@@ -69,7 +84,7 @@ def _row(builder):
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return ModelRow(
         name=builder.__name__,
-        task="detection" if isinstance(model, Detector) else "classification",
+        task=_task(builder),
         parameters=parameters,
         paper=module.__doc__.split("\n", 1)[0].rstrip(),
         proof=module.PROOF,

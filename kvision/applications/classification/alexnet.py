@@ -13,20 +13,20 @@ kernels from a normal distribution of deviation 0.01, biases 1 in conv2, conv4, 
 
 import keras
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D, LocalResponseNormalization
 from kvision.layers.conventions import conventions
 
-# Figure 2. `margin` is conv1's, `groups` those of conv2, conv4 and conv5.
-_PAPER = {"widths": (96, 256, 384, 384, 256), "units": 4096, "margin": 0, "response_normalization": True}
+# Figure 2. `padding` is that of conv1, `groups` those of conv2, conv4 and conv5.
+_PAPER = {"widths": (96, 256, 384, 384, 256), "units": 4096, "padding": 0, "response_normalization": True}
 VARIANTS = {
     "2012": {**_PAPER, "groups": 2},
     "ungrouped": {**_PAPER, "groups": 1},
     "2014": {
         "widths": (64, 192, 384, 256, 256),
         "units": 4096,
-        "margin": 2,
+        "padding": 2,
         "response_normalization": False,
         "groups": 1,
     },
@@ -85,7 +85,8 @@ def AlexNet(
         activation, initializer: Names, see `kvision.layers.conventions.conventions`.
         bias_initializer: A name, likewise; None is the paper's ones in conv2, conv4, conv5, fc6, fc7, zeros elsewhere.
         dropout_rate: Of the two hidden dense layers, in [0, 1).
-        features: Names of the maps to return instead: `"C2"` (conv1), `"C3"` (conv2), `"C4"` (conv5), `"C5"` (pool5).
+        features: Names of the maps to return instead: `"C2"` (conv1), `"C3"` (conv2), both before the response
+            normalisation, `"C4"` (conv5), `"C5"` (pool5).
         widths, units, groups: Channels of the convolutions, width of the dense layers, groups; None takes the row's.
         name: Of the model.
 
@@ -100,17 +101,17 @@ def AlexNet(
     (None, 6, 6, 8)
     """
     row = variant_row("AlexNet", VARIANTS, variant, widths=widths, units=units, groups=groups)
-    smallest = 67 - 2 * row["margin"]
+    smallest = 67 - 2 * row["padding"]
     images = image_input("AlexNet", input_shape, stride=32, smallest=smallest, classes=classes)
-    conv, dense, normalize, act = conventions(norm, activation, initializer, bias_initializer or "zero")
+    bound = conventions(norm, activation, initializer, bias_initializer or "zero")
     ones = {} if bias_initializer else {"bias_initializer": "ones"}
     groups = {"groups": row["groups"]}
 
     def convolve(x, index, kernel_size, **options):
-        x = conv(row["widths"][index - 1], kernel_size, name=f"conv{index}", **options)(x)
-        return act(name=f"relu{index}")(normalize(name=f"bn{index}")(x))
+        x = bound.conv(row["widths"][index - 1], kernel_size, name=f"conv{index}", **options)(x)
+        return bound.activation(name=f"relu{index}")(bound.norm(name=f"bn{index}")(x))
 
-    def respond(x, index):
+    def normalize_response(x, index):
         if norm is None and row["response_normalization"]:
             return LocalResponseNormalization(name=f"norm{index}")(x)
         return x
@@ -119,28 +120,28 @@ def AlexNet(
         return keras.layers.MaxPooling2D(3, strides=2, name=f"pool{index}")(x)
 
     levels = {}
-    levels["C2"] = respond(convolve(images, 1, 11, strides=4, padding=row["margin"]), 1)
-    levels["C3"] = respond(convolve(pool(levels["C2"], 1), 2, 5, **groups, **ones), 2)
-    x = convolve(pool(levels["C3"], 2), 3, 3)
+    x = levels["C2"] = convolve(images, 1, 11, strides=4, padding=row["padding"])
+    x = levels["C3"] = convolve(pool(normalize_response(x, 1), 1), 2, 5, **groups, **ones)
+    x = convolve(pool(normalize_response(x, 2), 2), 3, 3)
     x = convolve(x, 4, 3, **groups, **ones)
-    levels["C4"] = convolve(x, 5, 3, **groups, **ones)
-    x = levels["C5"] = pool(levels["C4"], 5)
+    x = levels["C4"] = convolve(x, 5, 3, **groups, **ones)
+    x = levels["C5"] = pool(x, 5)
 
     if include_top:
         if x.shape[1:3] != (6, 6):
             x = AdaptiveAveragePooling2D((6, 6), name="avgpool")(x)
         x = keras.layers.Flatten(name="flatten")(x)
         for index in (6, 7):
-            x = act(name=f"relu{index}")(dense(row["units"], name=f"fc{index}", **ones)(x))
+            x = bound.activation(name=f"relu{index}")(bound.dense(row["units"], name=f"fc{index}", **ones)(x))
             x = keras.layers.Dropout(dropout_rate, name=f"drop{index}")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="fc8")(x)
-    return finish(
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="fc8")(x)
+    model = build_network(
         images,
         x,
         levels,
         include_top=include_top,
         features=features,
         name=name or f"alexnet_{variant}",
-        weights=weights,
-        renames=RENAMES,
+        preprocessing=preprocess_input,
     )
+    return finish(model, weights, renames=RENAMES)

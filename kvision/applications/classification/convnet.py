@@ -5,15 +5,14 @@
 
 import keras
 
-from kvision.applications.building import finish, image_input
+from kvision.applications.building import build_network, finish, image_input
 from kvision.layers.conventions import conventions
+from kvision.network import Preprocessing
 
 PROOF = "a NumPy twin of the whole network, and the 760 parameters of the lecture"
 
 
-def preprocess_input(images):
-    """Images of 0…255 to −1…1."""
-    return images / 127.5 - 1.0
+preprocess_input = Preprocessing(value_range=(-1.0, 1.0))
 
 
 def ConvNet(
@@ -51,14 +50,14 @@ def ConvNet(
         norm: None, `"batch"`, `"sync_batch"`, `"group"` or `"frozen_batch"`, after every convolution.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         filters: Channels of the first group; doubles after each pooling.
-        kernel_size: Of all convolutions, odd, in pixels; maps keep their size (zero margin (F − 1) / 2).
+        kernel_size: Of all convolutions, odd, in pixels; maps keep their size (zero padding (F − 1) / 2).
         pool: Whether a 2x2 max pooling ends each group.
         units: Width of the hidden dense layers.
         features: Names of the maps to return instead, `"C0"` to `"C<m>"`: Ck is the last map of stride 2^k.
         name: Of the model.
 
     Returns:
-        A `keras.Model`: images [b, h, w, c] → [b, classes] float32.
+        A `keras.Model`: images [b, h, w, c], prepared by `preprocess_input`, → [b, classes] float32.
 
     Raises:
         ValueError: on counts out of range, an even kernel, an unknown name or a wrong shape.
@@ -71,14 +70,14 @@ def ConvNet(
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"ConvNet: kernel_size must be odd so that maps keep their size, got {kernel_size}.")
     images = image_input("ConvNet", input_shape, stride=2**m if pool else 1, classes=classes)
-    conv, dense, norm, act = conventions(norm, activation, initializer, bias_initializer)
+    bound = conventions(norm, activation, initializer, bias_initializer)
 
     levels, x = {}, images
     for group in range(m):
         for layer in range(n):
             label = f"{group + 1}_{layer + 1}"
-            x = conv(filters * 2 ** (group * pool), kernel_size, name=f"conv{label}")(x)
-            x = act(name=f"act{label}")(norm(name=f"norm{label}")(x))
+            x = bound.conv(filters * 2 ** (group * pool), kernel_size, name=f"conv{label}")(x)
+            x = bound.activation(name=f"act{label}")(bound.norm(name=f"norm{label}")(x))
         levels[f"C{group * pool}"] = x
         if pool:
             x = keras.layers.MaxPooling2D(2, name=f"pool{group + 1}")(x)
@@ -87,7 +86,15 @@ def ConvNet(
     if include_top:
         x = keras.layers.Flatten(name="flatten")(x)
         for layer in range(k):
-            x = act(name=f"dense{layer + 1}.act")(dense(units, name=f"dense{layer + 1}")(x))
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="classifier")(x)
-    name = name or f"convnet_{n}_{m}_{k}"
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+            x = bound.activation(name=f"dense{layer + 1}.act")(bound.dense(units, name=f"dense{layer + 1}")(x))
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="classifier")(x)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name or f"convnet_{n}_{m}_{k}",
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)

@@ -1,6 +1,6 @@
 """EfficientNet: Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019).
 
-Table 1 is B0; B1 to B7 are its published scalings. They equal torchvision's `efficientnet_b0…b7`: symmetric margins,
+Table 1 is B0; B1 to B7 are its published scalings. They equal torchvision's `efficientnet_b0…b7`: symmetric padding,
 batch-norm epsilon 1e-5 (B5 to B7 1e-3), stochastic depth that drops whole images' branches, more often with depth.
 
 How it trains (section 5.2): RMSProp with decay and momentum 0.9, rate 0.256 falling by 3 % every 2.4 epochs, weight
@@ -11,7 +11,7 @@ import math
 
 import keras
 
-from kvision.applications.building import finish, image_input, round_channels, variant_row
+from kvision.applications.building import build_network, finish, image_input, round_channels, variant_of, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import SqueezeExcite, StochasticDepth
 from kvision.layers.conventions import conventions
@@ -111,9 +111,9 @@ def EfficientNet(
         norm: `"batch"`, `"sync_batch"`, `"group"`, `"frozen_batch"` or None.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         dropout_rate: Before the classifier, in [0, 1); None takes the row's.
-        stochastic_depth_rate: Of the last block, in [0, 1]; earlier blocks in proportion to their place.
-        features: Names of the maps to return instead: `"C1"` to `"C5"`, the last block of each stride. C5 is stage 8's,
-            as detectors take it; the convolution of stage 9 belongs to the classifier.
+        stochastic_depth_rate: Of the last block, in [0, 1]; earlier blocks in proportion to their index.
+        features: Names of the maps to return instead: `"C1"` to `"C5"`, the last block of each stride. C5 is stage 8's:
+            the convolution of stage 9 belongs to the classifier.
         width, depth: Factors of all channels and of all stages' layers, > 0; None takes the row's.
         resolution: Height and width of the default `input_shape`, in pixels; None takes the row's.
         name: Of the model.
@@ -132,7 +132,7 @@ def EfficientNet(
     )
     input_shape = input_shape or (row["resolution"], row["resolution"], 3)
     images = image_input("EfficientNet", input_shape, stride=32, classes=classes)
-    conv, dense, norm, act = conventions(
+    bound = conventions(
         norm, activation, initializer, bias_initializer, epsilon=row["epsilon"], momentum=row["momentum"]
     )
 
@@ -141,8 +141,8 @@ def EfficientNet(
 
     depths = [math.ceil(layers * row["depth"]) for *_, layers in row["stages"]]
     levels, index, stride = {}, 0, 2
-    x = conv(round_channels(32 * row["width"]), 3, strides=2, name="features.0.0")(images)
-    x = act(name="features.0.2")(norm(name="features.0.1")(x))
+    x = bound.conv(round_channels(32 * row["width"]), 3, strides=2, name="features.0.0")(images)
+    x = bound.activation(name="features.0.2")(bound.norm(name="features.0.1")(x))
     for stage, (expansion, kernel_size, first_strides, channels, _) in enumerate(row["stages"], 1):
         for block in range(depths[stage - 1]):
             x = _inverted_residual(
@@ -152,7 +152,8 @@ def EfficientNet(
                 first_strides if block == 0 else 1,
                 expansion,
                 stochastic_depth_rate * index / sum(depths),
-                (conv, norm, act, squeeze),
+                bound,
+                squeeze,
                 name=f"features.{stage}.{block}",
             )
             index += 1
@@ -160,29 +161,36 @@ def EfficientNet(
         levels[f"C{stride.bit_length() - 1}"] = x
 
     last = f"features.{len(row['stages']) + 1}"
-    x = conv(4 * x.shape[-1], 1, name=f"{last}.0")(x)
-    x = act(name=f"{last}.2")(norm(name=f"{last}.1")(x))
+    x = bound.conv(4 * x.shape[-1], 1, name=f"{last}.0")(x)
+    x = bound.activation(name=f"{last}.2")(bound.norm(name=f"{last}.1")(x))
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
         x = keras.layers.Dropout(row["dropout_rate"], name="classifier.0")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="classifier.1")(x)
-    name = name or f"efficientnet_{variant}"
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="classifier.1")(x)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name or f"efficientnet_{variant}",
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)
 
 
-def _inverted_residual(x, channels, kernel_size, strides, expansion, drop_rate, parts, name):
+def _inverted_residual(x, channels, kernel_size, strides, expansion, drop_rate, bound, squeeze, name):
     """MBConv: 1x1 to widen, a window in each channel, squeeze and excitation, 1x1 to narrow without activation."""
-    conv, norm, act, squeeze = parts
     y, part = x, 0
     if expansion > 1:
-        y = conv(expansion * x.shape[-1], 1, name=f"{name}.block.0.0")(y)
-        y = act(name=f"{name}.block.0.2")(norm(name=f"{name}.block.0.1")(y))
+        y = bound.conv(expansion * x.shape[-1], 1, name=f"{name}.block.0.0")(y)
+        y = bound.activation(name=f"{name}.block.0.2")(bound.norm(name=f"{name}.block.0.1")(y))
         part = 1
-    y = conv.depthwise(kernel_size, strides=strides, name=f"{name}.block.{part}.0")(y)
-    y = act(name=f"{name}.block.{part}.2")(norm(name=f"{name}.block.{part}.1")(y))
+    y = bound.depthwise(kernel_size, strides=strides, name=f"{name}.block.{part}.0")(y)
+    y = bound.activation(name=f"{name}.block.{part}.2")(bound.norm(name=f"{name}.block.{part}.1")(y))
     y = squeeze(max(1, x.shape[-1] // 4), name=f"{name}.block.{part + 1}")(y)
-    y = conv(channels, 1, name=f"{name}.block.{part + 2}.0")(y)
-    y = norm(name=f"{name}.block.{part + 2}.1")(y)
+    y = bound.conv(channels, 1, name=f"{name}.block.{part + 2}.0")(y)
+    y = bound.norm(name=f"{name}.block.{part + 2}.1")(y)
     if strides > 1 or x.shape != y.shape:
         return y
     if drop_rate:
@@ -190,41 +198,11 @@ def _inverted_residual(x, channels, kernel_size, strides, expansion, drop_rate, 
     return keras.layers.Add(name=f"{name}.add")([x, y])
 
 
-def EfficientNetB0(**options):
-    """EfficientNet-B0, 224 pixels: 5,288,548 parameters."""
-    return EfficientNet("b0", **options)
-
-
-def EfficientNetB1(**options):
-    """EfficientNet-B1, 240 pixels: 7,794,184 parameters."""
-    return EfficientNet("b1", **options)
-
-
-def EfficientNetB2(**options):
-    """EfficientNet-B2, 260 pixels: 9,109,994 parameters."""
-    return EfficientNet("b2", **options)
-
-
-def EfficientNetB3(**options):
-    """EfficientNet-B3, 300 pixels: 12,233,232 parameters."""
-    return EfficientNet("b3", **options)
-
-
-def EfficientNetB4(**options):
-    """EfficientNet-B4, 380 pixels: 19,341,616 parameters."""
-    return EfficientNet("b4", **options)
-
-
-def EfficientNetB5(**options):
-    """EfficientNet-B5, 456 pixels: 30,389,784 parameters."""
-    return EfficientNet("b5", **options)
-
-
-def EfficientNetB6(**options):
-    """EfficientNet-B6, 528 pixels: 43,040,704 parameters."""
-    return EfficientNet("b6", **options)
-
-
-def EfficientNetB7(**options):
-    """EfficientNet-B7, 600 pixels: 66,347,960 parameters."""
-    return EfficientNet("b7", **options)
+EfficientNetB0 = variant_of(EfficientNet, "b0", "EfficientNetB0", "EfficientNet-B0, 224 pixels: 5,288,548 parameters.")
+EfficientNetB1 = variant_of(EfficientNet, "b1", "EfficientNetB1", "EfficientNet-B1, 240 pixels: 7,794,184 parameters.")
+EfficientNetB2 = variant_of(EfficientNet, "b2", "EfficientNetB2", "EfficientNet-B2, 260 pixels: 9,109,994 parameters.")
+EfficientNetB3 = variant_of(EfficientNet, "b3", "EfficientNetB3", "EfficientNet-B3, 300 pixels: 12,233,232 parameters.")
+EfficientNetB4 = variant_of(EfficientNet, "b4", "EfficientNetB4", "EfficientNet-B4, 380 pixels: 19,341,616 parameters.")
+EfficientNetB5 = variant_of(EfficientNet, "b5", "EfficientNetB5", "EfficientNet-B5, 456 pixels: 30,389,784 parameters.")
+EfficientNetB6 = variant_of(EfficientNet, "b6", "EfficientNetB6", "EfficientNet-B6, 528 pixels: 43,040,704 parameters.")
+EfficientNetB7 = variant_of(EfficientNet, "b7", "EfficientNetB7", "EfficientNet-B7, 600 pixels: 66,347,960 parameters.")

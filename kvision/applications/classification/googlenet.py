@@ -5,22 +5,23 @@ Convolutions" (2014).
 not give: Krizhevsky's), a 5x5 branch, 3x3 poolings whose last window may reach over the edge. "torchvision" equals
 torchvision's `googlenet`, which `GoogLeNet(norm="batch")` builds: batch normalisation (epsilon 1e-3) after every
 convolution instead of the response normalisations, 3x3 where the paper has 5x5, a 2x2 pooling before 5a, less dropout.
-Deviation: He initialisation.
+Deviation: He initialization.
 
 Two auxiliary heads (section 5) help the lower layers to learn. They belong to training only: `auxiliary=True` builds an
 `AuxiliaryClassifier`, which fits like any model and whose `inference_model()` is the network without them.
 
 How it trains (section 6): SGD with momentum 0.9, rate falling by 4 % every 8 epochs, the mean of the weights over the
-run for inference, crops of 8 to 100 % of the picture.
+run for inference, crops of 8 to 100 % of the image.
 """
 
 import keras
 
 from kvision._keras import compiled_loss
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D, LocalResponseNormalization, MaxPooling2D
 from kvision.layers.conventions import conventions
+from kvision.network import Network
 
 AUXILIARY_WEIGHT = 0.3  # section 5
 
@@ -92,7 +93,8 @@ def GoogLeNet(
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         auxiliary: Build the two heads on 4a and 4d, for training: the model is an `AuxiliaryClassifier`.
         dropout_rate, auxiliary_dropout_rate: Before the classifier, inside the heads, in [0, 1); None takes the row's.
-        features: Names of the maps to return instead, `"C1"` to `"C5"`: conv1, the stem's last, 3b, 4e, 5b.
+        features: Names of the maps to return instead, `"C1"` to `"C5"`: conv1, the stem's last convolution before its
+            response normalisation, 3b, 4e, 5b.
         name: Of the model.
 
     Returns:
@@ -115,28 +117,28 @@ def GoogLeNet(
     if auxiliary and not include_top:
         raise ValueError(f"{name}: auxiliary heads train the classifier with it. Pass include_top=True as well.")
     images = image_input("GoogLeNet", input_shape, stride=32, classes=classes)
-    conv, dense, normalize, act = conventions(norm, activation, initializer, bias_initializer, epsilon=1e-3)
+    bound = conventions(norm, activation, initializer, bias_initializer, epsilon=1e-3)
 
     def convolve(x, filters, kernel_size, name, strides=1):
-        x = conv(filters, kernel_size, strides=strides, name=f"{name}.conv")(x)
-        return act(name=f"{name}.relu")(normalize(name=f"{name}.bn")(x))
+        x = bound.conv(filters, kernel_size, strides=strides, name=f"{name}.conv")(x)
+        return bound.activation(name=f"{name}.relu")(bound.norm(name=f"{name}.bn")(x))
 
-    def respond(x, name):
+    def normalize_response(x, name):
         return LocalResponseNormalization(name=name)(x) if norm is None else x
 
     def head(x, name):
         pooled = _head_pooling(row["head_pool"], x.shape[1:3], name)(x)
         x = keras.layers.Flatten(name=f"{name}.flatten")(convolve(pooled, row["head_widths"][0], 1, f"{name}.conv"))
-        x = act(name=f"{name}.relu")(dense(row["head_widths"][1], name=f"{name}.fc1")(x))
+        x = bound.activation(name=f"{name}.relu")(bound.dense(row["head_widths"][1], name=f"{name}.fc1")(x))
         x = keras.layers.Dropout(row["auxiliary_dropout_rate"], name=f"{name}.dropout")(x)
-        return dense(classes, activation=classifier_activation, dtype="float32", name=f"{name}.fc2")(x)
+        return bound.dense(classes, activation=classifier_activation, dtype="float32", name=f"{name}.fc2")(x)
 
     levels, heads = {}, {}
     widths = row["stem"]
     x = levels["C1"] = convolve(images, widths[0], 7, "conv1", strides=2)
-    x = respond(_pool(3, "maxpool1")(x), "norm1")
-    x = convolve(convolve(x, widths[1], 1, "conv2"), widths[2], 3, "conv3")
-    x = levels["C2"] = respond(x, "norm2")
+    x = normalize_response(_pool(3, "maxpool1")(x), "norm1")
+    x = levels["C2"] = convolve(convolve(x, widths[1], 1, "conv2"), widths[2], 3, "conv3")
+    x = normalize_response(x, "norm2")
     for label, widths in row["blocks"].items():
         stage = int(label[0])
         if label.endswith("a"):
@@ -148,17 +150,18 @@ def GoogLeNet(
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
         x = keras.layers.Dropout(row["dropout_rate"], name="dropout")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="fc")(x)
-    return finish(
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="fc")(x)
+    model = build_network(
         images,
         {"scores": x, **heads} if auxiliary else x,
         levels,
         include_top=include_top,
         features=features,
         name=name,
-        weights=weights,
-        model_class=AuxiliaryClassifier if auxiliary else keras.Model,
+        preprocessing=preprocess_input,
+        model_class=AuxiliaryClassifier if auxiliary else Network,
     )
+    return finish(model, weights)
 
 
 def _inception(x, widths, wide_kernel, convolve, name):
@@ -186,12 +189,12 @@ def _head_pooling(window, size, name):
 
 
 @keras.saving.register_keras_serializable("kvision")
-class AuxiliaryClassifier(keras.Model):
+class AuxiliaryClassifier(Network):
     """A classifier with auxiliary heads that only training sees (section 5).
 
-    Its outputs are a dict: `"scores"`, and one entry a head. In training all are returned, and the loss of `compile` is
-    taken of each: that of the scores whole, those of the heads times 0.3. Everywhere else, in `predict`, `evaluate` and
-    the metrics too, there are the scores alone.
+    Its outputs are a dict: `"scores"`, and one entry per head. In training all are returned, and the loss of `compile`
+    is taken of each: that of the scores whole, those of the heads times 0.3. Everywhere else, in `predict`, `evaluate`
+    and the metrics too, there are the scores alone.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -214,5 +217,8 @@ class AuxiliaryClassifier(keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def inference_model(self):
-        """The network without its heads, sharing layers and weights: a plain model, to be saved and exported."""
-        return keras.Model(self.inputs[0], self.output["scores"], name=self.name)
+        """The network without its heads, sharing layers and weights, to be saved and exported."""
+        network = Network(self.inputs[0], self.output["scores"], name=self.name)
+        network.preprocessing, network.feature_info = self.preprocessing, self.feature_info
+        network.weight_sources = self.weight_sources
+        return network

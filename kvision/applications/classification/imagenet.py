@@ -6,25 +6,14 @@ import importlib.resources
 import numpy as np
 from keras import ops
 
-# Mean and standard deviation of the training pictures in RGB, for values in 0…1, as torchvision's weights expect them.
+from kvision.network import Preprocessing
+
+# Mean and standard deviation of the training images in RGB, for values in 0…1, as torchvision's weights expect them.
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
-
-def preprocess_input(images):
-    """RGB images of 0…255 to zero mean and unit deviation per channel, as torchvision prepares them.
-
-    Args:
-        images: [..., h, w, 3], any numeric type.
-
-    Returns:
-        float32 array or tensor of the same shape: NumPy in, NumPy out.
-    """
-    mean = 255 * np.array(MEAN, "float32")
-    scale = 255 * np.array(STANDARD_DEVIATION, "float32")
-    if isinstance(images, np.ndarray):
-        return (images.astype("float32") - mean) / scale
-    return (ops.cast(images, "float32") - mean) / scale
+# RGB images of 0…255 to zero mean and unit deviation per channel.
+preprocess_input = Preprocessing(mean=MEAN, deviation=STANDARD_DEVIATION)
 
 
 def decode_predictions(predictions, top=5):

@@ -13,8 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_row
 from kvision.layers.conventions import conventions, kernel_initializer
+from kvision.network import Preprocessing
 
 # Table I: the maps of S2 that each map of C3 sees.
 C3_TABLE = (
@@ -48,9 +49,8 @@ VARIANTS = {
 PROOF = "a NumPy twin of the whole network, and the counts of the paper"
 
 
-def preprocess_input(images):
-    """Grey images of 0…255 (background 0) to the paper's −0.1…1.175: mean near 0, variance near 1."""
-    return images * (1.275 / 255.0) - 0.1
+# Grey images of 0…255 (background 0): in the paper's range their mean is near 0 and their variance near 1.
+preprocess_input = Preprocessing(value_range=(-0.1, 1.175))
 
 
 def decode_predictions(predictions):
@@ -113,7 +113,16 @@ def LeNet5(
         x, levels = _paper(images, row, include_top, classes, classifier_activation, norm)
     else:
         x, levels = _modern(images, row, include_top, classes, classifier_activation, norm, bias_initializer)
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name,
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)
 
 
 def _paper(x, row, include_top, classes, classifier_activation, norm):
@@ -126,33 +135,37 @@ def _paper(x, row, include_top, classes, classifier_activation, norm):
             f'LeNet5: "1998" compares with the codes of the ten digits, got classes={classes}. Take "modern".'
         )
     initializer = FanInUniform() if row["initializer"] == "fan_in" else kernel_initializer(row["initializer"])
-    conv, dense, _, act = conventions(None, squash if row["activation"] == "squash" else row["activation"], initializer)
+    bound = conventions(None, squash if row["activation"] == "squash" else row["activation"], initializer)
 
     levels = {}
-    x = levels["C0"] = act(name="C1.squash")(conv(6, 5, padding="valid", name="C1")(x))
-    x = act(name="S2.squash")(Subsampling(name="S2")(x))
-    x = levels["C1"] = act(name="C3.squash")(TableConv2D(C3_TABLE, 5, kernel_initializer=initializer, name="C3")(x))
-    x = levels["C2"] = act(name="S4.squash")(Subsampling(name="S4")(x))
+    x = bound.conv(6, 5, padding="valid", name="C1")(x)
+    x = levels["C0"] = bound.activation(name="C1.squash")(x)
+    x = bound.activation(name="S2.squash")(Subsampling(name="S2")(x))
+    x = TableConv2D(C3_TABLE, 5, kernel_initializer=initializer, name="C3")(x)
+    x = levels["C1"] = bound.activation(name="C3.squash")(x)
+    x = levels["C2"] = bound.activation(name="S4.squash")(Subsampling(name="S4")(x))
     if include_top:
-        x = act(name="C5.squash")(conv(120, 5, padding="valid", name="C5")(x))
+        x = bound.activation(name="C5.squash")(bound.conv(120, 5, padding="valid", name="C5")(x))
         x = keras.layers.Flatten(name="flatten")(x)
-        x = act(name="F6.squash")(dense(84, name="F6")(x))
+        x = bound.activation(name="F6.squash")(bound.dense(84, name="F6")(x))
         x = DistanceToCodes(classifier_activation, dtype="float32", name="output")(x)
     return x, levels
 
 
 def _modern(x, row, include_top, classes, classifier_activation, norm, bias_initializer):
-    conv, dense, norm, act = conventions(norm, row["activation"], row["initializer"], bias_initializer)
+    bound = conventions(norm, row["activation"], row["initializer"], bias_initializer)
     levels = {}
-    x = levels["C0"] = act(name="C1.act")(norm(name="C1.norm")(conv(6, 5, padding="valid", name="C1")(x)))
+    x = bound.conv(6, 5, padding="valid", name="C1")(x)
+    x = levels["C0"] = bound.activation(name="C1.act")(bound.norm(name="C1.norm")(x))
     x = keras.layers.MaxPooling2D(2, name="S2")(x)
-    x = levels["C1"] = act(name="C3.act")(norm(name="C3.norm")(conv(16, 5, padding="valid", name="C3")(x)))
+    x = bound.conv(16, 5, padding="valid", name="C3")(x)
+    x = levels["C1"] = bound.activation(name="C3.act")(bound.norm(name="C3.norm")(x))
     x = levels["C2"] = keras.layers.MaxPooling2D(2, name="S4")(x)
     if include_top:
-        x = act(name="C5.act")(conv(120, 5, padding="valid", use_bias=True, name="C5")(x))
-        x = keras.layers.Flatten(name="flatten")(x)
-        x = act(name="F6.act")(dense(84, name="F6")(x))
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="output")(x)
+        x = bound.conv(120, 5, padding="valid", use_bias=True, name="C5")(x)
+        x = keras.layers.Flatten(name="flatten")(bound.activation(name="C5.act")(x))
+        x = bound.activation(name="F6.act")(bound.dense(84, name="F6")(x))
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="output")(x)
     return x, levels
 
 
@@ -204,7 +217,7 @@ class TableConv2D(keras.layers.Layer):
         kernel_size: Rows and columns of the window.
         kernel_initializer: Of each map's kernel.
 
-    Only the connections of the table are weights: Σ |row| · kernel_size² of them, and one bias a map.
+    Only the connections of the table are weights: Σ |row| · kernel_size² of them, and one bias per map.
     Shapes: [b, h, w, c] → [b, h − kernel_size + 1, w − kernel_size + 1, len(table)].
     """
 
@@ -226,17 +239,17 @@ class TableConv2D(keras.layers.Layer):
             name="kernel",
         )
         self.bias = self.add_weight(shape=(len(self.table),), initializer="zeros", name="bias")
-        self._place = np.zeros((sum(map(len, self.table)), input_shape[-1] * len(self.table)), "float32")
+        self._connections = np.zeros((sum(map(len, self.table)), input_shape[-1] * len(self.table)), "float32")
         row = 0
         for output, maps in enumerate(self.table):
             for channel in maps:
-                self._place[row, channel * len(self.table) + output] = 1.0
+                self._connections[row, channel * len(self.table) + output] = 1.0
                 row += 1
 
     def call(self, inputs):
         size, outputs = self.kernel_size, len(self.table)
-        place = ops.cast(self._place, self.compute_dtype)
-        dense = ops.reshape(ops.matmul(self.kernel, place), (size, size, inputs.shape[-1], outputs))
+        connections = ops.cast(self._connections, self.compute_dtype)
+        dense = ops.reshape(ops.matmul(self.kernel, connections), (size, size, inputs.shape[-1], outputs))
         return ops.conv(inputs, dense, padding="valid") + self.bias
 
     def compute_output_shape(self, input_shape):

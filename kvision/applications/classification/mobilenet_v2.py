@@ -1,6 +1,6 @@
 """MobileNetV2: Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018).
 
-Table 2; equals torchvision's `mobilenet_v2`: symmetric margins, batch-norm epsilon 1e-5. Widths other than 1.0 follow
+Table 2; equals torchvision's `mobilenet_v2`: symmetric padding, batch-norm epsilon 1e-5. Widths other than 1.0 follow
 section 6.1: every layer's channels are scaled and rounded to multiples of 8, the last one's only upwards.
 
 How it trains (section 6.1): RMSProp with decay and momentum 0.9, batch 96 on each of 16 GPUs, rate 0.045 falling by 2 %
@@ -9,7 +9,7 @@ an epoch, weight decay 4e-5.
 
 import keras
 
-from kvision.applications.building import finish, image_input, round_channels, variant_row
+from kvision.applications.building import build_network, finish, image_input, round_channels, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers.conventions import conventions
 
@@ -71,7 +71,8 @@ def MobileNetV2(
         norm: `"batch"`, `"sync_batch"`, `"group"`, `"frozen_batch"` or None.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         dropout_rate: Before the classifier, in [0, 1).
-        features: Names of the maps to return instead, `"C1"` to `"C5"`; C5 is the last 1x1 convolution's.
+        features: Names of the maps to return instead, `"C1"` to `"C5"`, the last block of each stride: the last 1x1
+            convolution belongs to the classifier.
         width: Factor of all channels, > 0; None takes the row's.
         name: Of the model.
 
@@ -86,38 +87,46 @@ def MobileNetV2(
     """
     row = variant_row("MobileNetV2", VARIANTS, variant, width=width)
     images = image_input("MobileNetV2", input_shape, stride=32, classes=classes)
-    conv, dense, norm, act = conventions(norm, activation, initializer, bias_initializer)
+    bound = conventions(norm, activation, initializer, bias_initializer)
 
     levels, index, stride = {}, 1, 2
-    x = conv(round_channels(32 * row["width"]), 3, strides=2, name="features.0.0")(images)
-    x = act(name="features.0.2")(norm(name="features.0.1")(x))
+    x = bound.conv(round_channels(32 * row["width"]), 3, strides=2, name="features.0.0")(images)
+    x = bound.activation(name="features.0.2")(bound.norm(name="features.0.1")(x))
     for expansion, channels, repeats, first_strides in row["blocks"]:
         for strides in (first_strides,) + (1,) * (repeats - 1):
             channels_out = round_channels(channels * row["width"])
-            x = _inverted_residual(x, channels_out, strides, expansion, conv, norm, act, name=f"features.{index}")
+            x = _inverted_residual(x, channels_out, strides, expansion, bound, name=f"features.{index}")
             index += 1
         stride *= first_strides
         levels[f"C{stride.bit_length() - 1}"] = x
-    x = conv(round_channels(row["last"] * max(1.0, row["width"])), 1, name=f"features.{index}.0")(x)
-    x = act(name=f"features.{index}.2")(norm(name=f"features.{index}.1")(x))
-    levels[f"C{stride.bit_length() - 1}"] = x
+    x = bound.conv(round_channels(row["last"] * max(1.0, row["width"])), 1, name=f"features.{index}.0")(x)
+    x = bound.activation(name=f"features.{index}.2")(bound.norm(name=f"features.{index}.1")(x))
 
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
         x = keras.layers.Dropout(dropout_rate, name="classifier.0")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="classifier.1")(x)
-    name = name or f"mobilenet_v2_{variant}"
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="classifier.1")(x)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name or f"mobilenet_v2_{variant}",
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)
 
 
-def _inverted_residual(x, channels, strides, expansion, conv, norm, act, name):
+def _inverted_residual(x, channels, strides, expansion, bound, name):
     """Figure 3b: 1x1 to widen, 3x3 in each channel, 1x1 to narrow without activation; the narrow ends are added."""
     y, part = x, 0
     if expansion > 1:
-        y = conv(expansion * x.shape[-1], 1, name=f"{name}.conv.0.0")(y)
-        y = act(name=f"{name}.conv.0.2")(norm(name=f"{name}.conv.0.1")(y))
+        y = bound.conv(expansion * x.shape[-1], 1, name=f"{name}.conv.0.0")(y)
+        y = bound.activation(name=f"{name}.conv.0.2")(bound.norm(name=f"{name}.conv.0.1")(y))
         part = 1
-    y = conv.depthwise(3, strides=strides, name=f"{name}.conv.{part}.0")(y)
-    y = act(name=f"{name}.conv.{part}.2")(norm(name=f"{name}.conv.{part}.1")(y))
-    y = norm(name=f"{name}.conv.{part + 2}")(conv(channels, 1, name=f"{name}.conv.{part + 1}")(y))
+    y = bound.depthwise(3, strides=strides, name=f"{name}.conv.{part}.0")(y)
+    y = bound.activation(name=f"{name}.conv.{part}.2")(bound.norm(name=f"{name}.conv.{part}.1")(y))
+    y = bound.conv(channels, 1, name=f"{name}.conv.{part + 1}")(y)
+    y = bound.norm(name=f"{name}.conv.{part + 2}")(y)
     return keras.layers.Add(name=f"{name}.add")([x, y]) if strides == 1 and x.shape == y.shape else y

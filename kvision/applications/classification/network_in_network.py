@@ -1,9 +1,9 @@
 """Network in network: Lin, Chen, Yan, "Network In Network" (2013).
 
 Section 3: after each convolution, 1x1 convolutions ("cascaded cross channel pooling") make every window a small
-perceptron, and instead of dense layers the maps of the last 1x1 convolution, one a class, are averaged. "cifar10" is
+perceptron, and instead of dense layers the maps of the last 1x1 convolution, one per class, are averaged. "cifar10" is
 the network of section 4.1 as its authors published it; "imagenet" their network of Caffe's model zoo. As there, ReLU
-also follows the class maps, and the last window of a pooling may reach over the edge. Deviation: He initialisation. No
+also follows the class maps, and the last window of a pooling may reach over the edge. Deviation: He initialization. No
 reference implementation is their equal.
 
 How it trains (section 4): SGD with momentum in batches of 128; the rate falls to a tenth when the training error stops
@@ -12,12 +12,12 @@ falling, twice; weight decay, and dropout between the stages.
 
 import keras
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import MaxPooling2D
 from kvision.layers.conventions import conventions
 
-# Each stage: channels of its convolution and of its 1x1 convolutions, window, stride, margin. Between stages a pooling
+# Each stage: channels of its convolution and of its 1x1 convolutions, window, stride, padding. Between stages a pooling
 # of 3x3 at stride 2, and a dropout before the stages `dropped`. The last stage ends with one more 1x1 convolution.
 VARIANTS = {
     "imagenet": {
@@ -82,7 +82,8 @@ def NetworkInNetwork(
         norm: None, `"batch"`, `"sync_batch"`, `"group"` or `"frozen_batch"`, after every convolution but the last.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         dropout_rate: Between the stages, in [0, 1).
-        features: Names of the maps to return instead: `"C2"` to `"C5"`, for CIFAR `"C0"` to `"C2"`, one a stage.
+        features: Names of the maps to return instead: `"C2"` to `"C5"`, for CIFAR `"C0"` to `"C2"`, one per stage,
+            before the convolution of the class maps.
         name: Of the model.
 
     Returns:
@@ -101,30 +102,38 @@ def NetworkInNetwork(
     images = image_input(
         "NetworkInNetwork", input_shape, stride=row["stride"], smallest=row["smallest"], classes=classes
     )
-    conv, _, normalize, act = conventions(norm, activation, initializer, bias_initializer)
+    bound = conventions(norm, activation, initializer, bias_initializer)
 
     levels, x, pointwise, stride = {}, images, 0, 1
-    for stage, (widths, kernel_size, strides, margin) in enumerate(row["stages"], 1):
+    for stage, (widths, kernel_size, strides, padding) in enumerate(row["stages"], 1):
         if stage > 1:
             x = POOLINGS[row["pools"][stage - 2]](name=f"pool{stage - 1}")(x)
         if stage in row["dropped"]:
             x = keras.layers.Dropout(dropout_rate, name=f"drop{stage - 1}")(x)
-        x = conv(widths[0], kernel_size, strides=strides, padding=margin, name=f"conv{stage}")(x)
-        x = act(name=f"conv{stage}.relu")(normalize(name=f"conv{stage}.bn")(x))
+        x = bound.conv(widths[0], kernel_size, strides=strides, padding=padding, name=f"conv{stage}")(x)
+        x = bound.activation(name=f"conv{stage}.relu")(bound.norm(name=f"conv{stage}.bn")(x))
         for width in widths[1:]:
             pointwise += 1
-            x = conv(width, 1, name=f"cccp{pointwise}")(x)
-            x = act(name=f"cccp{pointwise}.relu")(normalize(name=f"cccp{pointwise}.bn")(x))
+            x = bound.conv(width, 1, name=f"cccp{pointwise}")(x)
+            x = bound.activation(name=f"cccp{pointwise}.relu")(bound.norm(name=f"cccp{pointwise}.bn")(x))
         stride = stride * strides * (2 if stage > 1 else 1)
         levels[f"C{stride.bit_length() - 1}"] = x
 
     if include_top:
-        x = conv(classes, 1, use_bias=True, name=f"cccp{pointwise + 1}")(x)
-        x = act(name=f"cccp{pointwise + 1}.relu")(x)
+        x = bound.conv(classes, 1, use_bias=True, name=f"cccp{pointwise + 1}")(x)
+        x = bound.activation(name=f"cccp{pointwise + 1}.relu")(x)
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
         x = keras.layers.Activation(classifier_activation or "linear", dtype="float32", name="scores")(x)
-    name = name or f"network_in_network_{variant}"
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name or f"network_in_network_{variant}",
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)
 
 
 def _max_pooling(name):

@@ -5,7 +5,7 @@ ImageNet networks: table 1; the stride of a bottleneck sits on its 3x3 convoluti
 channels are zero), and the plain networks of figure 6 that show what happens without shortcuts.
 
 With `deformable` stages: Dai et al., "Deformable Convolutional Networks" (2017), and Zhu et al., "Deformable ConvNets
-v2" (2018), section 3.1: every 3x3 convolution of these stages moves its taps.
+v2" (2018), section 3.1: the taps of every 3x3 convolution of these stages have learned offsets.
 
 How it trains (section 3.4): SGD with momentum 0.9, batch 256, rate 0.1 divided by 10 at plateaus, weight decay 1e-4.
 CIFAR (section 4.2): batch 128, rate 0.1 divided by 10 at 32k and 48k of 64k iterations.
@@ -16,7 +16,7 @@ import functools
 import keras
 from keras import ops
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_of, variant_row
 from kvision.applications.classification import imagenet
 from kvision.errors import choose
 from kvision.layers import MaxPooling2D
@@ -40,7 +40,7 @@ VARIANTS = {
 }
 
 # Torchvision's weights (IMAGENET1K_V1) as timm publishes them; accuracies from torchvision's table of weights.
-_PREPROCESSING = "short side to 256 (bilinear), centre 224x224, `preprocess_input`"
+_RESIZING = "short side to 256 (bilinear), centre 224x224"
 WEIGHTS = {
     depth: {
         "imagenet": Published(
@@ -49,7 +49,7 @@ WEIGHTS = {
             "timm",
             "BSD-3-Clause",
             accuracy,
-            _PREPROCESSING,
+            _RESIZING,
             ("fc",),
         )
     }
@@ -95,9 +95,9 @@ def ResNet(
         norm: `"batch"`, `"sync_batch"`, `"group"`, `"frozen_batch"` or None.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         features: Names of the maps to return instead: `"C1"` to `"C5"` (CIFAR `"C0"` to `"C2"`).
-        deformable: Levels whose stages have deformable 3x3 convolutions, such as `("C3", "C4", "C5")`. They start as
-            plain ones.
-        modulated: Whether these also weigh their taps: True is v2, False v1.
+        deformable: Levels whose stages have deformable 3x3 convolutions, such as `("C3", "C4", "C5")`; initially these
+            equal plain ones.
+        modulated: Whether these also weight their taps: True is v2, False v1.
         block: `"basic"` or `"bottleneck"`; None takes the row's.
         depths: Blocks of each stage; None takes the row's.
         width: Channels of the first stage; None takes the row's.
@@ -117,81 +117,86 @@ def ResNet(
     stem, first_stride = STEMS[row["stem"]]
     stride = first_stride * 2 ** (len(row["depths"]) - 1)
     images = image_input("ResNet", input_shape, stride=stride, classes=classes)
-    conv, dense, norm, act = conventions(norm, activation, initializer, bias_initializer)
-    build_block, add = choose("block", BLOCKS, row["block"]), choose("shortcut", SHORTCUTS, row["shortcut"])
+    bound = conventions(norm, activation, initializer, bias_initializer)
+    add = functools.partial(choose("shortcut", SHORTCUTS, row["shortcut"]), bound=bound)
+    block = functools.partial(choose("block", BLOCKS, row["block"]), bound=bound, add=add)
 
     stages = [f"C{(first_stride * 2**stage).bit_length() - 1}" for stage in range(len(row["depths"]))]
-    moved = [choose("deformable level", {level: level for level in stages}, level) for level in deformable]
+    deformable = [choose("deformable level", {level: level for level in stages}, level) for level in deformable]
+    deformable_conv = functools.partial(bound.deformable, modulated=modulated)
 
     levels = {}
-    x = stem(images, row["width"], levels, conv, norm, act)
+    x = stem(images, row["width"], levels, bound)
     for stage, (level, depth) in enumerate(zip(stages, row["depths"], strict=True)):
-        conv3x3 = functools.partial(conv.deformable, modulated=modulated) if level in moved else conv
+        conv3x3 = deformable_conv if level in deformable else bound.conv
         for index in range(depth):
             strides = 2 if stage > 0 and index == 0 else 1
-            name_of_block = f"layer{stage + 1}.{index}"
-            x = build_block(x, row["width"] * 2**stage, strides, add, conv, conv3x3, norm, act, name=name_of_block)
+            x = block(x, row["width"] * 2**stage, strides, conv3x3=conv3x3, name=f"layer{stage + 1}.{index}")
         levels[level] = x
 
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="fc")(x)
-    name = name or f"resnet_{variant}"
-    return finish(
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="fc")(x)
+    model = build_network(
         images,
         x,
         levels,
         include_top=include_top,
         features=features,
-        name=name,
-        weights=weights,
-        published=WEIGHTS.get(variant),
+        name=name or f"resnet_{variant}",
+        preprocessing=preprocess_input,
     )
+    return finish(model, weights, WEIGHTS.get(variant))
 
 
-def _imagenet_stem(x, width, levels, conv, norm, act):
-    x = act(name="relu")(norm(name="bn1")(conv(width, 7, strides=2, name="conv1")(x)))
-    levels["C1"] = x
+def _imagenet_stem(x, width, levels, bound):
+    x = bound.conv(width, 7, strides=2, name="conv1")(x)
+    x = levels["C1"] = bound.activation(name="relu")(bound.norm(name="bn1")(x))
     return MaxPooling2D(3, strides=2, padding=1, name="maxpool")(x)
 
 
-def _cifar_stem(x, width, levels, conv, norm, act):
-    return act(name="relu")(norm(name="bn1")(conv(width, 3, name="conv1")(x)))
+def _cifar_stem(x, width, levels, bound):
+    x = bound.conv(width, 3, name="conv1")(x)
+    return bound.activation(name="relu")(bound.norm(name="bn1")(x))
 
 
-def _basic_block(x, width, strides, add, conv, conv3x3, norm, act, name):
+def _basic_block(x, width, strides, *, bound, conv3x3, add, name):
     """Figure 5 left: two 3x3 convolutions."""
     y = conv3x3(width, 3, strides=strides, name=f"{name}.conv1")(x)
-    y = act(name=f"{name}.relu1")(norm(name=f"{name}.bn1")(y))
-    y = norm(name=f"{name}.bn2")(conv3x3(width, 3, name=f"{name}.conv2")(y))
-    return act(name=f"{name}.relu2")(add(x, y, strides, conv, norm, name))
+    y = bound.activation(name=f"{name}.relu1")(bound.norm(name=f"{name}.bn1")(y))
+    y = conv3x3(width, 3, name=f"{name}.conv2")(y)
+    y = bound.norm(name=f"{name}.bn2")(y)
+    return bound.activation(name=f"{name}.relu2")(add(x, y, strides, name=name))
 
 
-def _bottleneck_block(x, width, strides, add, conv, conv3x3, norm, act, name):
+def _bottleneck_block(x, width, strides, *, bound, conv3x3, add, name):
     """Figure 5 right: 1x1 to reduce, 3x3, 1x1 to restore four times the width."""
-    y = act(name=f"{name}.relu1")(norm(name=f"{name}.bn1")(conv(width, 1, name=f"{name}.conv1")(x)))
+    y = bound.conv(width, 1, name=f"{name}.conv1")(x)
+    y = bound.activation(name=f"{name}.relu1")(bound.norm(name=f"{name}.bn1")(y))
     y = conv3x3(width, 3, strides=strides, name=f"{name}.conv2")(y)
-    y = act(name=f"{name}.relu2")(norm(name=f"{name}.bn2")(y))
-    y = norm(name=f"{name}.bn3")(conv(4 * width, 1, name=f"{name}.conv3")(y))
-    return act(name=f"{name}.relu3")(add(x, y, strides, conv, norm, name))
+    y = bound.activation(name=f"{name}.relu2")(bound.norm(name=f"{name}.bn2")(y))
+    y = bound.conv(4 * width, 1, name=f"{name}.conv3")(y)
+    y = bound.norm(name=f"{name}.bn3")(y)
+    return bound.activation(name=f"{name}.relu3")(add(x, y, strides, name=name))
 
 
-def _add_projection(x, y, strides, conv, norm, name):
+def _add_projection(x, y, strides, *, bound, name):
     """Option B: a 1x1 convolution where the shapes differ."""
     if x.shape != y.shape:
-        x = conv(y.shape[-1], 1, strides=strides, name=f"{name}.downsample.0")(x)
-        x = norm(name=f"{name}.downsample.1")(x)
+        x = bound.conv(y.shape[-1], 1, strides=strides, name=f"{name}.downsample.0")(x)
+        x = bound.norm(name=f"{name}.downsample.1")(x)
     return keras.layers.Add(name=f"{name}.add")([x, y])
 
 
-def _add_identity(x, y, strides, conv, norm, name):
+def _add_identity(x, y, strides, *, bound, name):
     """Option A: every other pixel, new channels zero on both sides."""
     if x.shape != y.shape:
         x = PadChannels(y.shape[-1], strides, name=f"{name}.downsample")(x)
     return keras.layers.Add(name=f"{name}.add")([x, y])
 
 
-def _no_add(x, y, strides, conv, norm, name):
+def _no_add(x, y, strides, *, bound, name):
+    """The plain networks of figure 6."""
     return y
 
 
@@ -223,46 +228,20 @@ BLOCKS = {"basic": _basic_block, "bottleneck": _bottleneck_block}
 SHORTCUTS = {"projection": _add_projection, "identity": _add_identity, None: _no_add}
 
 
-def ResNet18(**options):
-    """ResNet-18: 11,689,512 parameters."""
-    return ResNet("18", **options)
+_CIFAR_DATA = {"input_shape": (32, 32, 3), "classes": 10}
 
-
-def ResNet34(**options):
-    """ResNet-34: 21,797,672 parameters."""
-    return ResNet("34", **options)
-
-
-def ResNet50(**options):
-    """ResNet-50: 25,557,032 parameters."""
-    return ResNet("50", **options)
-
-
-def ResNet101(**options):
-    """ResNet-101: 44,549,160 parameters."""
-    return ResNet("101", **options)
-
-
-def ResNet152(**options):
-    """ResNet-152: 60,192,808 parameters."""
-    return ResNet("152", **options)
-
-
-def ResNet20(*, input_shape=(32, 32, 3), classes=10, **options):
-    """ResNet-20 for CIFAR: 269,722 parameters."""
-    return ResNet("cifar20", input_shape=input_shape, classes=classes, **options)
-
-
-def ResNet56(*, input_shape=(32, 32, 3), classes=10, **options):
-    """ResNet-56 for CIFAR."""
-    return ResNet("cifar56", input_shape=input_shape, classes=classes, **options)
-
-
-def PlainNet20(*, input_shape=(32, 32, 3), classes=10, **options):
-    """ResNet-20 without its shortcuts."""
-    return ResNet("plain20", input_shape=input_shape, classes=classes, **options)
-
-
-def PlainNet56(*, input_shape=(32, 32, 3), classes=10, **options):
-    """ResNet-56 without its shortcuts: trains worse than `PlainNet20` (figure 6)."""
-    return ResNet("plain56", input_shape=input_shape, classes=classes, **options)
+ResNet18 = variant_of(ResNet, "18", "ResNet18", "ResNet-18: 11,689,512 parameters.")
+ResNet34 = variant_of(ResNet, "34", "ResNet34", "ResNet-34: 21,797,672 parameters.")
+ResNet50 = variant_of(ResNet, "50", "ResNet50", "ResNet-50: 25,557,032 parameters.")
+ResNet101 = variant_of(ResNet, "101", "ResNet101", "ResNet-101: 44,549,160 parameters.")
+ResNet152 = variant_of(ResNet, "152", "ResNet152", "ResNet-152: 60,192,808 parameters.")
+ResNet20 = variant_of(ResNet, "cifar20", "ResNet20", "ResNet-20 for CIFAR: 269,722 parameters.", **_CIFAR_DATA)
+ResNet56 = variant_of(ResNet, "cifar56", "ResNet56", "ResNet-56 for CIFAR.", **_CIFAR_DATA)
+PlainNet20 = variant_of(ResNet, "plain20", "PlainNet20", "ResNet-20 without its shortcuts.", **_CIFAR_DATA)
+PlainNet56 = variant_of(
+    ResNet,
+    "plain56",
+    "PlainNet56",
+    "ResNet-56 without its shortcuts: trains worse than `PlainNet20` (figure 6).",
+    **_CIFAR_DATA,
+)

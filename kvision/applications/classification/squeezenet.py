@@ -2,7 +2,7 @@
 parameters and <0.5MB model size" (2016).
 
 "1.0" is table 1 of the paper; "1.1" its authors' later form, with the poolings two fire modules earlier and a 3x3 stem,
-at 2.4 times fewer multiplications. Both equal torchvision's `squeezenet1_0` and `squeezenet1_1`: no margin in conv1,
+at 2.4 times fewer multiplications. Both equal torchvision's `squeezenet1_0` and `squeezenet1_1`: no padding in conv1,
 poolings whose last window may reach over the edge, ReLU after the class maps. With `norm`, that follows every
 convolution but the last.
 
@@ -14,7 +14,7 @@ import itertools
 
 import keras
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import MaxPooling2D
 from kvision.layers.conventions import conventions
@@ -69,7 +69,8 @@ def SqueezeNet(
         norm: None, `"batch"`, `"sync_batch"`, `"group"` or `"frozen_batch"`.
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         dropout_rate: Before the class maps, in [0, 1).
-        features: Names of the maps to return instead: `"C1"` (the stem's) to `"C4"`.
+        features: Names of the maps to return instead: `"C1"` (the stem's) to `"C4"`, before the convolution of the
+            class maps.
         name: Of the model.
 
     Returns:
@@ -83,11 +84,11 @@ def SqueezeNet(
     """
     row = variant_row("SqueezeNet", VARIANTS, variant)
     images = image_input("SqueezeNet", input_shape, stride=16, smallest=row["smallest"], classes=classes)
-    conv, _, normalize, act = conventions(norm, activation, initializer, bias_initializer)
+    bound = conventions(norm, activation, initializer, bias_initializer)
 
     def convolve(x, filters, kernel_size, name, relu, **options):
-        x = normalize(name=f"{name}.bn")(conv(filters, kernel_size, name=name, **options)(x))
-        return act(name=relu)(x)
+        x = bound.conv(filters, kernel_size, name=name, **options)(x)
+        return bound.activation(name=relu)(bound.norm(name=f"{name}.bn")(x))
 
     def fire(x, squeeze, expand, name):
         x = convolve(x, squeeze, 1, f"{name}.squeeze", f"{name}.squeeze_activation")
@@ -109,8 +110,17 @@ def SqueezeNet(
 
     if include_top:
         x = keras.layers.Dropout(dropout_rate, name="classifier.0")(x)
-        x = act(name="classifier.2")(conv(classes, 1, use_bias=True, name="classifier.1")(x))
+        x = bound.conv(classes, 1, use_bias=True, name="classifier.1")(x)
+        x = bound.activation(name="classifier.2")(x)
         x = keras.layers.GlobalAveragePooling2D(name="classifier.3")(x)
         x = keras.layers.Activation(classifier_activation or "linear", dtype="float32", name="scores")(x)
-    name = name or f"squeezenet_{variant}"
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name or f"squeezenet_{variant}",
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)

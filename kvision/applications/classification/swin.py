@@ -1,8 +1,8 @@
 """Swin Transformer: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (2021).
 
 Section 3.3's T, S, B and L. Layers carry timm's names (`swin_tiny_patch4_window7_224`, …), which these equal;
-torchvision's `swin_t`, `swin_s`, `swin_b` load through `RENAMES`. Any picture size is taken: zeros fill up patches,
-windows and mergings at the bottom and right, as in the authors' detection code (torchvision crops a picture whose size
+torchvision's `swin_t`, `swin_s`, `swin_b` load through `RENAMES`. Any image size is taken: zeros pad patches,
+windows and mergings at the bottom and right, as in the authors' detection code (torchvision crops an image whose size
 4 does not divide). The named maps C2 to C5 each end with a layer normalisation of their own, `norm0` to `norm3`, as in
 the authors' detectors; published classifiers have none of these.
 
@@ -12,11 +12,12 @@ stochastic depth 0.2 (T), 0.3 (S), 0.5 (B); L: 0.2, in the authors' configuratio
 """
 
 import functools
+import operator
 
 import keras
 from keras import ops
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_of, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import MLP, Conv2D, LayerNormalization, StochasticDepth, WindowAttention
 
@@ -98,48 +99,51 @@ def Swin(
     )
     stride = 4 * 2 ** (len(row["depths"]) - 1)
     images = image_input("Swin", input_shape, stride=stride, classes=classes)
-    start = functools.partial(keras.initializers.TruncatedNormal, stddev=0.02)
+    initializer = functools.partial(keras.initializers.TruncatedNormal, stddev=0.02)
     norm = functools.partial(LayerNormalization, epsilon=1e-5)
     rates = _rising(row["stochastic_depth_rate"], sum(row["depths"]))
     block = functools.partial(_block, window=window, dropout=dropout_rate, attention_dropout=attention_dropout_rate)
 
-    x = Conv2D(row["width"], 4, strides=4, kernel_initializer=start(), name="patch_embed.proj")(_fill(images, 4))
+    x = Conv2D(row["width"], 4, strides=4, kernel_initializer=initializer(), name="patch_embed.proj")(_pad(images, 4))
     x = norm(name="patch_embed.norm")(x)
     levels = {}
     for stage, depth in enumerate(row["depths"]):
         if stage > 0:
-            x = PatchMerging(kernel_initializer=start(), name=f"layers.{stage}.downsample")(x)
+            x = PatchMerging(kernel_initializer=initializer(), name=f"layers.{stage}.downsample")(x)
         for index in range(depth):
             shift = window // 2 if index % 2 else 0
-            x = block(x, shift, next(rates), norm, start, name=f"layers.{stage}.blocks.{index}")
-        if features is not None:
-            levels[f"C{stage + 2}"] = norm(name=f"norm{stage}")(x)
+            x = block(x, shift, next(rates), norm, initializer, name=f"layers.{stage}.blocks.{index}")
+        levels[f"C{stage + 2}"] = x if features is None else norm(name=f"norm{stage}")(x)
 
     if features is None:
         x = norm(name="norm")(x)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
         x = keras.layers.Dense(
-            classes, activation=classifier_activation, kernel_initializer=start(), dtype="float32", name="head"
+            operator.index(classes),
+            activation=classifier_activation,
+            kernel_initializer=initializer(),
+            dtype="float32",
+            name="head",
         )(x)
-    return finish(
+    model = build_network(
         images,
         x,
         levels,
         include_top=include_top,
         features=features,
         name=name or f"swin_{variant.lower()}",
-        weights=weights,
-        renames=RENAMES,
+        preprocessing=preprocess_input,
     )
+    return finish(model, weights, renames=RENAMES)
 
 
 def _rising(last, count):
-    """Rates from 0 to `last`, one a block."""
+    """Rates from 0 to `last`, one per block."""
     return (last * index / max(count - 1, 1) for index in range(count))
 
 
-def _fill(x, multiple):
+def _pad(x, multiple):
     """Zeros below and to the right, up to a multiple of pixels."""
     below, right = (-pixels % multiple for pixels in x.shape[1:3])
     if not below and not right:
@@ -147,7 +151,7 @@ def _fill(x, multiple):
     return keras.layers.ZeroPadding2D(((0, below), (0, right)), name="patch_embed.pad")(x)
 
 
-def _block(x, shift, rate, norm, start, name, *, window, dropout, attention_dropout):
+def _block(x, shift, rate, norm, initializer, name, *, window, dropout, attention_dropout):
     """Figure 3b: attention in windows, then an MLP, each normalised before and added."""
     channels = x.shape[-1]
     y = norm(name=f"{name}.norm1")(x)
@@ -156,13 +160,13 @@ def _block(x, shift, rate, norm, start, name, *, window, dropout, attention_drop
         window=window,
         shift=shift,
         dropout_rate=attention_dropout,
-        kernel_initializer=start(),
+        kernel_initializer=initializer(),
         name=f"{name}.attn",
     )(y)
     y = keras.layers.Dropout(dropout, name=f"{name}.attn_drop")(y)
     x = keras.layers.Add(name=f"{name}.add1")([x, StochasticDepth(rate, name=f"{name}.drop_path1")(y)])
     y = norm(name=f"{name}.norm2")(x)
-    y = MLP(4 * channels, dropout_rate=dropout, kernel_initializer=start(), name=f"{name}.mlp")(y)
+    y = MLP(4 * channels, dropout_rate=dropout, kernel_initializer=initializer(), name=f"{name}.mlp")(y)
     return keras.layers.Add(name=f"{name}.add2")([x, StochasticDepth(rate, name=f"{name}.drop_path2")(y)])
 
 
@@ -170,7 +174,7 @@ def _block(x, shift, rate, norm, start, name, *, window, dropout, attention_drop
 class PatchMerging(keras.layers.Layer):
     """Halve a map: each 2x2 neighbours side by side in the channels, normalised, then projected to twice the channels.
 
-    Section 3.1. Odd maps are filled up with a row or column of zeros.
+    Section 3.1. Odd maps are padded with a row or column of zeros.
 
     Args:
         kernel_initializer: Of the projection.
@@ -212,21 +216,7 @@ class PatchMerging(keras.layers.Layer):
         return super().get_config() | {"kernel_initializer": keras.initializers.serialize(self.kernel_initializer)}
 
 
-def SwinT(**options):
-    """Swin-T: 28,288,354 parameters."""
-    return Swin("T", **options)
-
-
-def SwinS(**options):
-    """Swin-S: 49,606,258 parameters."""
-    return Swin("S", **options)
-
-
-def SwinB(**options):
-    """Swin-B: 87,768,224 parameters."""
-    return Swin("B", **options)
-
-
-def SwinL(**options):
-    """Swin-L: 196,532,476 parameters."""
-    return Swin("L", **options)
+SwinT = variant_of(Swin, "T", "SwinT", "Swin-T: 28,288,354 parameters.")
+SwinS = variant_of(Swin, "S", "SwinS", "Swin-S: 49,606,258 parameters.")
+SwinB = variant_of(Swin, "B", "SwinB", "Swin-B: 87,768,224 parameters.")
+SwinL = variant_of(Swin, "L", "SwinL", "Swin-L: 196,532,476 parameters.")

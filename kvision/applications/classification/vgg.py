@@ -1,8 +1,8 @@
 """VGG: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014).
 
 Table 1, configurations A, B, D, E. Layers carry the names and indices of torchvision's `vgg11…19` (`norm=None`) and
-`vgg11_bn…19_bn` (`norm="batch"`), which these equal. Deviation: He initialisation, with which the deep ones train from
-scratch without normalisation; the paper grew them from the trained configuration A.
+`vgg11_bn…19_bn` (`norm="batch"`), which these equal. Deviation: He initialization, with which the deep ones train from
+scratch without normalisation; the paper initialized them with layers of the trained configuration A.
 
 How it trains (section 3.1): SGD with momentum 0.9, batch 256, rate 0.01 divided by 10 at plateaus, weight decay 5e-4.
 """
@@ -11,7 +11,7 @@ import itertools
 
 import keras
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_of, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D
 from kvision.layers.conventions import conventions
@@ -36,7 +36,7 @@ WEIGHTS = {
             "timm",
             "BSD-3-Clause",
             71.592,
-            "short side to 256 (bilinear), centre 224x224, `preprocess_input`",
+            "short side to 256 (bilinear), centre 224x224",
             ("classifier.6",),
         )
     }
@@ -103,16 +103,16 @@ def VGG(
     """
     row = variant_row("VGG", VARIANTS, variant, depths=depths, widths=widths, units=units)
     images = image_input("VGG", input_shape, stride=2 ** len(row["depths"]), classes=classes)
-    conv, dense, normalize, act = conventions(norm, activation, initializer, bias_initializer)
+    bound = conventions(norm, activation, initializer, bias_initializer)
 
     levels, x = {}, images
     index = itertools.count()
     for stage, (depth, width) in enumerate(zip(row["depths"], row["widths"], strict=True)):
         for _ in range(depth):
-            x = conv(width, 3, use_bias=True, name=f"features.{next(index)}")(x)
+            x = bound.conv(width, 3, use_bias=True, name=f"features.{next(index)}")(x)
             if norm is not None:
-                x = normalize(name=f"features.{next(index)}")(x)
-            x = act(name=f"features.{next(index)}")(x)
+                x = bound.norm(name=f"features.{next(index)}")(x)
+            x = bound.activation(name=f"features.{next(index)}")(x)
         levels[f"C{stage}"] = x
         x = keras.layers.MaxPooling2D(2, name=f"features.{next(index)}")(x)
     levels[f"C{len(row['depths'])}"] = x
@@ -122,38 +122,23 @@ def VGG(
             x = AdaptiveAveragePooling2D((7, 7), name="avgpool")(x)
         x = keras.layers.Flatten(name="flatten")(x)
         for layer in (0, 3):
-            x = act(name=f"classifier.{layer + 1}")(dense(row["units"], name=f"classifier.{layer}")(x))
+            x = bound.dense(row["units"], name=f"classifier.{layer}")(x)
+            x = bound.activation(name=f"classifier.{layer + 1}")(x)
             x = keras.layers.Dropout(dropout_rate, name=f"classifier.{layer + 2}")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="classifier.6")(x)
-    name = name or f"vgg_{variant}"
-    return finish(
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="classifier.6")(x)
+    model = build_network(
         images,
         x,
         levels,
         include_top=include_top,
         features=features,
-        name=name,
-        weights=weights,
-        published=WEIGHTS.get(variant) if norm is None else None,
-        renames=RENAMES,
+        name=name or f"vgg_{variant}",
+        preprocessing=preprocess_input,
     )
+    return finish(model, weights, WEIGHTS.get(variant) if norm is None else None, RENAMES)
 
 
-def VGG11(**options):
-    """VGG-11 (A): 132,863,336 parameters."""
-    return VGG("11", **options)
-
-
-def VGG13(**options):
-    """VGG-13 (B): 133,047,848 parameters."""
-    return VGG("13", **options)
-
-
-def VGG16(**options):
-    """VGG-16 (D): 138,357,544 parameters; with `norm="batch"` 138,365,992."""
-    return VGG("16", **options)
-
-
-def VGG19(**options):
-    """VGG-19 (E): 143,667,240 parameters."""
-    return VGG("19", **options)
+VGG11 = variant_of(VGG, "11", "VGG11", "VGG-11 (A): 132,863,336 parameters.")
+VGG13 = variant_of(VGG, "13", "VGG13", "VGG-13 (B): 133,047,848 parameters.")
+VGG16 = variant_of(VGG, "16", "VGG16", 'VGG-16 (D): 138,357,544 parameters; with `norm="batch"` 138,365,992.')
+VGG19 = variant_of(VGG, "19", "VGG19", "VGG-19 (E): 143,667,240 parameters.")

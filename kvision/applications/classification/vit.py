@@ -3,9 +3,9 @@
 
 Layers carry timm's names (`vit_tiny_patch16_224`, …, `vit_base_r50_s16_224`), which these equal; torchvision's
 `vit_b_16`, `vit_b_32`, `vit_l_16`, `vit_l_32`, `vit_h_14` load through `RENAMES`. The hybrid's residual stem (section
-4.1, "Model Variants") has group normalisation and standardised kernels, and Keras's "same" margins as the authors' has.
-Deviations: all kernels start from a truncated normal of deviation 0.02, as in Touvron's; no hidden layer in the head,
-as for fine-tuning.
+4.1, "Model Variants") has group normalisation and standardised kernels, and Keras's "same" padding as the authors' has.
+Deviations: all kernels are initialized from a truncated normal of deviation 0.02, as in Touvron's; no hidden layer in
+the head, as for fine-tuning.
 
 How it trains. Dosovitskiy, table 3, ImageNet: Adam, batch 4096, 300 epochs, rate 3e-3 with 10k steps of warm-up and
 cosine decay, weight decay 0.3, gradients clipped at norm 1, dropout 0.1. Touvron, table 9: AdamW, batch 1024, 300
@@ -14,11 +14,12 @@ epochs, rate 1e-3 (5e-4 · batch / 512) with 5 epochs of warm-up and cosine deca
 """
 
 import functools
+import operator
 
 import keras
 from keras import ops
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_of, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import Conv2D, GroupNormalization, LayerNormalization, LearnedPositions, TransformerEncoderBlock
 from kvision.layers.positions import resize_position_embeddings as resize_position_embeddings
@@ -96,7 +97,7 @@ def ViT(
         variant: A row of `VARIANTS`: `"Ti/16"`, `"S/16"`, `"B/16"`, `"B/32"`, `"L/16"`, `"L/32"`, `"H/14"`, or the
             hybrid `"R50+B/16"`.
         include_top: End with the classifier on the class token; otherwise all normalised tokens are returned.
-        weights: None, or the path of a weight file; position embeddings of another picture size are interpolated.
+        weights: None, or the path of a weight file; position embeddings of another image size are interpolated.
         input_shape: (height, width, channels), height and width multiples of the patch.
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -136,15 +137,15 @@ def ViT(
         )
     images = image_input("ViT", input_shape, stride=row["patch_size"], classes=classes)
     grid = _patch_grid(images.shape[1:3], row["patch_size"])
-    start = functools.partial(keras.initializers.TruncatedNormal, stddev=0.02)
+    initializer = functools.partial(keras.initializers.TruncatedNormal, stddev=0.02)
 
     x, patch = images, row["patch_size"]
     if row["stem_depths"]:
         x, patch = _residual_stem(x, row["stem_depths"], name="patch_embed.backbone"), 1
-    x = Conv2D(row["width"], patch, strides=patch, kernel_initializer=start(), name="patch_embed.proj")(x)
+    x = Conv2D(row["width"], patch, strides=patch, kernel_initializer=initializer(), name="patch_embed.proj")(x)
     x = keras.layers.Reshape((-1, row["width"]), name="patch_embed.flatten")(x)
     x = ClassToken(name="cls_token")(x)
-    x = LearnedPositions(grid, prefix_tokens=1, initializer=start(), name="pos_embed")(x)
+    x = LearnedPositions(grid, prefix_tokens=1, initializer=initializer(), name="pos_embed")(x)
     x = keras.layers.Dropout(row["dropout_rate"], name="pos_drop")(x)
     for index in range(row["depth"]):
         x = TransformerEncoderBlock(
@@ -153,16 +154,23 @@ def ViT(
             dropout_rate=row["dropout_rate"],
             attention_dropout_rate=attention_dropout_rate,
             stochastic_depth_rate=row["stochastic_depth_rate"] * index / max(row["depth"] - 1, 1),
-            kernel_initializer=start(),
+            kernel_initializer=initializer(),
             name=f"blocks.{index}",
         )(x)
     x = LayerNormalization(name="norm")(x)
     if include_top:
         x = FirstToken(name="head.token")(x)
         x = keras.layers.Dense(
-            classes, activation=classifier_activation, kernel_initializer=start(), dtype="float32", name="head"
+            operator.index(classes),
+            activation=classifier_activation,
+            kernel_initializer=initializer(),
+            dtype="float32",
+            name="head",
         )(x)
-    return finish(images, x, {}, include_top=include_top, features=None, name=name, weights=weights, renames=RENAMES)
+    model = build_network(
+        images, x, {}, include_top=include_top, features=None, name=name, preprocessing=preprocess_input
+    )
+    return finish(model, weights, renames=RENAMES)
 
 
 def _patch_grid(size, patch_size):
@@ -237,41 +245,13 @@ class FirstToken(keras.layers.Layer):
         return inputs[:, 0]
 
 
-def ViTTi16(**options):
-    """ViT-Ti/16: 5,717,416 parameters."""
-    return ViT("Ti/16", **options)
-
-
-def ViTS16(**options):
-    """ViT-S/16: 22,050,664 parameters."""
-    return ViT("S/16", **options)
-
-
-def ViTB16(**options):
-    """ViT-B/16: 86,567,656 parameters."""
-    return ViT("B/16", **options)
-
-
-def ViTB32(**options):
-    """ViT-B/32: 88,224,232 parameters."""
-    return ViT("B/32", **options)
-
-
-def ViTL16(**options):
-    """ViT-L/16: 304,326,632 parameters."""
-    return ViT("L/16", **options)
-
-
-def ViTL32(**options):
-    """ViT-L/32: 306,535,400 parameters."""
-    return ViT("L/32", **options)
-
-
-def ViTH14(**options):
-    """ViT-H/14: 632,045,800 parameters."""
-    return ViT("H/14", **options)
-
-
-def ViTR50B16(**options):
-    """R50+ViT-B/16: 98,659,112 parameters at 224 pixels, 98,950,952 at 384."""
-    return ViT("R50+B/16", **options)
+ViTTi16 = variant_of(ViT, "Ti/16", "ViTTi16", "ViT-Ti/16: 5,717,416 parameters.")
+ViTS16 = variant_of(ViT, "S/16", "ViTS16", "ViT-S/16: 22,050,664 parameters.")
+ViTB16 = variant_of(ViT, "B/16", "ViTB16", "ViT-B/16: 86,567,656 parameters.")
+ViTB32 = variant_of(ViT, "B/32", "ViTB32", "ViT-B/32: 88,224,232 parameters.")
+ViTL16 = variant_of(ViT, "L/16", "ViTL16", "ViT-L/16: 304,326,632 parameters.")
+ViTL32 = variant_of(ViT, "L/32", "ViTL32", "ViT-L/32: 306,535,400 parameters.")
+ViTH14 = variant_of(ViT, "H/14", "ViTH14", "ViT-H/14: 632,045,800 parameters.")
+ViTR50B16 = variant_of(
+    ViT, "R50+B/16", "ViTR50B16", "R50+ViT-B/16: 98,659,112 parameters at 224 pixels, 98,950,952 at 384."
+)

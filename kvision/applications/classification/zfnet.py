@@ -2,7 +2,7 @@
 
 AlexNet with 7x7 windows at stride 2 in the first layer, stride 2 in the second, and no groups. ReLU, then pooling,
 then "contrast normalization across feature maps", for which the paper gives no constants: Krizhevsky's are used. Its
-110, 55, 26, 13 and 6 pixels a side follow from a margin of 1 in conv1 and poolings whose last window reaches over the
+110, 55, 26, 13 and 6 pixels a side follow from a padding of 1 in conv1 and poolings whose last window reaches over the
 edge. With `norm`, that replaces the contrast normalisation and follows every convolution. No reference implementation
 is its equal.
 
@@ -13,7 +13,7 @@ from deviation 0.01, biases 0; filters whose root mean square exceeds 0.1 are sc
 import keras
 from keras import ops
 
-from kvision.applications.building import finish, image_input, variant_row
+from kvision.applications.building import build_network, finish, image_input, variant_row
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D, LocalResponseNormalization, MaxPooling2D
 from kvision.layers.conventions import conventions
@@ -62,8 +62,8 @@ def ZFNet(
         activation, initializer, bias_initializer: Names, see `kvision.layers.conventions.conventions`.
         dropout_rate: Of the two hidden dense layers, in [0, 1).
         filter_radius: Largest root mean square of a convolution's filter, kept after every step; None lets them grow.
-        features: Names of the maps to return instead: `"C1"` (conv1), `"C2"` (its pooled and normalised map), `"C3"`
-            (conv2), `"C4"` (conv5), `"C5"` (pool5).
+        features: Names of the maps to return instead: `"C1"` (conv1), `"C2"` (pool1, before the contrast
+            normalisation), `"C3"` (conv2), `"C4"` (conv5), `"C5"` (pool5).
         widths, units: Channels of the convolutions, width of the dense layers; None takes the row's.
         name: Of the model.
 
@@ -79,25 +79,25 @@ def ZFNet(
     """
     row = variant_row("ZFNet", VARIANTS, variant, widths=widths, units=units)
     images = image_input("ZFNet", input_shape, stride=32, smallest=47, classes=classes)
-    conv, dense, normalize, act = conventions(norm, activation, initializer, bias_initializer)
+    bound = conventions(norm, activation, initializer, bias_initializer)
     constraint = filter_radius and FilterRadius(filter_radius)
 
     def convolve(x, index, kernel_size, **options):
         width = row["widths"][index - 1]
-        x = conv(width, kernel_size, kernel_constraint=constraint, name=f"conv{index}", **options)(x)
-        return act(name=f"relu{index}")(normalize(name=f"bn{index}")(x))
+        x = bound.conv(width, kernel_size, kernel_constraint=constraint, name=f"conv{index}", **options)(x)
+        return bound.activation(name=f"relu{index}")(bound.norm(name=f"bn{index}")(x))
 
     def pool(x, index):
         return MaxPooling2D(3, strides=2, padding="ceil", name=f"pool{index}")(x)
 
-    def contrast(x, index):
+    def normalize_contrast(x, index):
         return LocalResponseNormalization(name=f"norm{index}")(x) if norm is None else x
 
     levels = {}
-    levels["C1"] = convolve(images, 1, 7, strides=2, padding=1)
-    levels["C2"] = contrast(pool(levels["C1"], 1), 1)
-    levels["C3"] = convolve(levels["C2"], 2, 5, strides=2, padding=0)
-    x = contrast(pool(levels["C3"], 2), 2)
+    x = levels["C1"] = convolve(images, 1, 7, strides=2, padding=1)
+    x = levels["C2"] = pool(x, 1)
+    x = levels["C3"] = convolve(normalize_contrast(x, 1), 2, 5, strides=2, padding=0)
+    x = normalize_contrast(pool(x, 2), 2)
     for index in (3, 4, 5):
         x = levels["C4"] = convolve(x, index, 3)
     x = levels["C5"] = pool(x, 5)
@@ -107,11 +107,19 @@ def ZFNet(
             x = AdaptiveAveragePooling2D((6, 6), name="avgpool")(x)
         x = keras.layers.Flatten(name="flatten")(x)
         for index in (6, 7):
-            x = act(name=f"relu{index}")(dense(row["units"], name=f"fc{index}")(x))
+            x = bound.activation(name=f"relu{index}")(bound.dense(row["units"], name=f"fc{index}")(x))
             x = keras.layers.Dropout(dropout_rate, name=f"drop{index}")(x)
-        x = dense(classes, activation=classifier_activation, dtype="float32", name="fc8")(x)
-    name = name or f"zfnet_{variant}"
-    return finish(images, x, levels, include_top=include_top, features=features, name=name, weights=weights)
+        x = bound.dense(classes, activation=classifier_activation, dtype="float32", name="fc8")(x)
+    model = build_network(
+        images,
+        x,
+        levels,
+        include_top=include_top,
+        features=features,
+        name=name or f"zfnet_{variant}",
+        preprocessing=preprocess_input,
+    )
+    return finish(model, weights)
 
 
 @keras.saving.register_keras_serializable("kvision")

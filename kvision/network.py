@@ -1,0 +1,161 @@
+"""A network that knows what its images go through first, and which maps it can give to a detector."""
+
+import dataclasses
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from kvision.weights import WeightSources
+
+
+@keras.saving.register_keras_serializable("kvision")
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """RGB images of 0…255 to what a network was trained on: scaled to a range, minus a mean, over a deviation.
+
+    Args:
+        value_range: What 0 and 255 become first.
+        mean, deviation: Of the training images in that range, one number or one per channel; `deviation` > 0.
+
+    Call: images [..., h, w, c] of any numeric type → float32 of the same shape; NumPy in, NumPy out.
+
+    Raises:
+        ValueError: on an empty range or a deviation that is not positive.
+
+    >>> float(Preprocessing(value_range=(-1.0, 1.0))(np.array(255)))
+    1.0
+    """
+
+    value_range: tuple = (0.0, 1.0)
+    mean: float | tuple = 0.0
+    deviation: float | tuple = 1.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = np.asarray(getattr(self, field.name), "float64").tolist()
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+        low, high = self.value_range
+        if not high > low or not np.all(np.asarray(self.deviation) > 0):
+            raise ValueError(
+                f"Preprocessing: got value_range={self.value_range}, deviation={self.deviation}. Give what 0 and 255 "
+                "become in rising order, and deviations above 0."
+            )
+
+    def __call__(self, images):
+        low, high = self.value_range
+        unit = 255.0 / (high - low)
+        offset = np.asarray((np.asarray(self.mean) - low) * unit, "float32")
+        scale = np.asarray(np.asarray(self.deviation) * unit, "float32")
+        if isinstance(images, np.ndarray):
+            return (images.astype("float32") - offset) / scale
+        return (ops.cast(images, "float32") - offset) / scale
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _is_registered(value):
+    """Whether Keras finds a function, or the class of an object, when it loads a model."""
+    owner = value if inspect.isfunction(value) else type(value)
+    known = keras.saving.get_registered_object(keras.saving.get_registered_name(owner))
+    return known is not None or owner.__module__.startswith("keras.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """What a `Network` carries besides its graph."""
+
+    preprocessing: object = None
+    feature_info: dict = dataclasses.field(default_factory=dict)
+    weight_sources: WeightSources = dataclasses.field(default_factory=WeightSources)
+
+
+@keras.saving.register_keras_serializable("kvision")
+class Network(keras.Model):
+    """A functional `keras.Model` that carries what it expects and gives, through save, load and `clone_model`.
+
+    It is made, trained, saved and exported as any functional model is: `Network(inputs, outputs, name=None)`. What it
+    carries are three attributes, which may be set.
+
+    preprocessing: What RGB images of 0…255 go through first, a serializable function or object; None if unknown.
+    feature_info: The maps it can give, `{"C3": {"stride": 8, "channels": 512, "layer": its name}, …}`: a `stride` in
+        pixels, None where the sizes are not static; `kvision.applications.cut` makes a model that returns them.
+    weight_sources: A `kvision.weights.WeightSources`: how others name its weights.
+
+    >>> network = kvision.applications.ResNet("tiny", features=("C3",), include_top=False)
+    >>> network.feature_info["C3"]
+    {'stride': 8, 'channels': 64, 'layer': 'layer2.0.relu3'}
+    """
+
+    _description = _Description()
+
+    @property
+    def preprocessing(self):
+        return self._description.preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, value):
+        if value is not None and not (callable(value) and _is_registered(value)):
+            raise ValueError(
+                f"{self.name}: preprocessing must be a function or an object that Keras can save with the model, got "
+                f"{value!r}. Take kvision.network.Preprocessing, or register yours: "
+                "@keras.saving.register_keras_serializable()."
+            )
+        self._describe(preprocessing=value)
+
+    @property
+    def feature_info(self):
+        return {level: dict(info) for level, info in self._description.feature_info.items()}
+
+    @feature_info.setter
+    def feature_info(self, value):
+        self._describe(feature_info={level: dict(info) for level, info in value.items()})
+
+    @property
+    def weight_sources(self):
+        return self._description.weight_sources
+
+    @weight_sources.setter
+    def weight_sources(self, value):
+        self._describe(weight_sources=value)
+
+    def _describe(self, **fields):
+        self._description = dataclasses.replace(self._description, **fields)
+
+    def _run_through_graph(self, inputs, *args, **options):
+        # `keras.models.clone_model` passes from a model to its clone nothing but these new tensors.
+        outputs = super()._run_through_graph(inputs, *args, **options)
+        for tensor in keras.tree.flatten(outputs):
+            if isinstance(tensor, keras.KerasTensor):
+                tensor.description = self._description
+        return outputs
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for tensor in self.outputs:
+            if hasattr(tensor, "description"):
+                self._description = tensor.description
+                names = {layer.name for layer in self.layers}
+                self.feature_info = {k: info for k, info in self.feature_info.items() if info["layer"] in names}
+
+    def get_config(self):
+        return super().get_config() | {
+            "preprocessing": keras.saving.serialize_keras_object(self.preprocessing),
+            "feature_info": self.feature_info,
+            "weight_sources": keras.saving.serialize_keras_object(self.weight_sources),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        described = {field.name for field in dataclasses.fields(_Description)} & config.keys()
+        graph = {key: value for key, value in config.items() if key not in described}
+        network = super().from_config(graph, custom_objects=custom_objects)
+        for field in described:
+            setattr(network, field, keras.saving.deserialize_keras_object(config[field], custom_objects=custom_objects))
+        return network
