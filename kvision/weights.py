@@ -96,6 +96,11 @@ class WeightSources:
     published: dict = dataclasses.field(default_factory=dict)
     older_names: dict = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        for name in ("renames", "older_names"):
+            tables = {source: tuple(map(tuple, rules)) for source, rules in getattr(self, name).items()}
+            object.__setattr__(self, name, tables)
+
     def get_config(self):
         rules = [rule for table in (self.renames, self.older_names) for rules in table.values() for rule in rules]
         if computed := [pattern for pattern, replacement in rules if not isinstance(replacement, str)]:
@@ -104,9 +109,9 @@ class WeightSources:
                 f"{computed[0]!r}. Write it as rules whose replacement is text."
             )
         return {
-            "renames": {source: [list(rule) for rule in rules] for source, rules in self.renames.items()},
+            "renames": self.renames,
             "published": {name: row.get_config() for name, row in self.published.items()},
-            "older_names": {source: [list(rule) for rule in rules] for source, rules in self.older_names.items()},
+            "older_names": self.older_names,
         }
 
     @classmethod

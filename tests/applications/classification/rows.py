@@ -18,11 +18,12 @@ class Row:
         tiny: A small network of the family for tests; takes the builder's keyword arguments.
         counts: `{label: (builder, published number of trainable parameters)}`.
         proof: Where the numbers come from that prove the outputs, and the test that compares.
-        levels: `{label: (builder, {level: shape of the map without the batch})}` at the builder's own input size.
+        levels: `{label: (builder, {level: (stride, shape of the map without the batch, name of its layer)})}` at the
+            builder's own input size.
         shape: A small input of the tiny network.
         odd_shape: An input of odd sizes; None where the paper's network takes one size only.
         stride: Of the last map: a smaller input is refused. None where only one size is taken.
-        norms: The norms the builder takes besides its default.
+        norms: The norms that the builder takes.
         convolutional: Whether the builder takes `activation`, `initializer` and `norm` by name.
         head: Arguments that make the tiny network a classifier of 3 classes.
         dropouts: `{label: (builder, {layer before a dropout: its published rate})}`.
@@ -54,7 +55,11 @@ ROWS = [
         levels={
             "LeNet5": (
                 lambda **options: A.LeNet5("1998", **options),
-                {"C0": (28, 28, 6), "C1": (10, 10, 16), "C2": (5, 5, 16)},
+                {
+                    "C0": (1, (28, 28, 6), "C1.squash"),
+                    "C1": (2, (10, 10, 16), "C3.squash"),
+                    "C2": (4, (5, 5, 16), "S4.squash"),
+                },
             )
         },
         shape=(32, 32, 1),
@@ -77,12 +82,12 @@ ROWS = [
             "VGG16": (
                 A.VGG16,
                 {
-                    "C0": (224, 224, 64),
-                    "C1": (112, 112, 128),
-                    "C2": (56, 56, 256),
-                    "C3": (28, 28, 512),
-                    "C4": (14, 14, 512),
-                    "C5": (7, 7, 512),
+                    "C0": (1, (224, 224, 64), "features.3"),
+                    "C1": (2, (112, 112, 128), "features.8"),
+                    "C2": (4, (56, 56, 256), "features.15"),
+                    "C3": (8, (28, 28, 512), "features.22"),
+                    "C4": (16, (14, 14, 512), "features.29"),
+                    "C5": (32, (7, 7, 512), "features.30"),
                 },
             )
         },
@@ -104,14 +109,21 @@ ROWS = [
             "ResNet50": (
                 A.ResNet50,
                 {
-                    "C1": (112, 112, 64),
-                    "C2": (56, 56, 256),
-                    "C3": (28, 28, 512),
-                    "C4": (14, 14, 1024),
-                    "C5": (7, 7, 2048),
+                    "C1": (2, (112, 112, 64), "relu"),
+                    "C2": (4, (56, 56, 256), "layer1.2.relu3"),
+                    "C3": (8, (28, 28, 512), "layer2.3.relu3"),
+                    "C4": (16, (14, 14, 1024), "layer3.5.relu3"),
+                    "C5": (32, (7, 7, 2048), "layer4.2.relu3"),
                 },
             ),
-            "ResNet20": (A.ResNet20, {"C0": (32, 32, 16), "C1": (16, 16, 32), "C2": (8, 8, 64)}),
+            "ResNet20": (
+                A.ResNet20,
+                {
+                    "C0": (1, (32, 32, 16), "layer1.2.relu2"),
+                    "C1": (2, (16, 16, 32), "layer2.2.relu2"),
+                    "C2": (4, (8, 8, 64), "layer3.2.relu2"),
+                },
+            ),
         },
     ),
     Row(
@@ -123,7 +135,12 @@ ROWS = [
         levels={
             "ConvNet": (
                 lambda **options: A.ConvNet(2, 3, 1, **options),
-                {"C0": (32, 32, 32), "C1": (16, 16, 64), "C2": (8, 8, 128), "C3": (4, 4, 128)},
+                {
+                    "C0": (1, (32, 32, 32), "act1_2"),
+                    "C1": (2, (16, 16, 64), "act2_2"),
+                    "C2": (4, (8, 8, 128), "act3_2"),
+                    "C3": (8, (4, 4, 128), "pool3"),
+                },
             )
         },
         shape=(16, 16, 3),
@@ -165,7 +182,12 @@ ROWS = [
         levels={
             "SwinT": (
                 A.SwinT,
-                {"C2": (56, 56, 96), "C3": (28, 28, 192), "C4": (14, 14, 384), "C5": (7, 7, 768)},
+                {
+                    "C2": (4, (56, 56, 96), "norm0"),
+                    "C3": (8, (28, 28, 192), "norm1"),
+                    "C4": (16, (14, 14, 384), "norm2"),
+                    "C5": (32, (7, 7, 768), "norm3"),
+                },
             )
         },
         norms=(),
@@ -183,7 +205,12 @@ ROWS = [
         levels={
             "AlexNet": (
                 A.AlexNet,
-                {"C2": (55, 55, 96), "C3": (27, 27, 256), "C4": (13, 13, 256), "C5": (6, 6, 256)},
+                {
+                    "C2": (4, (55, 55, 96), "relu1"),
+                    "C3": (8, (27, 27, 256), "relu2"),
+                    "C4": (16, (13, 13, 256), "relu5"),
+                    "C5": (32, (6, 6, 256), "pool5"),
+                },
             )
         },
         shape=(67, 67, 3),
@@ -199,11 +226,11 @@ ROWS = [
             "ZFNet": (
                 A.ZFNet,
                 {
-                    "C1": (110, 110, 96),
-                    "C2": (55, 55, 96),
-                    "C3": (26, 26, 256),
-                    "C4": (13, 13, 256),
-                    "C5": (6, 6, 256),
+                    "C1": (2, (110, 110, 96), "relu1"),
+                    "C2": (4, (55, 55, 96), "pool1"),
+                    "C3": (8, (26, 26, 256), "relu2"),
+                    "C4": (16, (13, 13, 256), "relu5"),
+                    "C5": (32, (6, 6, 256), "pool5"),
                 },
             )
         },
@@ -222,11 +249,20 @@ ROWS = [
         levels={
             "NetworkInNetwork": (
                 A.NetworkInNetwork,
-                {"C2": (54, 54, 96), "C3": (27, 27, 256), "C4": (13, 13, 384), "C5": (6, 6, 1024)},
+                {
+                    "C2": (4, (54, 54, 96), "cccp2.relu"),
+                    "C3": (8, (27, 27, 256), "cccp4.relu"),
+                    "C4": (16, (13, 13, 384), "cccp6.relu"),
+                    "C5": (32, (6, 6, 1024), "cccp7.relu"),
+                },
             ),
             "NetworkInNetwork-cifar10": (
                 lambda **options: A.NetworkInNetwork("cifar10", **options),
-                {"C0": (32, 32, 96), "C1": (16, 16, 192), "C2": (8, 8, 192)},
+                {
+                    "C0": (1, (32, 32, 96), "cccp2.relu"),
+                    "C1": (2, (16, 16, 192), "cccp4.relu"),
+                    "C2": (4, (8, 8, 192), "cccp5.relu"),
+                },
             ),
         },
         shape=(16, 16, 3),
@@ -248,11 +284,21 @@ ROWS = [
         levels={
             "SqueezeNet-1.0": (
                 lambda **options: A.SqueezeNet("1.0", **options),
-                {"C1": (109, 109, 96), "C2": (54, 54, 256), "C3": (27, 27, 512), "C4": (13, 13, 512)},
+                {
+                    "C1": (2, (109, 109, 96), "features.1"),
+                    "C2": (4, (54, 54, 256), "features.5.concatenate"),
+                    "C3": (8, (27, 27, 512), "features.10.concatenate"),
+                    "C4": (16, (13, 13, 512), "features.12.concatenate"),
+                },
             ),
             "SqueezeNet-1.1": (
                 lambda **options: A.SqueezeNet("1.1", **options),
-                {"C1": (111, 111, 64), "C2": (55, 55, 128), "C3": (27, 27, 256), "C4": (13, 13, 512)},
+                {
+                    "C1": (2, (111, 111, 64), "features.1"),
+                    "C2": (4, (55, 55, 128), "features.4.concatenate"),
+                    "C3": (8, (27, 27, 256), "features.7.concatenate"),
+                    "C4": (16, (13, 13, 512), "features.12.concatenate"),
+                },
             ),
         },
         stride=16,
@@ -275,11 +321,11 @@ ROWS = [
             "GoogLeNet": (
                 A.GoogLeNet,
                 {
-                    "C1": (112, 112, 64),
-                    "C2": (56, 56, 192),
-                    "C3": (28, 28, 480),
-                    "C4": (14, 14, 832),
-                    "C5": (7, 7, 1024),
+                    "C1": (2, (112, 112, 64), "conv1.relu"),
+                    "C2": (4, (56, 56, 192), "conv3.relu"),
+                    "C3": (8, (28, 28, 480), "inception3b"),
+                    "C4": (16, (14, 14, 832), "inception4e"),
+                    "C5": (32, (7, 7, 1024), "inception5b"),
                 },
             )
         },
@@ -300,11 +346,11 @@ ROWS = [
             "MobileNetV2": (
                 A.MobileNetV2,
                 {
-                    "C1": (112, 112, 16),
-                    "C2": (56, 56, 24),
-                    "C3": (28, 28, 32),
-                    "C4": (14, 14, 96),
-                    "C5": (7, 7, 1280),
+                    "C1": (2, (112, 112, 16), "features.1.conv.2"),
+                    "C2": (4, (56, 56, 24), "features.3.add"),
+                    "C3": (8, (28, 28, 32), "features.6.add"),
+                    "C4": (16, (14, 14, 96), "features.13.add"),
+                    "C5": (32, (7, 7, 320), "features.17.conv.3"),
                 },
             )
         },
@@ -328,11 +374,11 @@ ROWS = [
             "EfficientNetB0": (
                 A.EfficientNetB0,
                 {
-                    "C1": (112, 112, 16),
-                    "C2": (56, 56, 24),
-                    "C3": (28, 28, 40),
-                    "C4": (14, 14, 112),
-                    "C5": (7, 7, 320),
+                    "C1": (2, (112, 112, 16), "features.1.0.block.2.1"),
+                    "C2": (4, (56, 56, 24), "features.2.1.add"),
+                    "C3": (8, (28, 28, 40), "features.3.1.add"),
+                    "C4": (16, (14, 14, 112), "features.5.2.add"),
+                    "C5": (32, (7, 7, 320), "features.7.0.block.3.1"),
                 },
             )
         },

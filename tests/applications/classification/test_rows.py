@@ -1,6 +1,8 @@
 """What every network must do, over every row of `rows.py`."""
 
+import functools
 import importlib
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import kvision.applications
+from kvision.applications import cut
 from tests.applications.classification.rows import ROWS
 from tests.applications.detection import rows as detector_rows
 from tests.support import assert_close
@@ -23,6 +26,7 @@ def rows(condition=lambda row: True):
 by_module = rows()
 convolutional = rows(lambda row: row.convolutional)
 
+CLASSIFICATION = "kvision.applications.classification"
 SHARED = {"__init__", "coco", "imagenet"}
 
 
@@ -30,6 +34,19 @@ def table(field):
     """One test case for each entry of a row's dict."""
     cases = [(label, *entry) for row in ROWS for label, entry in getattr(row, field).items()]
     return pytest.mark.parametrize(("label", "builder", "expected"), cases, ids=[case[0] for case in cases])
+
+
+@functools.cache
+def tiny(module):
+    """The tiny network of a row, built once; no test changes it."""
+    (row,) = [row for row in ROWS if row.module == module]
+    return row.tiny(input_shape=row.shape, **row.head)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go():
+    yield
+    tiny.cache_clear()
 
 
 def images_of(shape, count=4):
@@ -49,7 +66,7 @@ def test_every_row_tells_its_proof():
 
 @by_module
 def test_module_has_preprocessing_and_is_cited(row):
-    module = importlib.import_module(f"kvision.applications.classification.{row.module}")
+    module = importlib.import_module(f"{CLASSIFICATION}.{row.module}")
     assert callable(module.preprocess_input)
     assert any(year in module.__doc__ for year in ["(Stanford)", *(f"({year})" for year in range(1998, 2024))])
 
@@ -61,11 +78,47 @@ def test_published_parameter_count(label, builder, expected):
     assert sum(np.prod(w.shape, dtype="int64") for w in model.trainable_weights) == expected
 
 
+def stride_to(layer):
+    """The product of the strides of all layers between the images and a layer, along one path."""
+    stride = 1
+    while not isinstance(layer, keras.layers.InputLayer):
+        strides = getattr(layer, "strides", {"Subsampling": 2, "PatchMerging": 2}.get(type(layer).__name__, 1))
+        stride *= strides if isinstance(strides, int) else strides[0]
+        layer = (layer.input[0] if isinstance(layer.input, list) else layer.input)._keras_history.operation
+    return stride
+
+
 @table("levels")
-def test_map_sizes(label, builder, expected):
+def test_levels(label, builder, expected):
     with keras.StatelessScope(initialize_variables=False):
         model = builder(include_top=False, features=tuple(expected))
-    assert {level: tuple(tensor.shape[1:]) for level, tensor in model.output.items()} == expected
+    assert {level: tuple(tensor.shape[1:]) for level, tensor in model.output.items()} == {
+        level: shape for level, (_, shape, _) in expected.items()
+    }
+    assert model.feature_info == {
+        level: {"stride": stride, "channels": shape[-1], "layer": name}
+        for level, (stride, shape, name) in expected.items()
+    }
+    for level, (stride, _, name) in expected.items():
+        assert model.get_layer(name).output is model.output[level]
+        assert stride_to(model.get_layer(name)) == stride
+
+
+@table("levels")
+def test_a_network_with_its_classifier_knows_its_levels(label, builder, expected):
+    with keras.StatelessScope(initialize_variables=False):
+        model = builder()
+        backbone = cut(model, tuple(expected))
+    if label != "SwinT":  # which normalises the maps it returns
+        assert model.feature_info == {
+            level: {"stride": stride, "channels": shape[-1], "layer": name}
+            for level, (stride, shape, name) in expected.items()
+        }
+    assert backbone.feature_info == model.feature_info
+    assert backbone.preprocessing is model.preprocessing is not None
+    assert {level: tuple(tensor.shape[1:]) for level, tensor in backbone.output.items()} == {
+        level: shape for level, (_, shape, _) in expected.items()
+    }
 
 
 def dropouts(model):
@@ -88,14 +141,13 @@ def test_a_given_rate_is_that_of_every_dropout(row):
 
 @by_module
 def test_weight_paths_are_unique(row):
-    paths = [weight.path for weight in row.tiny(input_shape=row.shape, **row.head).weights]
+    paths = [weight.path for weight in tiny(row.module).weights]
     assert len(set(paths)) == len(paths) > 0
 
 
 @by_module
 def test_scores_are_float32_probabilities(row):
-    model = row.tiny(input_shape=row.shape, **row.head)
-    scores = keras.ops.convert_to_numpy(model(images_of(row.shape)))
+    scores = keras.ops.convert_to_numpy(tiny(row.module)(images_of(row.shape)))
     assert scores.shape == (4, row.head["classes"])
     assert scores.dtype == "float32"
     assert_close(scores.sum(axis=-1), np.ones(4))
@@ -133,18 +185,31 @@ def test_initializers_by_name(row, initializer, deviation):
     assert_close(np.concatenate(kernels).std(), deviation, tolerance=(0.1, 0.0))
 
 
+def same_description(a, b):
+    return (a.preprocessing, a.feature_info, a.weight_sources) == (b.preprocessing, b.feature_info, b.weight_sources)
+
+
 @by_module
 def test_save_and_load(row, tmp_path):
-    model = row.tiny(input_shape=row.shape, **row.head)
+    model = tiny(row.module)
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
     assert [w.path for w in copy.weights] == [w.path for w in model.weights]
     assert_close(copy(images_of(row.shape)), model(images_of(row.shape)))
+    assert same_description(copy, model)
+    assert copy.preprocessing == importlib.import_module(f"{CLASSIFICATION}.{row.module}").preprocess_input
+
+
+@by_module
+def test_a_clone_carries_what_its_network_does(row):
+    model = tiny(row.module)
+    with keras.StatelessScope(initialize_variables=False):
+        assert same_description(keras.models.clone_model(model), model)
 
 
 @by_module
 def test_weights_from_a_path(row, tmp_path):
-    model = row.tiny(input_shape=row.shape, **row.head)
+    model = tiny(row.module)
     model.save_weights(tmp_path / "tiny.weights.h5")
     copy = row.tiny(input_shape=row.shape, weights=str(tmp_path / "tiny.weights.h5"), **row.head)
     assert_close(copy(images_of(row.shape)), model(images_of(row.shape)))
@@ -153,22 +218,47 @@ def test_weights_from_a_path(row, tmp_path):
 def test_load_in_a_fresh_process_whose_only_import_is_kvision(tmp_path):
     """Keras finds a saved model's classes only if their modules were imported."""
     for row in ROWS:
-        row.tiny(input_shape=row.shape, **row.head).save(tmp_path / f"{row.module}.keras")
-    script = "import sys, kvision; load = sys.modules['keras'].saving.load_model; [load(path) for path in sys.argv[1:]]"
+        tiny(row.module).save(tmp_path / f"{row.module}.keras")
     paths = [str(tmp_path / f"{row.module}.keras") for row in ROWS]
-    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", LOAD, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:-1] == [str(tiny(row.module).feature_info) for row in ROWS]
 
 
-# Keras compiles every step on JAX, so there is nothing to see without.
+LOAD = """
+import sys, kvision
+load = sys.modules["keras"].saving.load_model
+for path in sys.argv[1:]:
+    print(load(path).feature_info)
+"""
+
+
+# One network of each family of blocks is compiled by XLA, one trained in each of the 16-bit dtypes, in `make test`; the
+# others are `slow`. Keras compiles every step on JAX, so there is nothing to see without.
+QUICK = {
+    ("float32", False): {row.module for row in ROWS},
+    ("float32", True): {"alexnet", "resnet", "efficientnet", "vit", "swin"},
+    ("mixed_bfloat16", False): {"resnet", "vit"},
+    ("mixed_float16", False): {"convnet", "vit"},
+}
 STEPS = {
-    "tensorflow": [("float32", False), ("float32", True), ("mixed_bfloat16", False), ("mixed_float16", False)],
-    "jax": [("float32", True), ("mixed_bfloat16", True)],
+    "tensorflow": [
+        pytest.param(
+            row, policy, jit, id=f"{row.module}-{policy}{'-jit' * jit}", marks=[] if quick else pytest.mark.slow
+        )
+        for (policy, jit), modules in QUICK.items()
+        for row in ROWS
+        for quick in [row.module in modules]
+    ],
+    "jax": [
+        pytest.param(row, policy, True, id=f"{row.module}-{policy}-jit")
+        for policy in ("float32", "mixed_bfloat16")
+        for row in ROWS
+    ],
 }
 
 
-@pytest.mark.parametrize(("policy", "jit"), STEPS[keras.backend.backend()])
-@by_module
+@pytest.mark.parametrize(("row", "policy", "jit"), STEPS[keras.backend.backend()])
 def test_one_step_of_fit(row, policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     model = row.tiny(input_shape=row.shape, **row.head)
@@ -228,3 +318,21 @@ def test_errors_say_what_to_do(row, options, message):
 def test_input_smaller_than_the_stride_is_refused(row):
     with pytest.raises(ValueError, match=f"its last map has stride {row.stride}"):
         row.tiny(input_shape=(row.stride - 1, row.stride, 3), **row.head)
+
+
+@by_module
+def test_numpy_integers_are_integers(row):
+    with keras.StatelessScope(initialize_variables=False):
+        model = row.tiny(input_shape=tuple(np.int64(size) for size in row.shape), classes=np.int32(3))
+    assert json.loads(model.to_json())["config"]["name"] == model.name
+    assert model.output_shape == (None, 3)
+
+
+@by_module
+def test_a_channels_first_configuration_is_refused(row):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="kvision's images and maps are .b, h, w, c.: got .*channels_first"):
+            row.tiny(input_shape=row.shape, **row.head)
+    finally:
+        keras.config.set_image_data_format("channels_last")
