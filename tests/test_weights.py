@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from kvision import weights
-from kvision.applications import VGG, ResNet
+from kvision.applications import VGG, ResNet, imagenet
+from kvision.network import Preprocessing
 from tests.support import assert_close
 
 
@@ -96,7 +97,7 @@ def test_older_names_of_a_file_are_brought_to_todays(model):
     rules = [(r"^layer1\.block(\d)\.", lambda found: f"layer1.{int(found[1]) - 1}.")]
     with unchanged(model), pytest.raises(ValueError, match="from 'layer1.0.conv1.weight', which is not there"):
         weights.load_torch(model, older)
-    weights.remember(model, older={"torchvision": rules})
+    weights.remember(model, older_names={"torchvision": rules})
     for spelling in (state, older):
         model.get_layer("layer1.0.conv1").kernel.assign(0 * model.get_layer("layer1.0.conv1").kernel)
         weights.load_torch(model, spelling)
@@ -113,6 +114,21 @@ def test_an_epsilon_reaches_every_batch_normalisation_and_is_saved(model, tmp_pa
         epsilons = [layer.epsilon for layer in net._flatten_layers() if hasattr(layer, "moving_variance")]
         assert len(epsilons) == 17
         assert set(epsilons) == {0.0}
+
+
+def test_names_of_foreign_weights_outlive_save_and_load(tmp_path):
+    model = VGG("tiny", input_shape=(32, 32, 3), classes=3)
+    model.save(tmp_path / "net.keras")
+    state = torch_state(model)
+    renamed = {
+        key.replace("classifier.0.", "pre_logits.fc1.")
+        .replace("classifier.3.", "pre_logits.fc2.")
+        .replace("classifier.6.", "head.fc."): value
+        for key, value in state.items()
+    }
+    for copy in (keras.saving.load_model(tmp_path / "net.keras"), keras.models.clone_model(model)):
+        weights.load_torch(copy, renamed, source="timm")
+        assert_close(copy.get_layer("classifier.6").kernel, state["classifier.6.weight"].T)
 
 
 def test_unknown_sources_are_refused(model):
@@ -242,6 +258,10 @@ def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(mod
             weights.load_published(model, row_at(address, name, epsilon=epsilon))
             assert_close(model.get_layer("fc").kernel, state["fc.weight"].T)
             assert model.get_layer("bn1").epsilon == (1e-5 if epsilon is None else epsilon)
+            assert model.preprocessing == imagenet.preprocess_input
+        own = Preprocessing(value_range=(-1.0, 1.0))
+        weights.load_published(model, row_at(address, name, preprocessing=own))
+        assert model.preprocessing == own  # that of the weights beats that of the family
         assert Files.asked == [f"/{name}"]
 
         for place in (downloads / name, tmp_path / name):  # one broken here, then one broken there

@@ -16,6 +16,17 @@ def test_patterns_choose_by_name():
     assert A.list_models("no such network") == []
 
 
+def test_a_task_chooses_by_subpackage():
+    assert {row.task for row in A.list_models("*net*b0", task="classification")} == {"classification"}
+    assert [row.name for row in A.list_models("retina*", task="detection")] == ["RetinaNet"]
+    assert A.list_models("vgg*", task="detection") == []
+
+
+def test_unknown_tasks_list_the_nearest():
+    with pytest.raises(ValueError, match="Unknown task: got 'detecting'.*'classification', 'detection'"):
+        A.list_models(task="detecting")
+
+
 def test_a_row_tells_parameters_paper_proof_and_weights():
     (row,) = A.list_models("ResNet18")
     assert (row.task, row.parameters, row.weights) == ("classification", 11_689_512, ("imagenet",))

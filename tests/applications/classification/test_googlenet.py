@@ -160,7 +160,7 @@ def test_saved_with_its_heads_it_goes_on_training(tmp_path):
 def test_saved_inference_model_has_no_heads(tmp_path):
     model = with_heads()
     plain = model.inference_model()
-    assert type(plain).__name__ == "Functional"
+    assert type(plain).__name__ == "Network"
     plain.save(tmp_path / "inference.keras")
     copy = keras.saving.load_model(tmp_path / "inference.keras")
     assert not [weight.path for weight in copy.weights if weight.path.startswith("aux")]

@@ -1,0 +1,242 @@
+"""A network carries what its images go through, its levels and the names of foreign weights, wherever it goes."""
+
+import copy
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from kvision import weights
+from kvision.applications import GoogLeNet, ResNet, cut
+from kvision.network import Network, Preprocessing
+from tests.support import assert_close
+
+OTHER = Preprocessing(mean=(0.1, 0.2, 0.3), deviation=0.5)
+PUBLISHED = weights.Published(
+    "someone/net", "net.safetensors", "timm", "MIT", 50.0, "none", ("fc",), preprocessing=OTHER
+)
+RENAMES = {"timm": [(r"^conv1\.", "stem.")]}
+OLDER = {"timm": [(r"^trunk\.", "stem.")]}
+
+
+@functools.cache
+def network():
+    images = keras.Input((8, 8, 3), name="images")
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="conv1")(images)
+    model = Network(images, keras.layers.GlobalAveragePooling2D()(x), name="net")
+    model.preprocessing = OTHER
+    model.feature_info = {"C1": {"stride": 2, "channels": 4, "layer": "conv1"}}
+    weights.remember(model, RENAMES, {"mine": PUBLISHED}, OLDER)
+    return model
+
+
+def saved(model, folder):
+    model.save(folder / "net.keras")
+    return keras.saving.load_model(folder / "net.keras")
+
+
+def cloned(model, folder):
+    return keras.models.clone_model(model)
+
+
+def cloned_with_a_function(model, folder):
+    return keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(layer.get_config()))
+
+
+def nested(model, folder):
+    images = keras.Input((8, 8, 3))
+    return saved(keras.Model(images, model(images)), folder).get_layer("net")
+
+
+def from_config(model, folder):
+    return Network.from_config(model.get_config())
+
+
+def from_json(model, folder):
+    return keras.models.model_from_json(model.to_json())
+
+
+def deep_copied(model, folder):
+    return copy.deepcopy(model)
+
+
+WAYS = [saved, cloned, cloned_with_a_function, nested, from_config, from_json, deep_copied]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_what_it_carries_goes_along(way, tmp_path):
+    model, other = network(), way(network(), tmp_path)
+    assert type(other) is Network
+    assert other is not model
+    assert other.preprocessing == OTHER
+    assert other.feature_info == {"C1": {"stride": 2, "channels": 4, "layer": "conv1"}}
+    assert other.weight_sources == model.weight_sources
+    assert weights.published_names(other) == ("mine",)
+    kernel = np.arange(108.0).reshape(4, 3, 3, 3)
+    weights.load_torch(other, {"trunk.weight": kernel, "stem.bias": np.zeros(4)}, source="timm")
+    assert_close(other.get_layer("conv1").kernel, kernel.transpose(2, 3, 1, 0))
+
+
+def test_networks_do_not_share_what_they_carry(tmp_path):
+    clone = keras.models.clone_model(network())
+    clone.preprocessing = None
+    clone.feature_info["C1"]["stride"] = 4  # a copy
+    assert network().preprocessing == OTHER
+    assert clone.feature_info == network().feature_info
+    assert saved(clone, tmp_path).preprocessing is None
+
+
+def test_a_network_around_another_has_none_of_its_levels():
+    images = keras.Input((8, 8, 3))
+    assert Network(images, network()(images)).feature_info == {}
+
+
+def test_a_plain_network_carries_nothing():
+    images = keras.Input((8, 8, 3))
+    model = Network(images, keras.layers.Dense(1)(keras.layers.Flatten()(images)))
+    assert (model.preprocessing, model.feature_info, model.weight_sources) == (None, {}, weights.WeightSources())
+    model.compile("sgd", "mse")
+    assert np.isfinite(model.fit(np.ones((2, 8, 8, 3)), np.zeros((2, 1)), verbose=0).history["loss"][0])
+
+
+def test_auxiliary_heads_keep_it_and_so_does_the_network_without_them(tmp_path):
+    with keras.StatelessScope(initialize_variables=False):
+        model = GoogLeNet("tiny", input_shape=(32, 32, 3), auxiliary=True)
+        others = [keras.models.clone_model(model), type(model).from_config(model.get_config()), model.inference_model()]
+    assert list(model.feature_info) == ["C1", "C2", "C3", "C4", "C5"]
+    assert [type(other).__name__ for other in others] == ["AuxiliaryClassifier", "AuxiliaryClassifier", "Network"]
+    for other in others:
+        assert other.feature_info == model.feature_info
+        assert other.preprocessing == model.preprocessing
+
+
+def test_rules_that_a_function_computes_cannot_be_saved(tmp_path):
+    model = keras.models.clone_model(network())
+    weights.remember(model, older_names={"timm": [("a", lambda found: "b")]})
+    with pytest.raises(ValueError, match="a function computes the rule for 'a'. Write it as rules"):
+        model.save(tmp_path / "net.keras")
+
+
+@pytest.mark.parametrize("wrong", [3, lambda images: images, np.sqrt], ids=["number", "lambda", "numpy"])
+def test_preprocessing_that_would_not_load_is_refused(wrong):
+    with pytest.raises(ValueError, match="must be a function or an object that Keras can save with the model"):
+        keras.models.clone_model(network()).preprocessing = wrong
+
+
+@keras.saving.register_keras_serializable("tests")
+def halve(images):
+    return images / 2
+
+
+def test_registered_functions_and_keras_layers_are_preprocessing(tmp_path):
+    for theirs in (halve, keras.layers.Rescaling(0.5)):
+        model = keras.models.clone_model(network())
+        model.preprocessing = theirs
+        assert_close(saved(model, tmp_path).preprocessing(np.ones((1, 2, 2, 3), "float32")), np.full((1, 2, 2, 3), 0.5))
+        assert len(model.layers) == 3  # it is no part of the network
+
+
+# Preprocessing
+
+IMAGES = np.random.default_rng(0).integers(0, 256, size=(2, 5, 4, 3)).astype("uint8")
+MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+CASES = {
+    "torchvision": (Preprocessing(mean=MEAN, deviation=DEVIATION), lambda x: (x / 255 - MEAN) / DEVIATION),
+    "around zero": (Preprocessing(value_range=(-1, 1)), lambda x: x / 127.5 - 1),
+    "all": (Preprocessing(value_range=(-1, 3), mean=0.25, deviation=2), lambda x: (x / 255 * 4 - 1 - 0.25) / 2),
+    "the range alone": (Preprocessing(), lambda x: x / 255),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_preprocessing_equals_its_formula(name):
+    preprocessing, formula = CASES[name]
+    want = formula(IMAGES.astype("float64"))
+    got = preprocessing(IMAGES)
+    assert isinstance(got, np.ndarray)
+    assert got.dtype == "float32"
+    assert_close(got, want)
+    for dtype in ("uint8", "float16"):
+        tensor = preprocessing(keras.ops.convert_to_tensor(IMAGES.astype(dtype)))
+        assert keras.ops.is_tensor(tensor)
+        assert keras.backend.standardize_dtype(tensor.dtype) == "float32"
+        assert_close(tensor, want)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_preprocessing_can_stand_in_a_model_that_is_saved(name, tmp_path):
+    preprocessing, _ = CASES[name]
+    images = keras.Input((5, 4, 3), dtype="uint8")
+    model = keras.Model(images, preprocessing(images))
+    assert_close(saved(model, tmp_path)(IMAGES), preprocessing(IMAGES))
+    assert Preprocessing.from_config(preprocessing.get_config()) == preprocessing
+
+
+@pytest.mark.parametrize("wrong", [{"value_range": (1, 0)}, {"deviation": 0}, {"deviation": (1.0, -1.0, 1.0)}], ids=str)
+def test_impossible_preprocessing_is_refused(wrong):
+    with pytest.raises(ValueError, match="Preprocessing: got .*above 0"):
+        Preprocessing(**wrong)
+
+
+# cut
+
+
+def test_cut_shares_weights_and_carries_on():
+    model = ResNet("tiny", input_shape=(64, 48, 3), classes=3)
+    trunk = cut(model, {"C3": "layer2.0.relu3", "P": "layer3.0.bn1"}, name="trunk")
+    assert (trunk.name, cut(model, ("C3",)).name) == ("trunk", "resnet_tiny")
+    assert trunk.get_layer("conv1") is model.get_layer("conv1")
+    assert trunk.feature_info == {
+        "C3": {"stride": 8, "channels": 64, "layer": "layer2.0.relu3"},
+        "P": {"stride": 8, "channels": 32, "layer": "layer3.0.bn1"},
+    }
+    assert trunk.preprocessing is model.preprocessing
+    assert trunk.weight_sources == model.weight_sources
+    again = cut(trunk, ("P",))
+    assert again.feature_info == {"P": trunk.feature_info["P"]}
+
+
+def chain(size, layers, channels=3):
+    images = keras.Input((*size, channels))
+    x = images
+    for layer in layers:
+        x = layer(x)
+    layers[-1].name = "last"
+    return keras.Model(images, x)
+
+
+def conv(kernel_size, strides, padding):
+    return keras.layers.Conv2D(4, kernel_size, strides=strides, padding=padding)
+
+
+STRIDES = {
+    "exact": ((64, 48), lambda: [conv(3, 8, "same")], 8),
+    "patches of 14": ((224, 28), lambda: [conv(14, 14, "valid")], 14),
+    "rounded up": ((43, 37), lambda: [conv(3, 2, "same") for _ in range(5)], 32),
+    "rounded down": ((229, 230), lambda: [keras.layers.MaxPooling2D(2) for _ in range(5)], 32),
+    "without padding": ((227, 227), lambda: [conv(11, 4, "valid")], 4),
+    "sizes unknown": ((None, None), lambda: [conv(3, 2, "same")], None),
+    "no map": ((8, 8), lambda: [keras.layers.Flatten()], None),
+}
+
+
+@pytest.mark.parametrize("name", STRIDES)
+def test_strides_of_any_model_follow_from_its_static_shapes(name):
+    size, layers, stride = STRIDES[name]
+    model = chain(size, layers())
+    model = keras.models.clone_model(model)
+    trunk = cut(model, {"X": "last"})
+    assert trunk.feature_info["X"]["stride"] == stride
+    assert trunk.feature_info["X"]["channels"] == model.output.shape[-1]
+    assert trunk.preprocessing is None
+
+
+def test_cut_refuses_what_it_cannot_cut():
+    model = network()
+    with pytest.raises(ValueError, match="Unknown layer of net: got 'conv2'.*'conv1'"):
+        cut(model, {"C1": "conv2"})
+    with pytest.raises(ValueError, match="Unknown level of net: got 'C7'.*'C1'"):
+        cut(model, ("C7",))
+    with pytest.raises(ValueError, match=r"cut needs a functional keras.Model with known inputs, got Sequential"):
+        cut(keras.Sequential([keras.layers.Dense(1)]), {"C1": "dense"})
