@@ -12,29 +12,8 @@ import numpy as np
 
 from kvision import weights as weight_files
 from kvision.errors import choose, unknown
-from kvision.layers import FeaturePyramid
 from kvision.layers.convolution import require_channels_last
 from kvision.network import Network
-
-# Torchvision's detectors keep the backbone in `backbone.body`; all their other names are ours.
-DETECTOR_RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
-
-# What the published files call otherwise than torchvision does today: a convolution stood alone where it now is the
-# first of a block, Mask R-CNN counted from 1, and RetinaNet counted the ReLUs in between.
-DETECTOR_OLDER_NAMES = {
-    "torchvision": [
-        (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
-        (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
-        (
-            r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$",
-            lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}",
-        ),
-        (
-            r"^(head\.(?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)$",
-            lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
-        ),
-    ]
-}
 
 
 def variant_row(family, variants, variant, **overrides):
@@ -174,12 +153,6 @@ def finish(model, weights, published=None, renames=None, older_names=None):
     return load_weights(model, weights, published or {})
 
 
-def finish_detector(detector, weights, published=None):
-    """The detector of a builder, weights loaded; arguments as those of `finish`."""
-    weight_files.remember(detector, DETECTOR_RENAMES, published, DETECTOR_OLDER_NAMES)
-    return load_weights(detector, weights, published or {})
-
-
 def load_weights(model, weights, published=()):
     """The model, with the weights its builder was asked for: None, a published name, or a path."""
     if weights is None:
@@ -259,46 +232,3 @@ def _stride(shape, map_shape):
             if all(rounded(pixels / stride) == cells for pixels, cells in sizes):
                 return stride
     return min(powers, key=lambda stride: abs(math.log2(max(ratios) / stride)))
-
-
-def pyramid_backbone(family, backbone, levels, images, preprocess=None):
-    """The named maps of a detector's backbone.
-
-    Args:
-        family: Name of the builder, for the message.
-        backbone: A `keras.Model` that returns a dict of named levels.
-        levels: The names needed.
-        images: The input tensor.
-        preprocess: A function from RGB images of 0…255 to what the backbone expects, or None.
-
-    Raises:
-        ValueError: if the backbone does not return these levels, or was built for pictures of another size.
-    """
-    returned = getattr(backbone, "output", None)
-    if not isinstance(returned, dict) or not set(levels) <= set(returned):
-        got = sorted(returned) if isinstance(returned, dict) else type(backbone).__name__
-        raise ValueError(
-            f"{family} needs a backbone that returns {', '.join(levels)}: got {got}. Build ours with "
-            f"include_top=False, features={tuple(levels)!r}, or cut one: kvision.applications.cut(model, "
-            "{level: layer name, …})."
-        )
-    size, built_for = tuple(images.shape[1:]), tuple(backbone.inputs[0].shape[1:])
-    if any(theirs not in (None, ours) for ours, theirs in zip(size, built_for, strict=True)):
-        raise ValueError(f"{family} has input_shape={size}, its backbone {built_for}: build both for one size.")
-    maps = backbone(images if preprocess is None else preprocess(images))
-    return {level: maps[level] for level in levels}
-
-
-def inner_norm(norm):
-    """The norm of a detector's neck and heads: what trains from scratch reaches them too, the others do not."""
-    return norm if norm in ("group", "sync_batch") else None
-
-
-def feature_pyramid(channels, extra, norm):
-    """The pyramid of a detector with this `norm`: what trains from scratch starts by He's law.
-
-    He 2018, "Rethinking ImageNet Pre-training". On a pretrained backbone it starts by the law of Caffe2 and
-    torchvision, the default of `FeaturePyramid`.
-    """
-    start = {} if norm in ("frozen_batch", "batch") else {"initializer": "he"}
-    return FeaturePyramid(channels, extra=extra, norm=inner_norm(norm), name="backbone.fpn", **start)

@@ -2,13 +2,18 @@
 
 import math
 import numbers
+import weakref
 
 import keras
 
 from kvision._keras import print_message
 from kvision.metrics.exposure_count import ExposureCount
+from kvision.task_model import TaskModel
 
 UNITS = ("images", "instances", "pixels")
+
+# One count a model, for all its fits and callbacks: the step that it observes is compiled once.
+_counts = weakref.WeakKeyDictionary()
 
 
 class Exposure(keras.callbacks.Callback):
@@ -20,8 +25,9 @@ class Exposure(keras.callbacks.Callback):
     pre-training and to the fine-tuning, it holds what the paper compares with training from scratch. What validation
     sees does not count; a batch counts even if loss scaling skips its update.
 
-    - A `kvision.detection.Detector`, and any model that holds a `kvision.metrics.ExposureCount`, counts inside its
-      training step: labelled rows that are no crowd, and pixels of the valid part of each picture (`"image_size"`).
+    - A `TaskModel`, such as a detector, is observed inside its training step: labelled rows that are no crowd, and
+      pixels of the valid part of each image (`"image_size"`). What counts is no part of the model and of its files.
+      Any model that holds a `kvision.metrics.ExposureCount` is followed likewise.
     - Any other model counts one instance an image, as the paper does for ImageNet, and the pixels of its input's fixed
       size; `pixels_seen` is left out where its inputs have none. Its images are read from Keras's own mean of the loss,
       smaller last batches included, exactly for epochs of up to 2²⁴ images. A callback that evaluates in the middle of
@@ -84,7 +90,10 @@ class Exposure(keras.callbacks.Callback):
         self._batches = 0
         self._seen_before = None
         self._spent = None
-        self._counter = next((metric for metric in model.metrics if isinstance(metric, ExposureCount)), None)
+        if isinstance(model, TaskModel):
+            self._counter = _observing(model)
+        else:
+            self._counter = next((metric for metric in model.metrics if isinstance(metric, ExposureCount)), None)
         self._area = _input_area(model)
         self._units = UNITS[:2] if self._counter is None and self._area is None else UNITS
         self._keras_counts = (
@@ -130,6 +139,8 @@ class Exposure(keras.callbacks.Callback):
             logs.update({f"{unit}_seen": getattr(self, f"{unit}_seen") for unit in self._units})
 
     def on_train_end(self, logs=None):
+        if isinstance(self.model, TaskModel):
+            self.model.remove_observer(self._counter)
         if self._spent is not None:
             seen, budget = getattr(self, f"{self._spent}_seen"), self._budgets[self._spent]
             print_message(f"Training ended by its budget: {seen:,} {self._spent} seen of {budget:,}.")
@@ -153,6 +164,15 @@ class Exposure(keras.callbacks.Callback):
         else:
             images = self._batches * self.batch_size
         return images, images, images * (self._area or 0)
+
+
+def _observing(model):
+    """The count of a `TaskModel`, put into its training step."""
+    if model not in _counts:
+        with model.scope():
+            _counts[model] = ExposureCount()
+    model.add_observer(_counts[model])
+    return _counts[model]
 
 
 def _input_area(model):

@@ -12,16 +12,18 @@ BASE = 2**24  # where a count is carried over: an int32, all that JAX has, holds
 
 @keras.saving.register_keras_serializable("kvision")
 class ExposureCount(keras.metrics.Metric):
-    """Counts images, object instances and pixels, exactly, for as long as the model lives.
+    """Counts images, object instances and pixels, exactly, for as long as it lives.
 
-    The accounting of He, Girshick, Dollár, *Rethinking ImageNet Pre-training* (arXiv 1811.08883), Figure 2. A model
-    that holds one as an attribute and updates it in `compute_loss` when training can be followed by
-    `kvision.callbacks.Exposure`; a `Detector` does. Its numbers are no part of the logs: `result()` is empty, and
-    `reset_state()`, which Keras calls at every epoch and evaluation, changes nothing.
+    The accounting of He, Girshick, Dollár, *Rethinking ImageNet Pre-training* (arXiv 1811.08883), Figure 2.
+    `kvision.callbacks.Exposure` lets one observe the training steps of a `TaskModel`, and follows any model that holds
+    one as an attribute and updates it in `compute_loss` when training. Its numbers are no part of the logs: `result()`
+    is empty, and `reset_state()`, which Keras calls at every epoch and evaluation, changes nothing.
 
     - An instance is a row whose label is not −1 and which is not `"crowd"`: a crowd stands for many objects and trains
-      none. The paper's 7 instances an image hold with and without COCO's crowds.
-    - Pixels are those of the valid part, `"image_size"`, or of the padded picture if targets have none.
+      none. The paper's 7 instances an image hold with and without COCO's crowds. Targets without `"labels"` count one
+      instance an image.
+    - Pixels are those of the valid part, `"image_size"`, or of the padded image if targets have none; 0 where only
+      features are given.
 
     Example:
 
@@ -41,17 +43,23 @@ class ExposureCount(keras.metrics.Metric):
 
         Args:
             images: [b, h, w, c], or a dict that holds them as `"images"`.
-            targets: The dict of the data contract (`kvision.contract`).
+            targets: The dict of the data contract (`kvision.contract`), or what another task learns from.
         """
-        sides = [ops.cast(side, "int") for side in ops.shape(images_of(images))[:3]]
-        instances = targets["labels"] >= 0
-        if "crowd" in targets:
-            instances = ops.logical_and(instances, ops.logical_not(ops.cast(targets["crowd"], "bool")))
+        is_cached = hasattr(images, "keys") and "images" not in images
+        first = keras.tree.flatten(images)[0] if is_cached else images_of(images)
+        sides = [ops.cast(side, "int") for side in ops.shape(first)[:3]]
+        targets = targets if hasattr(targets, "keys") else {}
+        instances = sides[0]
+        if "labels" in targets:
+            counted = targets["labels"] >= 0
+            if "crowd" in targets:
+                counted = ops.logical_and(counted, ops.logical_not(ops.cast(targets["crowd"], "bool")))
+            instances = ops.sum(ops.cast(counted, "int"))
         if "image_size" in targets:
             pixels = ops.sum(ops.prod(ops.cast(targets["image_size"], "int"), axis=-1))
         else:
-            pixels = math.prod(sides)
-        counts = ops.stack([sides[0], ops.sum(ops.cast(instances, "int")), pixels])
+            pixels = ops.zeros((), "int") if is_cached else math.prod(sides)
+        counts = ops.stack([sides[0], instances, pixels])
         carried, rest = ops.unstack(ops.convert_to_tensor(self._parts))
         rest = rest + counts
         carry = rest // BASE

@@ -14,38 +14,54 @@ FPN_SIZES = ((32,), (64,), (128,), (256,), (512,))
 RETINANET_SIZES = tuple(tuple(int(size * 2 ** (third / 3)) for third in range(3)) for size in (32, 64, 128, 256, 512))
 
 
-def cell_anchors_xyxy(sizes, ratios=RATIOS):
-    """Anchors around the origin, rounded to whole pixels.
+def cell_anchors_xyxy(sizes, ratios=RATIOS, rounded=True):
+    """Anchors around the origin.
 
     Args:
         sizes: Square roots of the areas, in pixels.
-        ratios: Height over width.
+        ratios: Height over width; or pairs (height, width) of factors, as EfficientDet's.
+        rounded: To whole pixels, as torchvision's.
 
     Returns:
         NumPy array `[len(ratios) * len(sizes), 4]`, float32: all sizes of the first ratio, then of the second, …
     """
-    stretch = np.sqrt(np.asarray(ratios, "float32"))[:, None]
     sizes = np.asarray(sizes, "float32")
-    heights, widths = (stretch * sizes).ravel(), ((1 / stretch) * sizes).ravel()
-    return np.round(np.stack([-widths, -heights, widths, heights], axis=-1) / 2)
+    factors = np.array([_factors(ratio) for ratio in ratios], "float32")
+    heights, widths = (factors[:, axis, None] * sizes for axis in (0, 1))
+    corners = np.stack([-widths.ravel(), -heights.ravel(), widths.ravel(), heights.ravel()], axis=-1) / 2
+    return np.round(corners) if rounded else corners
 
 
-def anchors_xyxy(image_size, feature_sizes, sizes=FPN_SIZES, ratios=RATIOS):
+def _factors(ratio):
+    if isinstance(ratio, list | tuple):
+        return tuple(ratio)
+    root = np.sqrt(np.float32(ratio))
+    return root, 1 / root
+
+
+def anchors_xyxy(image_size, feature_sizes, sizes=FPN_SIZES, ratios=RATIOS, strides=None, offset=0.5, rounded=True):
     """Anchors of every level of a feature pyramid.
+
+    The centre of cell i lies at `(i + offset) * stride`.
 
     Args:
         image_size: Height and width of the network's input, in pixels.
         feature_sizes: Height and width of each level, in the order of `sizes`.
         sizes: For each level, the square roots of its anchors' areas, in pixels: `FPN_SIZES` for P2…P6,
             `RETINANET_SIZES` for P3…P7.
-        ratios: Height over width, for all levels.
+        ratios: As in `cell_anchors_xyxy`, for all levels.
+        strides: Pixels between neighbouring cells of each level. None: the power of two nearest to pixels per cell,
+            which is 2^k for level k. `"torchvision"`: pixels // cells of each axis, torchvision's rule, which falls
+            short of 2^k wherever a size is not divisible.
+        offset: Of the centre of a cell, in strides; torchvision's is 0.
+        rounded: Sides to whole pixels.
 
     Returns:
         A list with one NumPy array `[height * width * len(ratios) * len(level sizes), 4]`, float32, for each level.
-        Rows run over the map from left to right, then from top to bottom, and over the anchors of a place first.
+        Rows run over the map from left to right, then from top to bottom, and over the anchors of a cell first.
 
     Raises:
-        ValueError: If levels and sizes differ in number, or if a size is not known or larger than the picture.
+        ValueError: If levels, strides and sizes differ in number, or if a size is not known or larger than the image.
 
     Example:
 
@@ -58,23 +74,43 @@ def anchors_xyxy(image_size, feature_sizes, sizes=FPN_SIZES, ratios=RATIOS):
             f"Anchors need sizes for every level: got {len(feature_sizes)} feature sizes, but sizes for {len(sizes)} "
             "levels. Pass one tuple of sizes for each level."
         )
+    if strides is None or isinstance(strides, str):
+        strides = _strides(image_size, feature_sizes, strides)
+    elif len(strides) != len(sizes):
+        raise ValueError(f"Anchors need a stride for every level: got {len(strides)} for {len(sizes)} levels.")
     levels = []
-    for feature_size, level_sizes in zip(feature_sizes, sizes, strict=True):
-        (height, stride_y), (width, stride_x) = (
-            (cells, _stride(pixels, cells, image_size, feature_size))
-            for pixels, cells in zip(image_size, feature_size, strict=True)
+    for feature_size, level_sizes, stride in zip(feature_sizes, sizes, strides, strict=True):
+        for pixels, cells in zip(image_size, feature_size, strict=True):
+            _check_static(pixels, cells, image_size, feature_size)
+        stride_y, stride_x = stride if isinstance(stride, tuple | list) else (stride, stride)
+        y, x = (
+            (np.arange(cells) + offset) * step for cells, step in zip(feature_size, (stride_y, stride_x), strict=True)
         )
-        y, x = np.meshgrid(np.arange(height) * stride_y, np.arange(width) * stride_x, indexing="ij")
-        places = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4).astype("float32")
-        levels.append((places + cell_anchors_xyxy(level_sizes, ratios)).reshape(-1, 4))
+        y, x = np.meshgrid(y, x, indexing="ij")
+        centres = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4).astype("float32")
+        levels.append((centres + cell_anchors_xyxy(level_sizes, ratios, rounded)).reshape(-1, 4))
     return levels
 
 
-def _stride(pixels, cells, image_size, feature_size):
-    """Pixels from one cell of a map to the next."""
+def _strides(image_size, feature_sizes, rule):
+    """Of each level a pair: by torchvision's rule, or the nearest power of two."""
+    if rule not in (None, "torchvision"):
+        raise ValueError(f"The strides of anchors are numbers, None or 'torchvision': got {rule!r}.")
+    strides = []
+    for feature_size in feature_sizes:
+        for pixels, cells in zip(image_size, feature_size, strict=True):
+            _check_static(pixels, cells, image_size, feature_size)
+        pairs = zip(image_size, feature_size, strict=True)
+        if rule == "torchvision":
+            strides.append(tuple(pixels // cells for pixels, cells in pairs))
+        else:
+            strides.append(tuple(2 ** round(float(np.log2(pixels / cells))) for pixels, cells in pairs))
+    return strides
+
+
+def _check_static(pixels, cells, image_size, feature_size):
     if not pixels or not cells or cells > pixels:
         raise ValueError(
             f"Anchors are computed from static shapes: got the image size {tuple(image_size)} and the feature size "
             f"{tuple(feature_size)}. Give the model a fixed input_shape, and feature maps no larger than it."
         )
-    return pixels // cells

@@ -12,6 +12,7 @@ from keras import ops
 from kvision.callbacks import Exposure, RunHistory, Vitals, read_history
 from kvision.detection.detector import Detector
 from kvision.metrics import ExposureCount
+from kvision.task_model import Part
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of
 from tests.callbacks.runs import tiny_model
@@ -23,16 +24,23 @@ BATCH = 4  # and a last one of 2
 
 
 @keras.saving.register_keras_serializable("kvision_tests")
-class Head(keras.layers.Layer):
+class Head(Part):
     """The least that a detector needs."""
 
     loss_names = ("loss_of_maps",)
     classes = 3
 
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.complete()
+
     def losses(self, features, targets, training):
         return {"loss_of_maps": ops.mean(ops.square(ops.cast(features["maps"], "float32")))}
 
-    def detect(self, features):
+    def check(self, x, y):
+        pass
+
+    def decode(self, features):
         maps = ops.cast(features["maps"], "float32")[:, 0, :2]
         return {"boxes": maps, "scores": maps[..., 0], "labels": ops.cast(maps[..., 0], "int32")}
 
@@ -123,6 +131,24 @@ def test_without_the_callback_nothing_is_logged():
     history = model.fit(x, targets, validation_data=(x, targets), verbose=0).history
     assert set(history) == {"loss", "loss_of_maps", "val_loss", "val_loss_of_maps"}
     assert len(model.evaluate(x, targets, verbose=0)) == 2
+
+
+def test_the_count_is_no_part_of_the_model_and_the_plain_step_comes_back(tmp_path):
+    x, targets = scenes()
+    model = detector()
+    model.fit(x, targets, batch_size=BATCH, verbose=0)
+    plain, metrics = model.train_function, len(model.metrics)
+    saving = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+    for _ in range(2):
+        exposure = Exposure()
+        history = model.fit(x, targets, batch_size=BATCH, verbose=0, callbacks=[exposure, saving])
+        assert logged(history) == [by_hand(targets)]
+        assert model.train_function is plain
+        assert len(model.metrics) == metrics
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert not any(isinstance(metric, ExposureCount) for metric in copy.metrics)
+    history = copy.fit(x, targets, batch_size=BATCH, verbose=0, callbacks=[Exposure()])
+    assert logged(history) == [by_hand(targets)]
 
 
 class Evaluates(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""The thin model of all detectors: what it refuses, and that it is a plain Keras model in everything else."""
+"""What a detector adds to a `TaskModel`: the data contract, one number of boxes, detections."""
 
 import pathlib
 import subprocess
@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.applications.detection.rows import CLASSES, ROWS
+from kvision import applications as A
+from tests.applications.detection.rows import CLASSES, ROWS, SHAPE, tiny_vgg
 from tests.applications.detection.test_detectors import batch_of
 from tests.support import assert_close
 
@@ -18,7 +19,9 @@ ROW = ROWS[0]
 
 def detector():
     keras.utils.set_random_seed(0)
-    model = ROW.tiny()
+    model = A.RetinaNet(
+        input_shape=SHAPE, classes=CLASSES, backbone=tiny_vgg("C3", "C4", "C5"), channels=8, num_detections=20
+    )
     model.compile(keras.optimizers.SGD(0.01))
     return model
 
@@ -48,58 +51,30 @@ class Batches(keras.utils.PyDataset):
         return self.batch
 
 
-def test_bad_arrays_are_refused_before_the_first_step(shared):
-    with pytest.raises(ValueError, match=r"beyond the last of 3 classes, 2: image 0, row 1"):
+def test_what_breaks_the_contract_is_refused_before_the_first_step(shared):
+    message = r"beyond the last of 3 classes, 2: image 0, row 1"
+    with pytest.raises(ValueError, match=message):
         shared.fit(*bad_batch(), verbose=0)
-
-
-def test_bad_validation_data_is_refused(shared):
-    with pytest.raises(ValueError, match="beyond the last"):
-        shared.fit(*batch_of(ROW), validation_data=bad_batch(), verbose=0)
-
-
-def test_the_first_batch_of_a_dataset_is_checked(shared):
-    with pytest.raises(ValueError, match="beyond the last"):
+    with pytest.raises(ValueError, match=message):
         shared.fit(Batches(bad_batch()), verbose=0)
+    with pytest.raises(ValueError, match=message):
+        shared.fit(*batch_of(ROW), validation_data=bad_batch(), verbose=0)
+    with pytest.raises(ValueError, match=message):
+        shared.evaluate(*bad_batch(), verbose=0)
 
 
-@pytest.mark.tensorflow_only
-def test_the_first_batch_of_tf_data_is_checked(shared):
-    import tensorflow as tf
-
-    with pytest.raises(ValueError, match="beyond the last"):
-        shared.fit(tf.data.Dataset.from_tensors(bad_batch()), verbose=0)
-    shared.fit(tf.data.Dataset.from_tensors(batch_of(ROW)), shuffle=False, verbose=0)
+def test_targets_without_rows_are_refused(shared):
+    x, targets = batch_of(ROW)
+    none = {name: values[:, :0] for name, values in targets.items()}
+    with pytest.raises(ValueError, match=r"the targets have no rows, boxes \(2, 0, 4\).*a row of zeros"):
+        shared.fit(x, none, verbose=0)
 
 
-def test_fit_takes_datasets_and_generators(shared):
-    batches = Batches(batch_of(ROW))
-    history = shared.fit(batches, validation_data=batches, shuffle=False, verbose=0).history
-    assert {"loss", "box_loss", "val_loss", "val_box_loss"} <= set(history)
-    shared.fit((batch_of(ROW) for _ in range(2)), steps_per_epoch=2, shuffle=False, verbose=0)
-
-
-def test_positional_arguments_of_fit_reach_keras(shared):
-    assert len(shared.fit(*batch_of(ROW), 2, 3, 0).history["loss"]) == 3
-
-
-def test_compile_takes_no_loss_and_no_metrics():
-    model = ROW.tiny()
-    with pytest.raises(ValueError, match=r"brings its own losses \(classification_loss, box_loss\)"):
-        model.compile("sgd", loss="mse")
-    with pytest.raises(ValueError, match="DetectionMetrics"):
-        model.compile("sgd", metrics=["accuracy"])
-
-
-@pytest.mark.parametrize("weights", [{"sample_weight": np.ones(2)}, {"class_weight": {0: 2.0}}])
-def test_weights_are_refused_before_the_first_step(shared, weights):
-    with pytest.raises(ValueError, match="takes no sample_weight and no class_weight"):
-        shared.fit(*batch_of(ROW), verbose=0, **weights)
-
-
-def test_weights_inside_a_dataset_are_refused():
-    with pytest.raises(ValueError, match="takes no sample_weight"):
-        detector().fit(Batches((*batch_of(ROW), np.ones(2))), shuffle=False, verbose=0)
+def test_its_messages_name_what_a_detector_has(shared):
+    with pytest.raises(ValueError, match=r"brings its own losses \(classification_loss, box_loss\).*DetectionMetrics"):
+        detector().compile("sgd", metrics=["accuracy"])
+    with pytest.raises(ValueError, match='no class_weight: mark what not to learn by "crowd" or the label -1'):
+        shared.fit(*batch_of(ROW), sample_weight=np.ones(2), verbose=0)
 
 
 @pytest.mark.tensorflow_only  # JAX compiles anew for each number
@@ -117,24 +92,28 @@ def test_training_gives_features_and_inference_detections_too(shared):
     assert set(shared(x)) == {"class_logits", "box_deltas", "detections"}
 
 
+def test_thresholds_changed_after_predict_hold(shared):
+    x, _ = batch_of(ROW)
+    numbers = []
+    for shared.head.decoder.score_threshold in (0.0, 0.9999, 0.0):
+        numbers.append(int((shared.predict(x, verbose=0)["labels"] >= 0).sum()))
+    assert numbers[0] == numbers[2] == 40
+    assert numbers[1] == 0
+
+
 @pytest.mark.tensorflow_only
-def test_fit_traces_the_step_once():
-    model, traced = detector(), []
-    model.compile("adam")  # which makes two variables for each weight
-    losses = model.head.losses
-    model.head.losses = lambda *arguments: traced.append(arguments) or losses(*arguments)
-    model.fit(Batches(batch_of(ROW)), shuffle=False, verbose=0)
-    assert len(traced) == 1
+def test_it_is_exported_to_what_predict_gives(shared, tmp_path):
+    import tensorflow as tf
 
-
-def test_regularizers_count():
-    plain, regular = detector(), detector()
-    for layer in regular.trunk._flatten_layers(include_self=False):
-        if layer.name == "head.regression_head.bbox_reg":
-            layer.kernel.regularizer = keras.regularizers.L2(10.0)
-            penalty = 10.0 * np.sum(np.square(keras.ops.convert_to_numpy(layer.kernel)))
-    losses = [model.evaluate(*batch_of(ROW), verbose=0, return_dict=True)["loss"] for model in (plain, regular)]
-    assert_close(losses[1] - losses[0], penalty, tolerance=(1e-3, 1e-4))  # a difference of larger numbers
+    shared.head.decoder.score_threshold = 0.0
+    x, _ = batch_of(ROW)
+    shared.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    served, want = loaded.serve(tf.constant(x)), shared.predict(x, verbose=0)
+    assert (want["labels"] >= 0).all()
+    assert set(served) == set(want)
+    for name in want:
+        assert_close(served[name], want[name])
 
 
 REPLICAS = """

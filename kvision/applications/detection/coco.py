@@ -1,6 +1,28 @@
-"""What the COCO networks share: the names of the categories, and how torchvision publishes its detectors."""
+"""What the COCO networks share: the names of the categories, and how torchvision publishes and names its detectors."""
 
+from kvision.applications import building
+from kvision.errors import choose
 from kvision.weights import Published
+
+# Torchvision's detectors keep the backbone in `backbone.body`; all their other names are ours.
+RENAMES = {"torchvision": [(r"^(conv1|bn1|layer\d)\b", r"backbone.body.\1")]}
+
+# What the published files call otherwise than torchvision does today: a convolution stood alone where it now is the
+# first of a block, Mask R-CNN counted from 1, and RetinaNet counted the ReLUs in between.
+OLDER_NAMES = {
+    "torchvision": [
+        (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+        (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+        (
+            r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$",
+            lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}",
+        ),
+        (
+            r"^(head\.(?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)$",
+            lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
+        ),
+    ]
+}
 
 # Of the ids 1 to 90, in this order; ten of them were never used in the data set and are called "N/A".
 CATEGORIES = (
@@ -58,3 +80,50 @@ def torchvision_weights(file, box_ap, head, mask_ap=None):
         mask_ap=mask_ap,
         epsilon=0.0,
     )
+
+
+def finish(detector, weights, published=None):
+    """The detector of a builder, weights loaded.
+
+    Args:
+        detector: As built.
+        weights: None, a published name, or a path.
+        published: The family's `WEIGHTS`, if the detector is of the form they belong to.
+    """
+    return building.finish(detector, weights, published, RENAMES, OLDER_NAMES)
+
+
+def num_classes(family, classes, weights, published, default=80):
+    """The number of classes of a detector: as asked for, or that of its weights.
+
+    Args:
+        family: Name of the builder, for the message.
+        classes, weights: The builder's arguments.
+        published: `{weights name: number}`.
+        default: Without weights; 80 is COCO's.
+
+    Raises:
+        ValueError: on None with the path of a file, which does not say it.
+    """
+    if classes is not None:
+        return classes
+    if weights is None or weights in published:
+        return published.get(weights, default)
+    raise ValueError(f"{family}: classes=None takes the number of published weights; of a file of yours, pass it.")
+
+
+def torchvision_geometry(weights, published, anchor_strides, aligned=True):
+    """What `"auto"` means: torchvision's rules with its published weights, those of the levels' strides otherwise.
+
+    Args:
+        weights: The builder's argument.
+        published: Names of torchvision's weights.
+        anchor_strides: `"level"`, `"torchvision"` or `"auto"`.
+        aligned: Of RoIAlign: True, False or `"auto"`.
+
+    Returns:
+        (`"level"` or `"torchvision"`, True or False)
+    """
+    theirs = weights in published
+    rules = {"auto": "torchvision" if theirs else "level", "level": "level", "torchvision": "torchvision"}
+    return choose("anchor_strides", rules, anchor_strides), not theirs if aligned == "auto" else aligned

@@ -12,43 +12,38 @@ import math
 import keras
 from keras import ops
 
-from kvision.applications.building import (
-    feature_pyramid,
-    finish_detector,
-    image_input,
-    inner_norm,
-    pyramid_backbone,
-)
+from kvision.applications.building import image_input
 from kvision.applications.classification import imagenet
 from kvision.applications.classification.resnet import ResNet50
 from kvision.applications.detection import coco
-from kvision.detection.detector import Detector
-from kvision.layers.conventions import conventions
-from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
-from kvision.ops import (
-    BACKGROUND,
-    IGNORED,
-    RETINANET_SIZES,
-    anchors_xyxy,
-    clip_xyxy,
-    decode_deltas,
-    encode_deltas,
-    match,
-    select_detections,
+from kvision.detection.anchors import Anchors, level_strides
+from kvision.detection.assigner import Assigner, matched, read_targets
+from kvision.detection.backbone import (
+    backbone_maps,
+    backbone_preprocessing,
+    choose_norms,
+    feature_pyramid,
+    sizes_of,
 )
+from kvision.detection.dense_head import DenseDecoder, flatten_outputs, shared_convolutions
+from kvision.detection.detector import Detector
+from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
+from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES, encode_deltas
+from kvision.ops.anchors import RATIOS
+from kvision.task_model import Part
 
 LEVELS = ("C3", "C4", "C5")
-ANCHORS_A_CELL = 9  # section 4, "Anchors": three sizes and three ratios
 
 # Section 4.1: the bias that lets every anchor start at a foreground probability of 0.01.
 PRIOR = 0.01
 
-# Of the detector as it is built by default.
+# Of the form that `weights="coco"` builds.
 WEIGHTS = {
     "coco": coco.torchvision_weights(
         "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, ("head.classification_head.cls_logits",)
     )
 }
+CLASSES = {"coco": 91}
 
 PROOF = "torchvision retinanet_resnet50_fpn, fed the same weights"
 
@@ -56,98 +51,134 @@ PROOF = "torchvision retinanet_resnet50_fpn, fed the same weights"
 def RetinaNet(
     *,
     input_shape=(512, 512, 3),
-    classes=80,
+    classes=None,
     backbone=None,
     weights=None,
-    norm="frozen_batch",
+    backbone_norm="auto",
+    norm="auto",
+    initializer="auto",
     channels=256,
-    preprocess=imagenet.preprocess_input,
+    anchor_sizes=RETINANET_SIZES,
+    anchor_ratios=RATIOS,
+    anchor_strides="auto",
+    matching_iou_threshold=0.5,
+    background_iou_threshold=0.4,
+    focal_alpha=0.25,
+    focal_gamma=2.0,
+    score_threshold=0.05,
+    num_candidates=1000,
+    nms_threshold=0.5,
+    num_detections=300,
+    preprocess="auto",
     name="retinanet",
 ):
     """Build a RetinaNet.
 
     Args:
-        input_shape: (height, width, channels), at least 128 pixels a side for P7 to have one cell of stride 128.
-        classes: Number of classes, without a background.
+        input_shape: (height, width, channels), at least 32 pixels a side.
+        classes: Number of classes, without a background. None: that of `weights="coco"`, 80 otherwise.
         backbone: A `keras.Model` from images of `input_shape` to `{"C3": map, "C4": map, "C5": map}`, such as
             `ResNet50(include_top=False, features=("C3", "C4", "C5"), weights="imagenet", norm="frozen_batch", …)` or
-            `cut(model, {...})`. None is a fresh ResNet-50 with `norm`.
-        weights: None; or `"coco"` (see `WEIGHTS`), for `backbone`, `norm` and `channels` as they are by default. These
-            have 91 classes: with `classes=91` the label is the category's id, label 0 is nothing, and the names are
-            `coco.class_names(91)`, one place further than those of `FasterRCNN`; with another number the last layer
-            starts fresh. Or the path of weights of the whole detector; see `kvision.weights.set_epsilon`.
-        norm: Of the backbone built here. `"group"` and `"sync_batch"`, for training from scratch, reach the pyramid
-            and the heads as well. With these and None the pyramid starts by He's law.
+            `cut(model, {...})`. None is a ResNet-50 of `backbone_norm`.
+        weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default. These have
+            91 classes: the label is the category's id, label 0 is nothing, and the names are `coco.class_names(91)`,
+            one place further than those of `FasterRCNN`; with another number of `classes` the last layer starts fresh,
+            and says so. Or the path of weights of the whole detector; of torchvision's, pass
+            `anchor_strides="torchvision"`, and see `kvision.weights.set_epsilon`.
+        backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
+            `"auto"`: frozen with `weights`, else group norm, which trains from scratch. Frozen without weights is for
+            loading some afterwards: `fit` refuses it before.
+        norm: Of the pyramid and the heads: `"group"`, `"batch"`, `"sync_batch"` or None. `"auto"`: None with `weights`,
+            a `backbone` or a frozen norm, else group norm. A batch norm in the heads is one for each level.
+        initializer: Of the pyramid's kernels; `"auto"`: `"lecun_uniform"` (Caffe2's, torchvision's) where `norm="auto"`
+            is None, else `"he"` (He 2018, "Rethinking ImageNet Pre-training").
         channels: Of the pyramid and the heads.
-        preprocess: A function applied to the images, RGB 0…255, before the backbone; None for a backbone that brings
-            its own.
+        anchor_sizes: For each of P3 to P7, the square roots of the anchors' areas in pixels.
+        anchor_ratios: Height over width.
+        anchor_strides: `"level"`: 2^k for level k at any image size; `"torchvision"`: pixels // cells, centres half a
+            stride further up and left, to which torchvision's weights are trained; `"auto"`: the latter with
+            `weights="coco"`. See `kvision.detection.anchors.Anchors`.
+        matching_iou_threshold: Overlap with a box from which on an anchor is positive.
+        background_iou_threshold: Overlap with all boxes below which it is background; ignored in between.
+        focal_alpha, focal_gamma: Of the focal loss: weight of the positives in [0, 1], and exponent of at least 0.
+        score_threshold, num_candidates: Of each level go on to suppression at most `num_candidates` candidates with a
+            score above the threshold.
+        nms_threshold: Overlap in [0, 1] above which the lower score of the same class gives way.
+        num_detections: Given for an image, at most, and at fixed size.
+        preprocess: A function applied to the images, RGB 0…255, before the backbone, or None. `"auto"`: what the
+            backbone carries as `preprocessing`; ImageNet's for the one built here.
         name: Of the model.
 
     Returns:
-        A `kvision.detection.Detector`. Its losses are `classification_loss` and `box_loss`; `predict` gives 300
-        detections an image, those of score 0.05 and more.
+        A `kvision.detection.Detector`. Its losses are `classification_loss` and `box_loss`.
 
     Raises:
-        ValueError: on a wrong shape, an unknown norm, or a backbone without the levels C3 to C5.
+        ValueError: on a wrong shape, an unknown norm, a backbone without the levels C3 to C5 or with a level of another
+            stride, thresholds out of order.
 
     ```python
-    detector = kvision.applications.RetinaNet(input_shape=(256, 256, 3), classes=3, norm="group")
+    detector = kvision.applications.RetinaNet(input_shape=(256, 256, 3), classes=3)
     detector.compile(keras.optimizers.SGD(0.01, momentum=0.9))
     ```
     """
+    classes = coco.num_classes("RetinaNet", classes, weights, CLASSES)
     images = image_input("RetinaNet", input_shape, stride=32, classes=classes)
-    by_default = backbone is None and (norm, channels) == ("frozen_batch", 256)
+    norms = choose_norms(
+        "RetinaNet", backbone=backbone, weights=weights, backbone_norm=backbone_norm, norm=norm, initializer=initializer
+    )
+    strides, _ = coco.torchvision_geometry(weights, WEIGHTS, anchor_strides)
+    is_published = backbone is None and backbone_norm in ("auto", "frozen_batch") and norm in ("auto", None)
+    is_published = is_published and (channels, anchor_sizes, anchor_ratios) == (256, RETINANET_SIZES, RATIOS)
+    preprocess = backbone_preprocessing("RetinaNet", backbone, preprocess, imagenet.preprocess_input)
     if backbone is None:
-        backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norm, features=LEVELS)
-    maps = pyramid_backbone("RetinaNet", backbone, LEVELS, images, preprocess)
-    inner = inner_norm(norm)
-    levels = feature_pyramid(channels, "conv_output", norm)(maps)
+        backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norms.backbone, features=LEVELS)
+    maps = backbone_maps("RetinaNet", backbone, LEVELS, images, preprocess)
+    levels = feature_pyramid(maps, channels, "conv_output", norms)
+    anchors = Anchors(level_strides(levels) if strides == "level" else strides, anchor_sizes, anchor_ratios)
+    trunk = keras.Model(
+        images, _dense_outputs(levels, anchors.num_per_cell, classes, norms.inner), name=f"{name}_trunk"
+    )
+    head = RetinaNetHead(
+        classes,
+        input_shape[:2],
+        sizes_of(levels),
+        anchors,
+        Assigner(matching_iou_threshold, background_iou_threshold, low_quality_matches=True, name="assigner"),
+        DenseDecoder(score_threshold, num_candidates, nms_threshold, num_detections, name="decoder"),
+        focal_alpha=focal_alpha,
+        focal_gamma=focal_gamma,
+        name=f"{name}_head",
+    )
+    return coco.finish(Detector(trunk, head, name=name), weights, WEIGHTS if is_published else None)
 
-    head = "head.classification_head", "cls_logits", classes, -math.log((1 - PRIOR) / PRIOR)
-    classify = _dense_head(channels, inner, *head)
-    regress = _dense_head(channels, inner, "head.regression_head", "bbox_reg", 4, 0.0)
-    features = {
-        "class_logits": _rows(levels, classify, classes),
-        "box_deltas": _rows(levels, regress, 4),
+
+def _dense_outputs(levels, num_per_cell, classes, norm):
+    """Section 4, "Classification Subnet" and "Box Regression Subnet": four 3x3 convolutions and the last, shared."""
+    prior = -math.log((1 - PRIOR) / PRIOR)
+    heads = {
+        "class_logits": ("head.classification_head", "cls_logits", classes, prior),
+        "box_deltas": ("head.regression_head", "bbox_reg", 4, 0.0),
     }
-    trunk = keras.Model(images, features, name=f"{name}_trunk")
-    sizes = [tuple(level.shape[1:3]) for level in levels.values()]
-    detector = Detector(trunk, RetinaNetHead(classes, input_shape[:2], sizes, name=f"{name}_head"), name=name)
-    return finish_detector(detector, weights, WEIGHTS if by_default else None)
-
-
-def _dense_head(channels, norm, name, last, outputs, prior):
-    """Section 4, "Classification Subnet" and "Box Regression Subnet": four 3x3 convolutions and the answer, shared."""
-    bound = conventions(norm=norm, initializer="normal_0.01")
-    conv, norm, act = bound.conv, bound.norm, bound.activation
-    x = inputs = keras.Input((None, None, channels))
-    for index in range(4):
-        x = norm(name=f"{name}.conv.{index}.1")(conv(channels, 3, name=f"{name}.conv.{index}.0")(x))
-        x = act(name=f"{name}.conv.{index}.relu")(x)
-    bias = keras.initializers.Constant(prior)
-    outputs *= ANCHORS_A_CELL
-    x = conv(outputs, 3, use_bias=True, bias_initializer=bias, name=f"{name}.{last}")(x)
-    return keras.Model(inputs, x, name=name)
-
-
-def _rows(levels, head, size):
-    """What one head says of the anchors of all levels, [b, anchors, size], float32."""
-    rows = [keras.layers.Reshape((-1, size))(head(level)) for level in levels.values()]
-    return ops.cast(ops.concatenate(rows, axis=1), "float32")
+    features = {}
+    for output, (head, layer, size, bias) in heads.items():
+        last = {output: (f"{head}.{layer}", num_per_cell * size, 3, bias)}
+        maps = shared_convolutions(levels, depth=4, last=last, norm=norm, name=f"{head}.conv")
+        features[output] = flatten_outputs(maps[output], size)
+    return features
 
 
 @keras.saving.register_keras_serializable("kvision")
-class RetinaNetHead(keras.layers.Layer):
+class RetinaNetHead(Part):
     """RetinaNet's losses and its decoding (section 4, "Inference" and "Training"). It has no weights.
 
     Args:
         classes: Number of classes, without a background.
         image_size: (height, width) of the network's input.
         feature_sizes: (height, width) of P3…P7.
-        score_threshold, num_candidates: Of each level go on to suppression at most `num_candidates` of the decisions
-            with a score above the threshold.
-        iou_threshold: Of the suppression, per class.
-        num_detections: Given at most, and at fixed size, for an image.
+        anchors: An `Anchors`.
+        assigner: An `Assigner` without a sample.
+        decoder: A `DenseDecoder`.
+        focal_alpha, focal_gamma: Of the focal loss.
 
     Features: `"class_logits"` [b, anchors, classes] and `"box_deltas"` [b, anchors, 4], float32, finest level first.
     """
@@ -159,75 +190,55 @@ class RetinaNetHead(keras.layers.Layer):
         classes,
         image_size,
         feature_sizes,
-        score_threshold=0.05,
-        num_candidates=1000,
-        iou_threshold=0.5,
-        num_detections=300,
+        anchors,
+        assigner,
+        decoder,
+        focal_alpha=0.25,
+        focal_gamma=2.0,
         **options,
     ):
         super().__init__(**options)
+        if not 0 <= focal_alpha <= 1 or not focal_gamma >= 0:
+            raise ValueError(
+                f"The focal loss needs focal_alpha in 0 to 1 and focal_gamma of at least 0: got {focal_alpha!r} and "
+                f"{focal_gamma!r}."
+            )
         self.classes = classes
         self.image_size = tuple(image_size)
-        self.feature_sizes = [tuple(size) for size in feature_sizes]
-        self.score_threshold = score_threshold
-        self.num_candidates = num_candidates
-        self.iou_threshold = iou_threshold
-        self.num_detections = num_detections
-        self._anchors = anchors_xyxy(self.image_size, self.feature_sizes, RETINANET_SIZES)
+        self.feature_sizes = tuple(tuple(size) for size in feature_sizes)
+        self.anchors = anchors
+        self.assigner = assigner
+        self.decoder = decoder
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.levels_xyxy = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
+        self.complete()
+
+    def check(self, x, y):
+        """Nothing beyond the data contract."""
 
     def losses(self, features, targets, training=None):
         """`{name: scalar}`: focal loss and absolute error, each over the image's positive anchors, at least one."""
         logits, deltas = features["class_logits"], features["box_deltas"]
-        boxes, labels = ops.cast(targets["boxes"], "float32"), ops.cast(targets["labels"], "int32")
-        anchors = ops.concatenate(self._anchors)
-        matches = match(boxes, labels, anchors, low=0.4, high=0.5, allow_low_quality=True, crowd=targets.get("crowd"))
-        positive = ops.cast(matches > BACKGROUND, "float32")
-        num_positives = ops.maximum(ops.sum(positive, axis=1), 1.0)
+        boxes, labels, _ = read_targets(targets)
+        anchors = ops.concatenate(self.levels_xyxy)
+        matches = self.assigner.match(anchors, targets)
+        positive = matches > BACKGROUND
+        num_positives = ops.maximum(ops.sum(ops.cast(positive, "float32"), axis=1), 1.0)
 
-        place = ops.maximum(matches, 0)
-        label = ops.where(matches > BACKGROUND, ops.take_along_axis(labels, place, axis=1), -1)
-        wanted = ops.one_hot(label, self.classes, dtype="float32")  # background is a row of zeros
+        label = ops.where(positive, matched(labels, matches), -1)
+        one_hot = ops.one_hot(label, self.classes, dtype="float32")  # background is a row of zeros
         counted = ops.cast(matches != IGNORED, "float32")
-        focal = ops.sum(sigmoid_focal_loss(wanted, logits), axis=-1) * counted
+        focal = sigmoid_focal_loss(one_hot, logits, self.focal_alpha, self.focal_gamma)
+        focal = ops.sum(focal, axis=-1) * counted
 
-        matched = ops.take_along_axis(boxes, place[..., None], axis=1)
-        errors = smooth_l1_loss(encode_deltas(matched, anchors), deltas, beta=0)
-        errors = ops.where(positive[..., None] > 0, errors, 0.0)
+        errors = smooth_l1_loss(encode_deltas(matched(boxes, matches), anchors), deltas, beta=0)
+        errors = ops.where(positive[..., None], errors, 0.0)
         return {
             "classification_loss": ops.mean(ops.sum(focal, axis=1) / num_positives),
             "box_loss": ops.mean(ops.sum(errors, axis=(1, 2)) / num_positives),
         }
 
-    def detect(self, features):
-        """Decoded detections of fixed size: boxes xyxy in pixels, scores, labels; padding is 0, 0 and −1."""
-        boxes, scores, labels = (
-            ops.concatenate(parts, axis=1) for parts in zip(*self._candidates(features), strict=True)
-        )
-        return select_detections(boxes, scores, labels, self.iou_threshold, self.num_detections)
-
-    def _candidates(self, features):
-        """Boxes, scores (−inf below the threshold) and labels of each level's best decisions."""
-        start = 0
-        for anchors in self._anchors:
-            end = start + len(anchors)
-            logits, deltas = features["class_logits"][:, start:end], features["box_deltas"][:, start:end]
-            start = end
-            decisions = ops.reshape(logits, (-1, len(anchors) * self.classes))
-            best, place = ops.top_k(decisions, k=min(self.num_candidates, decisions.shape[1]))
-            scores = ops.sigmoid(best)
-            anchor = place // self.classes
-            deltas = ops.take_along_axis(deltas, anchor[..., None], axis=1)
-            boxes = decode_deltas(deltas, ops.take(anchors, anchor, axis=0))
-            scores = ops.where(scores > self.score_threshold, scores, -float("inf"))
-            yield clip_xyxy(boxes, self.image_size), scores, ops.cast(place % self.classes, "int32")
-
-    def get_config(self):
-        return super().get_config() | {
-            "classes": self.classes,
-            "image_size": self.image_size,
-            "feature_sizes": self.feature_sizes,
-            "score_threshold": self.score_threshold,
-            "num_candidates": self.num_candidates,
-            "iou_threshold": self.iou_threshold,
-            "num_detections": self.num_detections,
-        }
+    def decode(self, features):
+        """See `DenseDecoder.decode`."""
+        return self.decoder.decode(features["class_logits"], features["box_deltas"], self.levels_xyxy, self.image_size)

@@ -3,10 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from kvision import applications as A
+from kvision.applications.classification import imagenet
 
 SHAPE = (64, 64, 3)
 CLASSES = 3
+FROZEN = {"backbone_norm": "frozen_batch"}  # the form whose parameters were counted and published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +38,35 @@ class Row:
     proposals: bool = False
 
 
+def with_preprocessing(backbone):
+    """A backbone that says how its images are prepared."""
+    backbone.preprocessing = imagenet.preprocess_input
+    return backbone
+
+
 def tiny_backbone(*levels, norm="group"):
-    return A.ResNet("tiny", include_top=False, input_shape=SHAPE, features=levels, norm=norm)
+    backbone = A.ResNet("tiny", include_top=False, input_shape=SHAPE, features=levels, norm=norm)
+    if norm == "frozen_batch":  # as if it had been trained: fresh ones are refused
+        rng = np.random.default_rng(0)
+        for layer in backbone.layers:
+            if hasattr(layer, "moving_variance"):
+                layer.moving_variance.assign(rng.uniform(0.5, 1.0, layer.moving_variance.shape))
+    return with_preprocessing(backbone)
+
+
+def tiny_vgg(*levels, norm=None):
+    """A trunk that compiles quickly."""
+    return with_preprocessing(A.VGG("tiny", include_top=False, input_shape=SHAPE, features=levels, norm=norm))
 
 
 def tiny_two_stage(builder, norm=None, **options):
-    """A small pyramid with few proposals and samples, on a trunk that compiles quickly."""
+    """A small pyramid with few proposals and samples."""
     few = {"num_candidates": (60, 40), "num_proposals": (40, 20), "num_anchor_samples": 1024, "num_samples": 24}
     return builder(
         input_shape=SHAPE,
         classes=CLASSES,
-        backbone=A.VGG("tiny", include_top=False, input_shape=SHAPE, features=("C2", "C3", "C4", "C5"), norm=norm),
-        norm=norm,
-        channels=16,
-        num_detections=8,
-        **few | options,
+        backbone=tiny_vgg("C2", "C3", "C4", "C5", norm=norm),
+        **{"norm": norm, "channels": 16, "num_detections": 8} | few | options,
     )
 
 
@@ -65,7 +83,7 @@ ROWS = [
             backbone=tiny_backbone("C3", "C4", "C5", norm="frozen_batch"),
             channels=16,
         ),
-        counts={"RetinaNet": (lambda: A.RetinaNet(classes=91), 34_014_999)},
+        counts={"RetinaNet": (lambda: A.RetinaNet(classes=91, **FROZEN), 34_014_999)},
         box_losses=("box_loss",),
         proof="torchvision: test_retinanet.py",
     ),
@@ -75,7 +93,7 @@ ROWS = [
         tiny=lambda: A.FastRCNN(
             input_shape=SHAPE,
             classes=CLASSES,
-            backbone=A.VGG("tiny", include_top=False, input_shape=SHAPE, features=("C4",)),
+            backbone=tiny_vgg("C4"),
             units=16,
             dropout_rate=0.0,
             num_samples=16,
@@ -91,10 +109,10 @@ ROWS = [
         module="faster_rcnn",
         tiny=lambda: tiny_two_stage(A.FasterRCNN),
         counts={
-            "FasterRCNN": (lambda: A.FasterRCNN(classes=90), 41_755_286),
+            "FasterRCNN": (lambda: A.FasterRCNN(classes=90, **FROZEN), 41_755_286),
             # ResNet-50's convolutions, a 3x3 of 1024, 15 anchors, and 81 classes with a box each on 2048 features.
             "FasterRCNN-C4": (
-                lambda: A.FasterRCNN(neck="c4"),
+                lambda: A.FasterRCNN(neck="c4", **FROZEN),
                 23_454_912 + 9_438_208 + 1025 * 75 + 2049 * 405,
             ),
         },
@@ -105,7 +123,7 @@ ROWS = [
         name="mask_rcnn",
         module="mask_rcnn",
         tiny=lambda: tiny_two_stage(A.MaskRCNN, norm="group", num_mask_samples=4, mask_channels=16),
-        counts={"MaskRCNN": (lambda: A.MaskRCNN(classes=90), 44_401_393)},
+        counts={"MaskRCNN": (lambda: A.MaskRCNN(classes=90, **FROZEN), 44_401_393)},
         box_losses=(*R_CNN_BOX_LOSSES, "mask_loss"),
         proof="torchvision maskrcnn_resnet50_fpn: test_detector_parity.py",
         masks=True,
@@ -115,8 +133,8 @@ ROWS = [
         module="cascade_rcnn",
         tiny=lambda: tiny_two_stage(A.CascadeRCNN, masks=True, num_mask_samples=4, mask_channels=16),
         counts={
-            "CascadeRCNN": (A.CascadeRCNN, 69_341_646),
-            "CascadeRCNN-masks": (lambda: A.CascadeRCNN(masks=True), 77_271_486),
+            "CascadeRCNN": (lambda: A.CascadeRCNN(**FROZEN), 69_341_646),
+            "CascadeRCNN-masks": (lambda: A.CascadeRCNN(masks=True, **FROZEN), 77_271_486),
         },
         box_losses=(*CASCADE_BOX_LOSSES, "mask_loss_1", "mask_loss_2", "mask_loss_3"),
         proof="the parts of `faster_rcnn` and `mask_rcnn`, and a NumPy twin: test_cascade_rcnn.py",

@@ -1,15 +1,15 @@
-"""Cascade R-CNN's stages against a NumPy twin that is given what the heads say."""
+"""Cascade R-CNN's stages against a NumPy twin that is given the outputs of the heads."""
 
 import keras
 import numpy as np
 import pytest
 
 from kvision import applications as A
-from kvision.applications.detection.cascade_rcnn import DELTA_WEIGHTS, IOU_THRESHOLDS
-from kvision.applications.detection.fast_rcnn import Sample
+from kvision.applications.detection.cascade_rcnn import DELTA_WEIGHTS, MATCHING_IOU_THRESHOLDS
+from kvision.detection.assigner import Sample
 from tests.applications.detection.rows import CLASSES, SHAPE, tiny_two_stage
 from tests.applications.detection.test_detectors import pictures, targets_of
-from tests.applications.detection.test_fast_rcnn import twin_of_losses
+from tests.detection.test_box_branch import twin_of_losses
 from tests.support import assert_close
 
 TARGETS = targets_of([(4, 6, 30, 34, 0), (20, 20, 60, 50, 2)], [(10, 8, 42, 60, 1)])
@@ -59,20 +59,20 @@ def staged(monkeypatch):
     """A cascade whose heads give known answers, and whose first sample is known."""
     model = tiny_two_stage(A.CascadeRCNN)
     head, said, seen = model.head, answers(0), []
-    for branch, answer in zip(head.box_branches, said, strict=True):
+    for branch, answer in zip(head.box_stages, said, strict=True):
 
-        def respond(features, boxes, training=False, answer=answer):
+        def predict(features, boxes, training=False, answer=answer):
             seen.append(keras.ops.convert_to_numpy(boxes))
             return tuple(keras.ops.convert_to_tensor(part) for part in answer)
 
-        monkeypatch.setattr(branch, "respond", respond)
+        monkeypatch.setattr(branch, "predict", predict)
     boxes = regions()
     matches = np.full((2, COUNT), -1, "int32")
     for image, row in np.ndindex(2, COUNT - 1):
         overlaps = [iou(boxes[image, row], box) if label >= 0 else 0 for box, label in rows(image)]
         matches[image, row] = np.argmax(overlaps) if max(overlaps) >= 0.5 else -1
     sample = Sample(boxes, matches, boxes.any(-1))
-    monkeypatch.setattr(head.box_branches[0], "sample", lambda proposals, targets: sample)
+    monkeypatch.setattr(head.box_stages[0].assigner, "draw_with_targets", lambda proposals, targets: sample)
     monkeypatch.setattr(head.proposals, "losses", lambda features, targets: {})
     monkeypatch.setattr(head.proposals, "propose", lambda *_: keras.ops.convert_to_tensor(boxes))
     return head, said, sample, seen
@@ -100,7 +100,7 @@ def test_stages_train_on_the_boxes_of_the_one_before(staged):
             box = moved(sample.boxes[image, row], deltas[image, row, 0], DELTA_WEIGHTS[stage])
             overlaps = [iou(box, other) if label >= 0 else 0 for other, label in rows(image)]
             boxes[image, row] = box
-            matches[image, row] = np.argmax(overlaps) if max(overlaps) >= IOU_THRESHOLDS[stage + 1] else -1
+            matches[image, row] = np.argmax(overlaps) if max(overlaps) >= MATCHING_IOU_THRESHOLDS[stage + 1] else -1
         sample = Sample(boxes, matches, boxes.any(-1))
     assert len(set(positives)) > 1 and min(positives) > 0  # the thresholds were told apart
     assert len(got) == 6
@@ -108,9 +108,9 @@ def test_stages_train_on_the_boxes_of_the_one_before(staged):
 
 def test_detections_are_the_last_boxes_with_the_mean_scores(staged):
     head, said, _, seen = staged
-    last = head.box_branches[-1]
+    last = head.box_stages[-1]
     last.nms_threshold, last.score_threshold, last.num_detections = 1.0, 0.0, COUNT * CLASSES
-    found = keras.tree.map_structure(keras.ops.convert_to_numpy, head.detect({}))
+    found = keras.tree.map_structure(keras.ops.convert_to_numpy, head.decode({}))
     scores = np.mean([np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) for logits, _ in said], axis=0)
     boxes = regions()
     for image in range(2):
@@ -136,21 +136,22 @@ def test_stages_are_named_apart_and_keep_the_options_of_the_first():
         "rpn_box_loss",
         *(f"{kind}_loss_{stage}" for stage in (1, 2, 3) for kind in ("classification", "box", "mask")),
     )
-    assert [branch.iou_threshold for branch in model.head.box_branches] == [0.5, 0.6, 0.7]
-    assert [branch.score_threshold for branch in model.head.box_branches] == [0.2] * 3
-    assert [branch.num_detections for branch in model.head.box_branches] == [8] * 3
-    assert model.head.mask_branches[0].mask_predictor.filters == CLASSES
+    assert [branch.assigner.matching_iou_threshold for branch in model.head.box_stages] == [0.5, 0.6, 0.7]
+    assert [branch.score_threshold for branch in model.head.box_stages] == [0.2] * 3
+    assert [branch.num_detections for branch in model.head.box_stages] == [8] * 3
+    assert model.head.mask_stages[0].mask_predictor.filters == CLASSES
 
 
 def test_masks_are_the_mean_of_the_stages():
     model = tiny_two_stage(A.CascadeRCNN, masks=True, score_threshold=0.0)
     features = model(pictures(), training=True)
-    found = model.head.detect(features)
-    parts = [branch.scores(features, found["boxes"], found["labels"]) for branch in model.head.mask_branches]
+    found = model.head.decode(features)
+    parts = [branch.scores(features, found["boxes"], found["labels"]) for branch in model.head.mask_stages]
     assert_close(found["box_masks"], np.mean([keras.ops.convert_to_numpy(part) for part in parts], axis=0))
     assert float(keras.ops.max(found["box_masks"])) > 0
 
 
-def test_a_neck_is_refused():
-    with pytest.raises(ValueError, match="CascadeRCNN stands on a feature pyramid"):
-        A.CascadeRCNN(neck="c4")
+@pytest.mark.parametrize("argument", ["num_mask_samples", "mask_channels"])
+def test_numbers_of_masks_are_refused_without_masks(argument):
+    with pytest.raises(ValueError, match=f"CascadeRCNN: {argument}=4 is of mask heads: pass masks=True"):
+        A.CascadeRCNN(**{argument: 4})

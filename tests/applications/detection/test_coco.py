@@ -38,6 +38,8 @@ def small_trunks(monkeypatch):
 
 
 def build(name, classes, **options):
+    if not options:
+        options = {"backbone_norm": "frozen_batch"}  # the form of the files
     return DETECTORS[name][0](input_shape=(64, 64, 3), classes=classes, **options)
 
 
@@ -62,6 +64,21 @@ def epsilons(model):
     layers = [layer for layer in model._flatten_layers() if hasattr(layer, "moving_variance")]
     assert len(layers) == 17
     return {layer.epsilon for layer in layers}
+
+
+@pytest.mark.parametrize(("name", "classes"), [("faster_rcnn", 90), ("retinanet", 91)])
+def test_without_classes_the_number_is_that_of_the_weights(
+    name, classes, small_trunks, downloads, tmp_path, monkeypatch, capsys
+):
+    published_by(build(name, classes), name, tmp_path, monkeypatch)
+    model = build(name, None, weights="coco")
+    assert model.head.classes == classes
+    assert "fresh" not in capsys.readouterr().out
+    anchors = getattr(model.head, "proposals", model.head).anchors
+    assert anchors.strides == "torchvision"
+    if name == "faster_rcnn":
+        assert model.head.box_stages[0].pooling.aligned is False
+    assert build(name, None).head.classes == 80
 
 
 @pytest.mark.slow
@@ -98,6 +115,8 @@ def test_published_weights_load_by_name_and_by_path(name, small_trunks, download
     ("name", "options"),
     [
         ("faster_rcnn", {"norm": "group"}),
+        ("faster_rcnn", {"backbone_norm": "batch"}),
+        ("faster_rcnn", {"anchor_ratios": (1.0,)}),
         ("faster_rcnn", {"neck": "c4"}),
         ("faster_rcnn", {"channels": 128}),
         ("faster_rcnn", {"shared_box": True}),
@@ -106,6 +125,7 @@ def test_published_weights_load_by_name_and_by_path(name, small_trunks, download
         ("mask_rcnn", {"norm": "sync_batch"}),
         ("retinanet", {"backbone": ("C3", "C4", "C5")}),
         ("retinanet", {"norm": "group"}),
+        ("retinanet", {"anchor_sizes": ((32,), (64,), (128,), (256,), (512,))}),
         ("retinanet", {"channels": 64}),
     ],
 )

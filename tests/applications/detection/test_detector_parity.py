@@ -4,8 +4,6 @@ Features, proposals, heads, detections, masks and all losses are compared. Sampl
 of each kind the last rows are drawn, which are the ground truth's own boxes first.
 """
 
-import importlib
-
 import keras
 import numpy as np
 import pytest
@@ -64,14 +62,11 @@ def last_rows_are_drawn(monkeypatch):
             drawn[-1][1][background] = 1
         return tuple(zip(*drawn, strict=True))
 
-    for module in ("fast_rcnn", "faster_rcnn"):
-        monkeypatch.setattr(
-            importlib.import_module(f"kvision.applications.detection.{module}"), "sample_balanced", ours
-        )
+    monkeypatch.setattr("kvision.detection.assigner.sample_balanced", ours)
     monkeypatch.setattr(_utils.BalancedPositiveNegativeSampler, "__call__", theirs)
 
 
-def answers(deviation=0.3):
+def outputs(deviation=0.3):
     return {
         "rpn.head.cls_logits": 0.02,
         "rpn.head.bbox_pred": 0.02,
@@ -100,6 +95,7 @@ OURS = {
     "num_samples": 24,
     "num_detections": 20,
 }
+FROM_FILES = {"backbone_norm": "frozen_batch", "anchor_strides": "torchvision", "aligned": False}
 
 
 def theirs_on_a_pyramid(builder):
@@ -112,7 +108,7 @@ def theirs_on_a_pyramid(builder):
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=5
     )
-    return randomise(getattr(detection, builder)(backbone, num_classes=CLASSES + 1, **NUMBERS), answers())
+    return randomise(getattr(detection, builder)(backbone, num_classes=CLASSES + 1, **NUMBERS), outputs())
 
 
 def theirs_on_c4():
@@ -144,7 +140,7 @@ def theirs_on_c4():
         box_predictor=FastRCNNPredictor(2048, CLASSES + 1),
         **NUMBERS,
     )
-    return randomise(model, answers(0.05))
+    return randomise(model, outputs(0.05))
 
 
 def ours_on_c4(**options):
@@ -155,9 +151,9 @@ def ours_on_c4(**options):
 
 
 PAIRS = {
-    "faster": (lambda: A.FasterRCNN(**OURS), lambda: theirs_on_a_pyramid("FasterRCNN")),
-    "mask": (lambda: A.MaskRCNN(**OURS), lambda: theirs_on_a_pyramid("MaskRCNN")),
-    "c4": (lambda: ours_on_c4(**OURS), theirs_on_c4),
+    "faster": (lambda: A.FasterRCNN(**OURS, **FROM_FILES), lambda: theirs_on_a_pyramid("FasterRCNN")),
+    "mask": (lambda: A.MaskRCNN(**OURS, **FROM_FILES), lambda: theirs_on_a_pyramid("MaskRCNN")),
+    "c4": (lambda: ours_on_c4(**OURS, **FROM_FILES), theirs_on_c4),
 }
 
 
@@ -235,7 +231,7 @@ def test_equals_torchvision(kind, last_rows_are_drawn):
             assert len(want) > 20
             assert_close(ours[: len(want)] / max(SIZE), want / max(SIZE), tolerance=PARITY)
             assert (ours[len(want) :] == 0).all()
-    logits, deltas = model.head.box_branch.respond(features, proposals)
+    logits, deltas = model.head.box_stages[0].predict(features, proposals)
     kept = [slice(None, len(boxes)) for boxes in wanted]
     for ours, want in ((logits, seen["box"][0]), (deltas, seen["box"][1])):
         ours = keras.ops.convert_to_numpy(ours)
@@ -276,7 +272,7 @@ def test_fast_rcnn_equals_torchvisions_heads_on_given_proposals(last_rows_are_dr
     head, predictor = TwoMLPHead(512 * 49, 32), FastRCNNPredictor(32, CLASSES + 1)
     heads = RoIHeads(Pool(), head, predictor, 0.5, 0.5, 24, 0.25, None, 0.05, 0.3, 20)
     whole = torch.nn.ModuleDict({"features": trunk, "roi_heads": heads})
-    randomise(whole, answers())
+    randomise(whole, outputs())
     for layer in trunk:  # maps that tell places apart
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight)
@@ -285,13 +281,14 @@ def test_fast_rcnn_equals_torchvisions_heads_on_given_proposals(last_rows_are_dr
         input_shape=(*SIZE, 3),
         classes=CLASSES,
         backbone=backbone,
+        preprocess=A.imagenet.preprocess_input,
         units=32,
         dropout_rate=0.0,
         num_samples=24,
-        background_threshold=0.0,
+        min_background_iou=0.0,
         num_detections=20,
     )
-    model.head.box_branch.beta = 1 / 9  # the paper's is 1
+    model.head.box_stages[0].beta = 1 / 9  # the paper's is 1
     weights.load_torch(model, whole.state_dict())
 
     targets = targets_of(*BOXES)

@@ -7,7 +7,10 @@ import pytest
 from kvision import applications as A
 from kvision import weights
 from kvision.applications.detection.retinanet import RetinaNetHead
-from kvision.ops import BACKGROUND
+from kvision.detection.anchors import Anchors
+from kvision.detection.assigner import Assigner
+from kvision.detection.dense_head import DenseDecoder
+from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES
 from tests.applications.detection.rows import tiny_backbone
 from tests.applications.detection.test_detectors import pictures, targets_of
 from tests.applications.detection.torch_reference import randomise
@@ -38,11 +41,6 @@ def same_detections(ours, theirs, size):
     assert apart.min(axis=0).max() < 2e-3
 
 
-def test_anchors_of_the_paper():
-    sizes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
-    assert sum(len(level) for level in RetinaNetHead(80, (800, 1344), sizes)._anchors) == 201_600
-
-
 def test_every_anchor_starts_at_the_prior():
     model = A.RetinaNet(
         input_shape=(64, 64, 3), classes=3, backbone=tiny_backbone("C3", "C4", "C5"), channels=16, norm="group"
@@ -52,12 +50,14 @@ def test_every_anchor_starts_at_the_prior():
 
 
 def head(**options):
-    """One level of four cells, 36 anchors."""
-    return RetinaNetHead(2, (128, 128), [(2, 2), (1, 1), (1, 1), (1, 1), (1, 1)], **options)
+    """One level of four cells, 36 anchors, and four of one cell."""
+    anchors, cells = Anchors((64, 128, 128, 128, 128), RETINANET_SIZES), [(2, 2), (1, 1), (1, 1), (1, 1), (1, 1)]
+    assigner = Assigner(0.5, 0.4, low_quality_matches=True)
+    return RetinaNetHead(2, (128, 128), cells, anchors, assigner, DenseDecoder(**options))
 
 
 def features_of(layer, logits, deltas=None):
-    count = sum(len(level) for level in layer._anchors)
+    count = sum(len(level) for level in layer.levels_xyxy)
     rows = np.full((1, count, 2), -20.0, "float32")
     for (anchor, label), value in logits.items():
         rows[0, anchor, label] = value
@@ -66,24 +66,24 @@ def features_of(layer, logits, deltas=None):
 
 def test_detections_stand_by_score_and_padding_is_marked():
     layer = head(num_detections=4)
-    found = layer.detect(features_of(layer, {(0, 1): 2.0, (36, 0): 3.0}))
+    found = layer.decode(features_of(layer, {(0, 1): 2.0, (36, 0): 3.0}))
     labels, scores, boxes = (keras.ops.convert_to_numpy(found[name])[0] for name in ("labels", "scores", "boxes"))
     assert labels.tolist() == [0, 1, -1, -1]
     assert_close(scores, [1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-2.0)), 0, 0])
-    assert_close(boxes[1], np.clip(layer._anchors[0][0], 0, 128))
+    assert_close(boxes[1], np.clip(layer.levels_xyxy[0][0], 0, 128))
     assert (boxes[2:] == 0).all()
 
 
 def test_suppression_is_per_class():
     layer = head(num_detections=4)
-    same = layer.detect(features_of(layer, {(0, 1): 2.0, (3, 1): 1.0}))  # the same shape, one third octave apart
-    other = layer.detect(features_of(layer, {(0, 1): 2.0, (0, 0): 1.0}))
+    same = layer.decode(features_of(layer, {(0, 1): 2.0, (3, 1): 1.0}))  # the same shape, one third octave apart
+    other = layer.decode(features_of(layer, {(0, 1): 2.0, (0, 0): 1.0}))
     assert [int(keras.ops.sum(found["labels"] >= 0)) for found in (same, other)] == [1, 2]
 
 
 def test_scores_at_the_threshold_are_dropped():
     layer = head(score_threshold=0.5)
-    found = layer.detect(features_of(layer, {(0, 0): 0.0, (1, 0): 0.1}))
+    found = layer.decode(features_of(layer, {(0, 0): 0.0, (1, 0): 0.1}))
     assert int(keras.ops.sum(found["labels"] >= 0)) == 1
 
 
@@ -92,15 +92,16 @@ def test_losses_are_sums_over_the_positives_of_each_image():
     from kvision.ops import encode_deltas, match
 
     layer = head()
-    anchors = np.concatenate(layer._anchors)
+    anchors = np.concatenate(layer.levels_xyxy)
     rng = np.random.default_rng(0)
     features = {
         "class_logits": rng.normal(size=(2, len(anchors), 2)).astype("float32"),
         "box_deltas": rng.normal(size=(2, len(anchors), 4)).astype("float32"),
     }
-    targets = targets_of([(10, 10, 60, 62, 1), (64, 40, 128, 100, 0)], [])
+    targets = targets_of([(8, 8, 56, 56, 1), (64, 40, 128, 100, 0)], [])
     matches = keras.ops.convert_to_numpy(match(targets["boxes"], targets["labels"], anchors, 0.4, 0.5, True))
     assert (matches[0] >= 0).sum() >= 2
+    assert (matches[0] == IGNORED).any()  # or that case would never be compared
     focal, distance = [], []
     for image in range(2):
         positives = max(1, (matches[image] >= 0).sum())
@@ -113,8 +114,8 @@ def test_losses_are_sums_over_the_positives_of_each_image():
                 truth = matched >= 0 and targets["labels"][image, matched] == label
                 total += -0.25 * (1 - p) ** 2 * np.log(p) if truth else -0.75 * p**2 * np.log(1 - p)
             if matched >= 0:
-                wanted = keras.ops.convert_to_numpy(encode_deltas(targets["boxes"][image, matched], anchors[anchor]))
-                moved += np.abs(wanted - features["box_deltas"][image, anchor]).sum()
+                deltas = keras.ops.convert_to_numpy(encode_deltas(targets["boxes"][image, matched], anchors[anchor]))
+                moved += np.abs(deltas - features["box_deltas"][image, anchor]).sum()
         focal.append(total / positives)
         distance.append(moved / positives)
     losses = layer.losses(features, targets)
@@ -123,17 +124,34 @@ def test_losses_are_sums_over_the_positives_of_each_image():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "message"),
+    ("options", "message"),
     [
-        (lambda: tiny_backbone("C3", "C4"), r"needs a backbone that returns C3, C4, C5: got \['C3', 'C4'\]"),
-        (lambda: A.ResNet("tiny", input_shape=(64, 64, 3)), "got Functional.*features"),
-        (lambda: keras.Sequential(), "got Sequential"),
-        (lambda: tiny_backbone("C3", "C4", "C5"), r"input_shape=\(128, 128, 3\), its backbone \(64, 64, 3\)"),
+        ({"matching_iou_threshold": 0.3}, "Overlaps must rise"),
+        ({"focal_alpha": 1.5}, "focal_alpha in 0 to 1"),
+        ({"focal_gamma": -1}, "focal_gamma of at least 0"),
+        ({"score_threshold": 2}, "score_threshold lies in 0 to 1"),
+        ({"nms_threshold": -1}, "nms_threshold lies in 0 to 1"),
+        ({"num_detections": 0}, "num_detections must be at least 1"),
+        ({"norm": "frozen_batch"}, "RetinaNet: norm=.frozen_batch. would freeze"),
+        ({"anchor_sizes": ((32,), (64,))}, "sizes for every level"),
     ],
 )
-def test_a_backbone_that_does_not_fit_is_refused(backbone, message):
+def test_arguments_that_do_not_fit_are_refused(options, message):
+    backbone = tiny_backbone("C3", "C4", "C5")
     with pytest.raises(ValueError, match=message):
-        detector(backbone=backbone())
+        A.RetinaNet(input_shape=(64, 64, 3), classes=CLASSES, backbone=backbone, channels=8, **options)
+
+
+def test_arguments_reach_the_parts():
+    options = {"matching_iou_threshold": 0.6, "background_iou_threshold": 0.3}
+    options |= {"score_threshold": 0.2, "num_candidates": 7, "nms_threshold": 0.4, "num_detections": 9}
+    options |= {"focal_alpha": 0.3, "focal_gamma": 1.0}
+    backbone = tiny_backbone("C3", "C4", "C5")
+    model = A.RetinaNet(input_shape=(64, 64, 3), classes=3, backbone=backbone, channels=8, **options)
+    for name, value in options.items():
+        part = next(part for part in (model.head, model.head.assigner, model.head.decoder) if hasattr(part, name))
+        assert getattr(part, name) == value
+    assert model.predict(pictures(), verbose=0)["scores"].shape == (2, 9)
 
 
 def theirs(depth="resnet50"):
@@ -157,10 +175,7 @@ def theirs(depth="resnet50"):
 
 
 def ours(model):
-    backbone = A.ResNet50(
-        include_top=False, input_shape=(SIZE, SIZE, 3), features=("C3", "C4", "C5"), norm="frozen_batch"
-    )
-    built = detector(backbone=backbone)
+    built = detector(backbone_norm="frozen_batch", anchor_strides="torchvision")
     return weights.load_torch(built, model.state_dict())
 
 
@@ -202,7 +217,7 @@ def test_outputs_losses_and_detections_equal_torchvisions():
 @pytest.mark.parity
 def test_weights_of_another_detector_change_nothing():
     state = {key: value for key, value in theirs().state_dict().items() if "fpn" not in key}
-    built = detector(norm="frozen_batch")
+    built = detector(backbone_norm="frozen_batch")
     before = [keras.ops.convert_to_numpy(weight) for weight in built.weights[:20]]
     with pytest.raises(ValueError, match="nothing was changed"):
         weights.load_torch(built, state)

@@ -6,9 +6,9 @@ import pytest
 
 from kvision import applications as A
 from kvision import data
-from kvision.applications.detection.fast_rcnn import Sample
-from kvision.applications.detection.mask_rcnn import MaskBranch, mask_head
 from kvision.callbacks import DetectionMetrics
+from kvision.detection.assigner import Sample
+from kvision.detection.mask_branch import MaskBranch, mask_head
 from kvision.layers import GroupNormalization, RoIAlign
 from kvision.metrics import COCOAveragePrecision
 from kvision.ops.masks import crop_masks
@@ -51,7 +51,7 @@ def test_the_one_mask_that_counts_is_the_labels_channel_of_the_whole_head():
     for background in (True, False):
         layer = branch(background=background)
         boxes, labels = sample().boxes, np.array([[0, 1, 2], [2, 2, 0]])
-        got = keras.ops.convert_to_numpy(layer.respond(features(), boxes, labels))
+        got = keras.ops.convert_to_numpy(layer.predict(features(), boxes, labels))
         assert got.shape == (2, 3, 28, 28)
         bins = keras.ops.reshape(layer.pooling(features()["C4"], boxes), (6, 14, 14, 4))
         whole = keras.ops.convert_to_numpy(layer.mask_predictor(layer.mask_head(bins)))
@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_over_the_positives():
     layer, (targets, _) = branch(), targets_with_masks()
     chosen = sample()
     labels = np.array([[0, 2, 0], [1, 0, 0]])
-    logits = keras.ops.convert_to_numpy(layer.respond(features(), chosen.boxes, labels))
+    logits = keras.ops.convert_to_numpy(layer.predict(features(), chosen.boxes, labels))
     crops = keras.ops.convert_to_numpy(
         crop_masks(targets["masks"], np.maximum(chosen.matches, 0), chosen.boxes, 28, aligned=True)
     )
@@ -110,7 +110,7 @@ def test_scores_of_padding_are_zero():
 
 def test_group_norm_reaches_the_mask_head():
     model = tiny_two_stage(A.MaskRCNN, norm="group")
-    layers = [layer for layer in model.head.mask_branch._flatten_layers() if isinstance(layer, GroupNormalization)]
+    layers = [layer for layer in model.head.mask_stages[0]._flatten_layers() if isinstance(layer, GroupNormalization)]
     assert len(layers) == 4
 
 
@@ -144,8 +144,3 @@ def test_average_precision_of_boxes_and_masks_enters_the_logs():
 
     relative = DetectionMetrics((images, relative_to_boxes(targets)), masks=True, batch_size=4)
     assert {f"val_{name}": number for name, number in relative.measure(model).items() if number >= 0} == want
-
-
-def test_a_neck_is_refused():
-    with pytest.raises(ValueError, match="MaskRCNN stands on a feature pyramid: got neck='c4'"):
-        A.MaskRCNN(neck="c4")

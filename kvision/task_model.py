@@ -1,0 +1,378 @@
+"""The model of every task whose loss needs more than Keras's `loss=`: a trunk that sees, a head that knows the rest.
+
+Nothing here knows boxes: instances, captions and agents stand on it as detectors do.
+"""
+
+import contextlib
+import functools
+import inspect
+import itertools
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from kvision._keras import layers_of
+from kvision.errors import unknown
+
+
+class FromSignature:
+    """An object whose config is the signature of its `__init__`: every argument is an attribute of the same name.
+
+    Options of the base class (`name`, `dtype`, …) come and go by `**options`. Parts may be layers, models, or other
+    serializable objects, alone or in lists.
+    """
+
+    def get_config(self):
+        base = super().get_config() if hasattr(super(), "get_config") else {}
+        own = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _arguments(type(self))}
+        return base | own
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+
+class Part(FromSignature, keras.layers.Layer):
+    """A layer of a head, its weights made at construction; it is used by its methods, not called.
+
+    An option that is changed afterwards, such as `score_threshold`, holds from the next `fit`, `evaluate` or `predict`
+    on: the model sees that its compiled functions are out of date.
+    """
+
+    def __setattr__(self, name, value):
+        if self.__dict__.get("_is_complete") and name in _arguments(type(self)):
+            self.__dict__["_num_changes"] = self.__dict__.get("_num_changes", 0) + 1
+        super().__setattr__(name, value)
+
+    def complete(self):
+        """At the end of `__init__`: all weights are there."""
+        self.built = True
+        self._is_complete = True
+
+    @property
+    def num_changes(self):
+        """How often options of this part and of its parts were changed since they were made."""
+        parts = (layer for layer in self._flatten_layers(include_self=False) if isinstance(layer, Part))
+        return sum(part.__dict__.get("_num_changes", 0) for part in itertools.chain([self], parts))
+
+
+@functools.cache
+def _arguments(cls):
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+@keras.saving.register_keras_serializable("kvision")
+class TaskModel(keras.Model):
+    """A `keras.Model` out of a trunk and a head that brings its own losses and its own decoding.
+
+    `compile("sgd")` suffices. `fit` and `evaluate` log every loss by its name, unweighted, and their weighted sum as
+    `loss`; `predict` gives what the head decodes. The first batch is checked before the first step.
+
+    Args:
+        trunk: A functional `keras.Model` from images to a dict of features; None: the features are given as `x`, such
+            as those of a cache.
+        head: A serializable `keras.layers.Layer`, its weights made at construction, with
+            `loss_names`, a tuple of names;
+            `check(x, y)`, which raises on targets it cannot learn from (arrays or tensors of one batch);
+            `losses(features, targets, training)`, giving `{name: float32 scalar}`; and
+            `decode(features)`, giving what `predict` returns. Heads made of `Part`s need no `get_config`.
+        name: Of the model.
+
+    Call: images [b, h, w, c], or a dict of `"images"` and more that joins the features as it came → the dict of
+    features and, unless training, the head's output as `"predictions"`.
+
+    Raises:
+        ValueError: by `compile` on a loss or metrics of its own; by `fit` and `evaluate` on sample weights, an empty
+            data set or targets that the head refuses.
+
+    ```python
+    model = TaskModel(trunk, head)
+    model.compile("sgd", loss_weights={"mask_loss": 2.0})
+    model.fit(images, targets)
+    ```
+    """
+
+    predictions_name = "predictions"
+
+    def __init__(self, trunk, head, name=None, **options):
+        super().__init__(name=name, **{"autocast": False} | options)  # images stay as they came
+        self.trunk = trunk
+        self.head = head
+        self._loss_means = [keras.metrics.Mean(name=name) for name in head.loss_names]
+        self._total = _Given(name="total")
+        self._loss_weights = {}
+        self._step_state = _StepState()
+        self.built = True  # trunk and head are
+
+    def call(self, inputs, training=None):
+        features = self.features(inputs, training)
+        return features if training else features | {self.predictions_name: self.head.decode(features)}
+
+    def features(self, inputs, training=None):
+        """What the head is given: the features of the trunk, and what came beside the images."""
+        if self.trunk is None:
+            return dict(inputs)
+        beside = dict(inputs) if hasattr(inputs, "keys") else {"images": inputs}
+        return self.trunk(beside.pop("images"), training=training) | beside
+
+    def compile(
+        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **options
+    ):
+        """As `keras.Model.compile`, without `loss` and `metrics`.
+
+        Args:
+            optimizer: As in Keras.
+            loss_weights: `{loss name: factor}` of the losses in the sum that is trained on; 1 where it is left out.
+            **options: Keras's others.
+
+        Raises:
+            ValueError: on `loss`, `metrics`, `weighted_metrics`, an unknown name (lists the nearest), or a factor that
+                is no finite number of at least 0.
+        """
+        if any(given is not None for given in (loss, metrics, weighted_metrics)):
+            raise ValueError(
+                f"{self.name} brings its own losses ({', '.join(self.head.loss_names)}): call compile(optimizer) "
+                f"without `loss` and `metrics`, with `loss_weights` to weigh them. {self.metrics_advice}"
+            )
+        self._loss_weights = self._checked_weights(loss_weights)
+        super().compile(optimizer=optimizer, loss_weights=loss_weights, **options)
+        self._step_state.train_functions.clear()
+        self._build_optimizer()
+
+    metrics_advice = "Metrics are measured by callbacks."
+
+    def _checked_weights(self, loss_weights):
+        if loss_weights is None:
+            return {}
+        if not hasattr(loss_weights, "items"):
+            raise ValueError(
+                f"{self.name}: loss_weights is a dict by the names {', '.join(self.head.loss_names)}: got "
+                f"{loss_weights!r}."
+            )
+        for name, factor in loss_weights.items():
+            if name not in self.head.loss_names:
+                raise unknown(f"loss of {self.name} in loss_weights", name, self.head.loss_names)
+            if not isinstance(factor, numbers.Real) or not 0 <= factor < math.inf:
+                raise ValueError(
+                    f"{self.name}: the factor of a loss is a finite number of at least 0: got {factor!r} for {name!r}."
+                )
+        return {name: float(factor) for name, factor in loss_weights.items()}
+
+    def _build_optimizer(self):
+        """Before the first step: TensorFlow traces a step that makes variables twice, seconds each time."""
+        with self.scope():
+            self.optimizer.build(self.trainable_variables)
+
+    def scope(self):
+        """The context in which variables of the training step are made: that of the model's replicas."""
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        return self.distribute_strategy.scope() if on_tensorflow else contextlib.nullcontext()
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    # The step
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        self._refuse_weights(sample_weight)
+        self.check_step(x, y)
+        if training:
+            for observer in self._step_state.observers:
+                observer.update_state(x, y)
+        losses = {name: ops.cast(loss, "float32") for name, loss in self.head.losses(y_pred, y, training).items()}
+        batch = ops.shape(keras.tree.flatten(x)[0])[0]
+        for mean in self._loss_means:
+            mean.update_state(losses[mean.name], sample_weight=batch)
+        total = sum(loss * self._loss_weights.get(name, 1.0) for name, loss in losses.items())
+        total = self._total(ops.zeros((1,)), total[None])
+        return total + super().compute_loss(x, None, None) if self.losses else total
+
+    def check_step(self, x, y):
+        """Called while a step is traced: raises on shapes it must not be compiled for."""
+
+    def predict_step(self, *arguments):
+        if keras.backend.backend() == "jax":
+            outputs, state = super().predict_step(*arguments)
+            return outputs[self.predictions_name], state
+        return super().predict_step(*arguments)[self.predictions_name]
+
+    def make_train_function(self, force=False):
+        return super().make_train_function(self._is_outdated("train", force))
+
+    def make_test_function(self, force=False):
+        return super().make_test_function(self._is_outdated("test", force))
+
+    def make_predict_function(self, force=False):
+        return super().make_predict_function(self._is_outdated("predict", force))
+
+    def _is_outdated(self, kind, force):
+        """Whether an option of the head was changed since its last function of this kind was made."""
+        now = getattr(self.head, "num_changes", 0)
+        before = self._step_state.head_changes.setdefault(kind, now)
+        self._step_state.head_changes[kind] = now
+        if now != before and kind == "train":
+            self._step_state.train_functions.clear()
+        return force or now != before
+
+    # Observers
+
+    @property
+    def metrics(self):
+        return [*super().metrics, *self._step_state.observers]
+
+    def add_observer(self, observer):
+        """Let a metric see every batch inside the training step.
+
+        It is no part of the model: a saved file does not hold it. Callbacks add it on train begin and remove it on
+        train end; the step without it is kept and not compiled anew.
+
+        Args:
+            observer: A `keras.metrics.Metric`, made in `scope()`, whose `update_state(x, y)` is called with the inputs
+                and targets of each training batch. Its `result()` enters the logs; `{}` keeps it out of them.
+        """
+        if observer not in self._step_state.observers:
+            self._set_observers((*self._step_state.observers, observer))
+
+    def remove_observer(self, observer):
+        """Undo `add_observer`."""
+        if observer in self._step_state.observers:
+            self._set_observers(tuple(other for other in self._step_state.observers if other is not observer))
+
+    def _set_observers(self, observers):
+        state = self._step_state
+        if keras.backend.backend() == "jax":
+            self.jax_state_sync()
+        state.train_functions[state.observers] = self.train_function
+        state.observers = observers
+        self.train_function = state.train_functions.get(observers)
+        if self.compiled:
+            self.make_train_function()
+
+    # What is refused before the first step
+
+    def fit(self, x=None, y=None, *arguments, **options):
+        """Train; as `keras.Model.fit`, after a check of the targets (of a data set: of its first batch)."""
+        self._refuse_weights(options.get("sample_weight"), options.get("class_weight"))
+        self._refuse_initial_statistics()
+        self._check(x, y, "training data")
+        if (validation := options.get("validation_data")) is not None:
+            if isinstance(validation, tuple | list):
+                validation = (*validation, None, None)[: max(3, len(validation))]
+                self._refuse_weights(*validation[2:])
+                self._check(*validation[:2], "validation data")
+            else:
+                self._check(validation, None, "validation data")
+        return super().fit(x, y, *arguments, **options)
+
+    def evaluate(self, x=None, y=None, *arguments, **options):
+        """As `keras.Model.evaluate`, after a check of the targets (of a data set: of its first batch)."""
+        self._refuse_weights(options.get("sample_weight"))
+        if not options.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
+            self._check(x, y, "data")
+        return super().evaluate(x, y, *arguments, **options)
+
+    def check(self, x, y):
+        """Raise on a batch that cannot be learned from; `x` and `y` are arrays or tensors."""
+        self.head.check(x, y)
+
+    def _refuse_weights(self, *weights):
+        if any(weight is not None for weight in weights):
+            raise ValueError(f"{self.name} takes no sample_weight and no class_weight{self.weights_advice}.")
+
+    weights_advice = ""
+
+    def _refuse_initial_statistics(self):
+        for layer in layers_of(self):
+            if getattr(layer, "frozen", False) and hasattr(layer, "moving_variance") and _is_initial(layer):
+                raise ValueError(
+                    f"{self.name}: the frozen batch normalisation {layer.name!r} still has its initial statistics, "
+                    "mean 0 and variance 1: it would never normalise, and the training diverges. Load weights into the "
+                    'backbone first (weights=), or build it with norm="group" to train from scratch.'
+                )
+
+    def _check(self, x, y, what):
+        if y is None:
+            if hasattr(x, "element_spec"):  # tf.data
+                batch = next(iter(x), None)
+            elif isinstance(x, keras.utils.PyDataset):
+                batch = x[0] if x.num_batches is None or x.num_batches > 0 else None
+            elif x is not None and (not hasattr(x, "shape") and not hasattr(x, "keys")):
+                return  # an iterator: what is read from it is lost
+            else:
+                batch = (x, None)
+            if batch is None:
+                raise ValueError(f"{self.name}: the {what} has no batch. Is the folder, the filter or take() right?")
+            if not isinstance(batch, tuple | list):
+                batch = (batch,)
+            x, y, *weights = (*batch, None)[: max(2, len(batch))]
+            self._refuse_weights(*weights)
+        if y is None:
+            raise ValueError(f"{self.name}: the {what} has inputs but no targets: pass (inputs, targets).")
+        if len(keras.tree.flatten(x)[0]) == 0:
+            raise ValueError(f"{self.name}: the {what} has no rows: got {keras.tree.map_structure(_shape, x)}.")
+        self.check(x, y)
+
+    # Files
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **options):
+        """As `keras.Model.export`: the artefact gives what `predict` gives.
+
+        Args:
+            filepath, format, verbose, **options: As in Keras.
+            input_signature: A `keras.InputSpec` of the inputs, or a dict of them by name, batch included; None: the
+                images of the trunk. A head that needs more than images needs it.
+        """
+        if input_signature is None:
+            if self.trunk is None:
+                raise ValueError(f"{self.name} is fed with features: tell export their shapes by input_signature=.")
+            image = self.trunk.inputs[0]
+            input_signature = keras.InputSpec(shape=image.shape, dtype=image.dtype)
+        if isinstance(input_signature, list | tuple) and len(input_signature) == 1:
+            (input_signature,) = input_signature
+        specs = input_signature if hasattr(input_signature, "items") else {"images": input_signature}
+        inputs = {name: keras.Input(spec.shape[1:], dtype=spec.dtype, name=name) for name, spec in specs.items()}
+        inputs = inputs if hasattr(input_signature, "items") else inputs["images"]
+        outputs = self(inputs, training=False)[self.predictions_name]
+        whole = keras.Model(inputs, outputs, name=self.name)
+        return whole.export(filepath, format=format, verbose=verbose, **options)
+
+    def get_config(self):
+        return {
+            "trunk": keras.saving.serialize_keras_object(self.trunk),
+            "head": keras.saving.serialize_keras_object(self.head),
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {part: keras.saving.deserialize_keras_object(config[part]) for part in ("trunk", "head")}
+        return cls(**config | parts)
+
+
+class _Given(keras.losses.Loss):
+    """A loss already computed, handed to Keras so that several replicas share it as they share any other."""
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+class _StepState:
+    """What belongs to compiled functions; a plain object, so that Keras neither tracks nor saves it."""
+
+    def __init__(self):
+        self.observers = ()
+        self.train_functions = {}  # by observers
+        self.head_changes = {}  # by kind of function
+
+
+def _is_initial(layer):
+    mean, variance = (ops.convert_to_numpy(values) for values in (layer.moving_mean, layer.moving_variance))
+    return bool((mean == 0).all() and (variance == 1).all())
+
+
+def _shape(value):
+    return tuple(value.shape)
