@@ -54,7 +54,7 @@ class Part(FromSignature, keras.layers.Layer):
     @property
     def num_changes(self):
         """How often options of this part and of its parts were changed since they were made."""
-        parts = (layer for layer in self._flatten_layers(include_self=False) if isinstance(layer, Part))
+        parts = (layer for layer in layers_of(self) if isinstance(layer, Part))
         return sum(part.__dict__.get("_num_changes", 0) for part in itertools.chain([self], parts))
 
 
