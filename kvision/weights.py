@@ -171,8 +171,8 @@ def load_published(model, row):
     state = _state(model, _download(row), row.source)
     own = {layer.name: layer for layer in layers_of(model)}
     fresh = [name for name in row.head if name in own and not _fits(model, own[name], state, row.source)]
-    wanted = [name for name in row.head if name in own and name not in fresh]
-    kept = {_torch_key(weight.path, _rules(model, row.source)) for name in wanted for weight in own[name].weights}
+    loaded = [name for name in row.head if name in own and name not in fresh]
+    kept = {_torch_key(weight.path, _rules(model, row.source)) for name in loaded for weight in own[name].weights}
     heads = {
         _torch_key(f"{name}/{leaf}", _rules(model, row.source)) for name in row.head for leaf in ("kernel", "bias")
     }
@@ -253,7 +253,7 @@ def _matched(model, state, source, skip=()):
         if array.shape != tuple(variable.shape):
             faults.append(f"{variable.path}: wants {tuple(variable.shape)}, {key!r} gives {array.shape}")
         pairs.append((variable, array))
-    faults += [f"{key!r} of the file has no place in the model" for key in left]
+    faults += [f"{key!r} of the file has no counterpart in the model" for key in left]
     if faults:
         raise _mismatch(model, faults, count)
     return pairs
@@ -348,9 +348,9 @@ def _mismatch(model, faults, count):
 def _likely_cause(faults):
     if all("not there" in fault for fault in faults):
         return "the file lacks layers: was it saved with include_top=False, or under other names (source=)?"
-    if all("no place" in fault for fault in faults):
+    if all("no counterpart" in fault for fault in faults):
         return "the model lacks layers: was it built with include_top=False, or is it another variant?"
-    if len(faults) <= 2 and not any("no place" in fault or "not there" in fault for fault in faults):
+    if len(faults) <= 2 and not any("no counterpart" in fault or "not there" in fault for fault in faults):
         return "another number of classes: build the model with the file's, or give include_top=False."
     return "another variant, or a file of another source (source=)."
 
@@ -450,15 +450,15 @@ def _from_address(row):
 
 def _check_digits(path):
     """Compare a file with the digits its name ends in."""
-    wanted = path.stem.rsplit("-", 1)[-1]
+    expected = path.stem.rsplit("-", 1)[-1]
     with open(path, "rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()
-    if not got.startswith(wanted):
+    if not got.startswith(expected):
         path.unlink()
         raise ValueError(
-            f"{path.name} is not the file that was published: its sha256 begins with {got[: len(wanted)]}, not with "
-            f"{wanted}. It was deleted; nothing of it was read. Likely cause: a download cut short, or altered on its "
-            "way. Try again, or pass the path of a file fetched otherwise."
+            f"{path.name} is not the file that was published: its sha256 begins with {got[: len(expected)]}, not with "
+            f"{expected}. It was deleted; nothing of it was read. Likely cause: a download cut short, or altered on "
+            "its way. Try again, or pass the path of a file fetched otherwise."
         )
 
 
@@ -471,14 +471,14 @@ def _load_keras(model, path):
     with tempfile.TemporaryDirectory() as folder:
         own = pathlib.Path(folder, "own.weights.h5")
         model.save_weights(own)
-        wanted, found = _shapes(own, own.name), _read(path, lambda file: _shapes(file, file.name))
-    faults = [f"{key}: wants {shape}, which is not there" for key, shape in wanted.items() if key not in found]
+        expected, found = _shapes(own, own.name), _read(path, lambda file: _shapes(file, file.name))
+    faults = [f"{key}: wants {shape}, which is not there" for key, shape in expected.items() if key not in found]
     faults += [
         f"{key}: wants {shape}, the file gives {found[key]}"
-        for key, shape in wanted.items()
+        for key, shape in expected.items()
         if found.get(key, shape) != shape and not _fitted(model, shape, found[key])
     ]
-    faults += [f"{key!r} of the file has no place in the model" for key in found if key not in wanted]
+    faults += [f"{key!r} of the file has no counterpart in the model" for key in found if key not in expected]
     if faults:
         raise _mismatch(model, faults, len(found))
     model.load_weights(path)
@@ -497,14 +497,14 @@ def _fitted(model, wanted, given):
 
 
 def _shapes(path, name):
-    """`{place: shape}` of the arrays in a Keras weight file; those of the optimizer are left out."""
+    """`{path: shape}` of the arrays in a Keras weight file; those of the optimizer are left out."""
     import h5py
 
     shapes = {}
 
-    def visit(place, item):
-        if isinstance(item, h5py.Dataset) and not place.startswith("optimizer") and "seed_generator" not in place:
-            shapes[place] = tuple(item.shape)
+    def visit(key, item):
+        if isinstance(item, h5py.Dataset) and not key.startswith("optimizer") and "seed_generator" not in key:
+            shapes[key] = tuple(item.shape)
 
     if name.endswith(".keras"):
         with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as member, h5py.File(member) as file:

@@ -72,7 +72,7 @@ def test_a_dense_layer_behind_a_flattened_map_is_reordered():
     ("fault", "message"),
     [
         (lambda state: state.pop("conv1.weight"), r"conv1/kernel: wants \(7, 7, 3, 8\) from 'conv1.weight'.*not there"),
-        (lambda state: state.update(surplus=np.zeros(3)), "'surplus' of the file has no place"),
+        (lambda state: state.update(surplus=np.zeros(3)), "'surplus' of the file has no counterpart"),
         (lambda state: state.update({"fc.bias": np.zeros(5)}), r"fc/bias: wants \(3,\), 'fc.bias' gives \(5,\)"),
     ],
     ids=["missing", "surplus", "another shape"],
@@ -102,7 +102,10 @@ def test_older_names_of_a_file_are_brought_to_todays(model):
         model.get_layer("layer1.0.conv1").kernel.assign(0 * model.get_layer("layer1.0.conv1").kernel)
         weights.load_torch(model, spelling)
         assert_close(model.get_layer("layer1.0.conv1").kernel, state["layer1.0.conv1.weight"].transpose(2, 3, 1, 0))
-    with unchanged(model), pytest.raises(ValueError, match="'layer1.block1.conv1.weight' of the file has no place"):
+    with (
+        unchanged(model),
+        pytest.raises(ValueError, match="'layer1.block1.conv1.weight' of the file has no counterpart"),
+    ):
         weights.load_torch(model, state | {"layer1.block1.conv1.weight": state["layer1.0.conv1.weight"]})
 
 
@@ -264,18 +267,34 @@ def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(mod
         assert model.preprocessing == own  # that of the weights beats that of the family
         assert Files.asked == [f"/{name}"]
 
-        for place in (downloads / name, tmp_path / name):  # one broken here, then one broken there
-            whole = place.read_bytes()
-            place.write_bytes(whole[:-8] + bytes(8))
+        for path in (downloads / name, tmp_path / name):  # one broken here, then one broken there
+            whole = path.read_bytes()
+            path.write_bytes(whole[:-8] + bytes(8))
             with unchanged(model), pytest.raises(ValueError, match=f"(?s){name} is not the file .* was deleted"):
                 weights.load_published(model, row_at(address, name))
             assert not (downloads / name).exists()
-        place.write_bytes(whole)
+        path.write_bytes(whole)
         weights.load_published(model, row_at(address, name))
     weights.load_published(model, row_at(address, name))  # the server is gone
     (downloads / name).unlink()
     with unchanged(model), pytest.raises(ValueError, match="are not downloaded yet and could not be fetched"):
         weights.load_published(model, row_at(address, name))
+
+
+@pytest.mark.parametrize("head", [{"classes": 7}, {"include_top": False}], ids=str)
+def test_a_published_head_of_other_size_stays_fresh(model, head, tmp_path, downloads, capsys):
+    state = torch_state(model)
+    save_file(state, tmp_path / "net")
+    name = f"net-{hashlib.sha256((tmp_path / 'net').read_bytes()).hexdigest()[:8]}.safetensors"
+    (tmp_path / "net").rename(tmp_path / name)
+    other = ResNet("tiny", input_shape=(32, 32, 3), **head)
+    before = {weight.path: keras.ops.convert_to_numpy(weight) for weight in other.weights}
+    with serving(functools.partial(Files, directory=tmp_path)) as address:
+        weights.load_published(other, row_at(address, name))
+    assert_close(other.get_layer("conv1").kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
+    fresh = {w.path for w in other.weights if np.array_equal(before[w.path], keras.ops.convert_to_numpy(w))}
+    assert fresh == ({"fc/kernel", "fc/bias"} if "classes" in head else set())
+    assert capsys.readouterr().out.count("fc starts fresh") == ("classes" in head)
 
 
 def test_without_torch_no_torch_file_is_fetched(model, tmp_path, downloads, monkeypatch):
@@ -307,12 +326,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
     asked = []
 
     def do_HEAD(self):
-        self.answer(body=False)
+        self.reply(body=False)
 
     def do_GET(self):
-        self.answer(body=True)
+        self.reply(body=True)
 
-    def answer(self, body):
+    def reply(self, body):
         Hub.asked.append(self.path)
         if not self.path.endswith("/resolve/main/model.safetensors"):
             self.send_error(404)
@@ -329,6 +348,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_published_weights_are_fetched_once_and_a_head_of_other_size_stays_fresh(model, tmp_path):
     state = torch_state(model)
     save_file(state, tmp_path / "net.safetensors")

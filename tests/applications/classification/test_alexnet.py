@@ -32,20 +32,20 @@ def test_equals_the_twin(size):
     model = AlexNet("tiny", input_shape=(*size, 3), classes=3, classifier_activation=None)
     w = twins.randomised(model)
     image = np.random.default_rng(1).normal(0, 20, size=(*size, 3))
-    x = twins.pool(twins.respond(twins.convolve(image, w, "conv1", stride=4)))
-    x = twins.pool(twins.respond(twins.convolve(x, w, "conv2", margin=2, groups=2)))
-    x = twins.convolve(x, w, "conv3", margin=1)
-    x = twins.convolve(x, w, "conv4", margin=1, groups=2)
-    x = twins.pool(twins.convolve(x, w, "conv5", margin=1, groups=2))
+    x = twins.pool(twins.normalize_response(twins.convolve(image, w, "conv1", stride=4)))
+    x = twins.pool(twins.normalize_response(twins.convolve(x, w, "conv2", padding=2, groups=2)))
+    x = twins.convolve(x, w, "conv3", padding=1)
+    x = twins.convolve(x, w, "conv4", padding=1, groups=2)
+    x = twins.pool(twins.convolve(x, w, "conv5", padding=1, groups=2))
     x = twins.dense(twins.dense(twins.adapt(x, 6), w, "fc6"), w, "fc7")
     assert_close(twins.scores_of(model, image), twins.dense(x, w, "fc8", relu=False), tolerance=(1e-4, 1e-4))
 
 
-def test_biases_start_as_in_the_paper():
+def test_biases_are_initialized_as_in_the_paper():
     model = AlexNet("tiny", input_shape=(67, 67, 3))
-    start = {layer.name: keras.ops.convert_to_numpy(layer.bias) for layer in model.layers if hasattr(layer, "bias")}
-    assert {name for name, bias in start.items() if (bias == 1).all()} == {"conv2", "conv4", "conv5", "fc6", "fc7"}
-    assert {name for name, bias in start.items() if (bias == 0).all()} == {"conv1", "conv3", "fc8"}
+    initial = {layer.name: keras.ops.convert_to_numpy(layer.bias) for layer in model.layers if hasattr(layer, "bias")}
+    assert {name for name, bias in initial.items() if (bias == 1).all()} == {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    assert {name for name, bias in initial.items() if (bias == 0).all()} == {"conv1", "conv3", "fc8"}
     zero = AlexNet("tiny", input_shape=(67, 67, 3), bias_initializer="zero")
     assert all((keras.ops.convert_to_numpy(layer.bias) == 0).all() for layer in zero.layers if hasattr(layer, "bias"))
 

@@ -15,8 +15,8 @@ def pool(x):
 
 
 def same(x, kernel, bias):
-    margin = kernel.shape[0] // 2
-    return convolve(np.pad(x, ((margin, margin), (margin, margin), (0, 0))), kernel, bias)
+    padding = kernel.shape[0] // 2
+    return convolve(np.pad(x, ((padding, padding), (padding, padding), (0, 0))), kernel, bias)
 
 
 def test_equals_the_twin():

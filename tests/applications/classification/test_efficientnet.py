@@ -38,7 +38,7 @@ def multiply_adds(model):
 
 @pytest.mark.parametrize(
     ("variant", "published"),
-    [("b0", 0.39), ("b1", 0.70), ("b4", 4.2), ("b7", 37)],
+    [("b0", 0.39), ("b1", 0.70), ("b4", 4.2), pytest.param("b7", 37, marks=pytest.mark.slow)],
 )
 def test_multiplications_of_table_2(variant, published):
     with keras.StatelessScope():

@@ -59,8 +59,8 @@ def inception(x, w, name):
     return np.concatenate(
         [
             twins.convolve(x, w, f"{name}.branch1.conv"),
-            twins.convolve(twins.convolve(x, w, f"{name}.branch2.0.conv"), w, f"{name}.branch2.1.conv", margin=1),
-            twins.convolve(twins.convolve(x, w, f"{name}.branch3.0.conv"), w, f"{name}.branch3.1.conv", margin=2),
+            twins.convolve(twins.convolve(x, w, f"{name}.branch2.0.conv"), w, f"{name}.branch2.1.conv", padding=1),
+            twins.convolve(twins.convolve(x, w, f"{name}.branch3.0.conv"), w, f"{name}.branch3.1.conv", padding=2),
             twins.convolve(twins.pool(pooled, 3, 1), w, f"{name}.branch4.1.conv"),
         ],
         axis=-1,
@@ -78,9 +78,9 @@ def test_equals_the_twin(size):
     model = GoogLeNet("tiny", input_shape=(*size, 3), auxiliary=True, **options)
     w = twins.randomised(model)
     image = np.random.default_rng(1).normal(0, 20, size=(*size, 3))
-    x = twins.convolve(image, w, "conv1.conv", stride=2, margin=3)
-    x = twins.respond(twins.pool(x, reach_over=True))
-    x = twins.respond(twins.convolve(twins.convolve(x, w, "conv2.conv"), w, "conv3.conv", margin=1))
+    x = twins.convolve(image, w, "conv1.conv", stride=2, padding=3)
+    x = twins.normalize_response(twins.pool(x, reach_over=True))
+    x = twins.normalize_response(twins.convolve(twins.convolve(x, w, "conv2.conv"), w, "conv3.conv", padding=1))
     x = inception(twins.pool(x, reach_over=True), w, "inception3a")
     first = inception(twins.pool(x, reach_over=True), w, "inception4a")
     second = inception(first, w, "inception4b")
@@ -105,7 +105,9 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
 LABELS = np.array([0, 1, 2, 0])
 
 
-@pytest.mark.parametrize(("policy", "jit"), [("float32", False), ("mixed_float16", True)])
+@pytest.mark.parametrize(
+    ("policy", "jit"), [("float32", False), pytest.param("mixed_float16", True, marks=pytest.mark.slow)]
+)
 def test_training_adds_three_tenths_of_the_heads(policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     model = with_heads(dropout_rate=0.0, auxiliary_dropout_rate=0.0)
@@ -119,8 +121,8 @@ def test_training_adds_three_tenths_of_the_heads(policy, jit):
     assert set(logs) == {"loss", "accuracy"}
     assert_close(logs["accuracy"][0], (outputs["scores"].argmax(axis=-1) == LABELS).mean())
     if policy == "float32":  # loss scaling may skip the first step
-        moved = {w.path for w in model.weights if not np.array_equal(before[w.path], keras.ops.convert_to_numpy(w))}
-        assert {"aux1.fc2/kernel", "aux2.fc2/kernel", "fc/kernel"} <= moved
+        changed = {w.path for w in model.weights if not np.array_equal(before[w.path], keras.ops.convert_to_numpy(w))}
+        assert {"aux1.fc2/kernel", "aux2.fc2/kernel", "fc/kernel"} <= changed
 
 
 def test_sample_weights_and_regularisers_count_once():
@@ -128,10 +130,10 @@ def test_sample_weights_and_regularisers_count_once():
     model.get_layer("conv1.conv").kernel.regularizer = keras.regularizers.L2(1.0)
     penalty = keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.square(model.get_layer("conv1.conv").kernel)))
     outputs = model(IMAGES, training=True)
-    share = np.array([2.0, 0.0, 1.0, 0.0], "float32")
-    losses = [(-np.log(np.asarray(p)[np.arange(4), LABELS]) * share).mean() for p in outputs.values()]
+    sample_weight = np.array([2.0, 0.0, 1.0, 0.0], "float32")
+    losses = [(-np.log(np.asarray(p)[np.arange(4), LABELS]) * sample_weight).mean() for p in outputs.values()]
     model.compile("sgd", "sparse_categorical_crossentropy")
-    got = model.compute_loss(IMAGES, LABELS, outputs, share)
+    got = model.compute_loss(IMAGES, LABELS, outputs, sample_weight)
     assert_close(got, losses[0] + 0.3 * (losses[1] + losses[2]) + penalty, tolerance=(1e-4, 0))
 
 

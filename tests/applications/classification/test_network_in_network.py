@@ -34,23 +34,23 @@ def test_layer_table(variant, published):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (14, 18)], ids=str)
-def test_small_pictures_equal_the_twin(size):
+def test_small_images_equal_the_twin(size):
     model = NetworkInNetwork("tiny", input_shape=(*size, 3), classes=3, classifier_activation=None)
     w = twins.randomised(model)
     image = np.random.default_rng(1).normal(size=(*size, 3))
-    x = twins.convolve(twins.convolve(image, w, "conv1", margin=2), w, "cccp1")
+    x = twins.convolve(twins.convolve(image, w, "conv1", padding=2), w, "cccp1")
     x = twins.pool(x, reach_over=True)
-    x = twins.convolve(twins.convolve(x, w, "conv2", margin=1), w, "cccp2")
+    x = twins.convolve(twins.convolve(x, w, "conv2", padding=1), w, "cccp2")
     if size == (16, 16):  # means of the windows there are; at odd sides Keras centres them
         x = twins.pool(x, reach_over=True, reduce=np.mean)
-        x = twins.convolve(twins.convolve(x, w, "conv3", margin=1), w, "cccp3").mean(axis=(0, 1))
+        x = twins.convolve(twins.convolve(x, w, "conv3", padding=1), w, "cccp3").mean(axis=(0, 1))
         assert_close(twins.scores_of(model, image), x, tolerance=(1e-4, 1e-4))
     else:
         inner = keras.Model(model.inputs[0], model.get_layer("cccp2.relu").output)
         assert_close(twins.scores_of(inner, image), x, tolerance=(1e-4, 1e-4))
 
 
-# Of each stage: stride and margin of its convolution, and the number of 1x1 convolutions behind it.
+# Of each stage: stride and padding of its convolution, and the number of 1x1 convolutions behind it.
 FORMS = {
     "imagenet": ((39, 52), [(4, 0, 2), (1, 2, 2), (1, 1, 2), (1, 1, 2)], [np.max, np.max, np.max]),
     "cifar10": ((16, 8), [(1, 2, 2), (1, 2, 2), (1, 1, 2)], [np.max, np.mean]),
@@ -64,10 +64,10 @@ def test_published_networks_equal_the_twin(variant):
     w = twins.randomised(model, deviation=0.03)
     image = np.random.default_rng(1).normal(size=(*size, 3))
     x, pointwise = image, 0
-    for stage, (stride, margin, count) in enumerate(stages, 1):
+    for stage, (stride, padding, count) in enumerate(stages, 1):
         if stage > 1:
             x = twins.pool(x, reach_over=True, reduce=poolings[stage - 2])
-        x = twins.convolve(x, w, f"conv{stage}", stride=stride, margin=margin)
+        x = twins.convolve(x, w, f"conv{stage}", stride=stride, padding=padding)
         for _ in range(count):
             pointwise += 1
             x = twins.convolve(x, w, f"cccp{pointwise}")

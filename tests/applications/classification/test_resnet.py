@@ -1,4 +1,4 @@
-"""Deformable stages: the offset parameters of the papers' networks, and a start as the plain network."""
+"""Deformable stages: the offset parameters of the papers' networks, which initially equal the plain network."""
 
 import keras
 import numpy as np
@@ -32,17 +32,17 @@ def test_offset_parameters(levels, modulated, more):
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 @pytest.mark.parametrize("modulated", [True, False])
-def test_deformable_stages_start_as_plain_ones(block, modulated):
+def test_deformable_stages_initially_equal_plain_ones(block, modulated):
     options = {"input_shape": SHAPE, "classes": 3, "block": block}
     plain = A.ResNet("tiny", **options)
-    moved = A.ResNet("tiny", deformable=("C4", "C5"), modulated=modulated, **options)
+    deformable = A.ResNet("tiny", deformable=("C4", "C5"), modulated=modulated, **options)
     weights = {weight.path: weight for weight in plain.weights}
-    for weight in moved.weights:
+    for weight in deformable.weights:
         if "conv_offset" not in weight.path:
             weight.assign(weights.pop(weight.path))
     assert not weights
     images = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
-    assert_close(moved(images), plain(images))
+    assert_close(deformable(images), plain(images))
 
 
 def test_only_the_stages_asked_for_are_deformable():

@@ -10,7 +10,7 @@ from tests.applications.classification.test_vit import images_of, multiply_adds_
 from tests.support import assert_close
 
 
-def test_attention_costs_as_many_multiply_adds_a_pixel_at_every_size(monkeypatch):
+def test_attention_costs_as_many_multiply_adds_per_pixel_at_every_size(monkeypatch):
     costs = {}
     for size in [(56, 56), (56, 112), (112, 112), (168, 112)]:
         model = Swin("tiny", depths=(2, 2), input_shape=(*size, 3), include_top=False)
@@ -84,7 +84,7 @@ def test_merging_equals_the_twin(size):
     ("size", "maps"),
     [((32, 32), [(8, 8), (4, 4), (2, 2), (1, 1)]), ((75, 101), [(19, 26), (10, 13), (5, 7), (3, 4)])],
 )
-def test_every_pixel_of_any_size_has_a_place(size, maps):
+def test_every_pixel_of_any_size_reaches_a_map(size, maps):
     levels = ("C2", "C3", "C4", "C5")
     model = Swin("tiny", input_shape=(*size, 3), include_top=False, features=levels)
     assert [tuple(model.output[level].shape[1:3]) for level in levels] == maps

@@ -35,10 +35,10 @@ def test_equals_the_twin(size):
     model = ZFNet("tiny", input_shape=(*size, 3), classes=3, classifier_activation=None)
     w = twins.randomised(model)
     image = np.random.default_rng(1).normal(0, 20, size=(*size, 3))
-    x = twins.respond(twins.pool(twins.convolve(image, w, "conv1", stride=2, margin=1), reach_over=True))
-    x = twins.respond(twins.pool(twins.convolve(x, w, "conv2", stride=2), reach_over=True))
+    x = twins.normalize_response(twins.pool(twins.convolve(image, w, "conv1", stride=2, padding=1), reach_over=True))
+    x = twins.normalize_response(twins.pool(twins.convolve(x, w, "conv2", stride=2), reach_over=True))
     for index in (3, 4, 5):
-        x = twins.convolve(x, w, f"conv{index}", margin=1)
+        x = twins.convolve(x, w, f"conv{index}", padding=1)
     x = twins.adapt(twins.pool(x, reach_over=True), 6)
     x = twins.dense(twins.dense(x, w, "fc6"), w, "fc7")
     assert_close(twins.scores_of(model, image), twins.dense(x, w, "fc8", relu=False), tolerance=(1e-4, 1e-4))

@@ -1,4 +1,4 @@
-"""Slow layers in NumPy, one picture at a time, float64: oracles of networks without a reference implementation."""
+"""Slow layers in NumPy, one image at a time, float64: oracles of networks without a reference implementation."""
 
 import keras
 import numpy as np
@@ -17,10 +17,10 @@ def scores_of(model, image):
     return keras.ops.convert_to_numpy(model(image[None].astype("float32")))[0]
 
 
-def convolve(x, weights, name, stride=1, margin=0, groups=1):
+def convolve(x, weights, name, stride=1, padding=0, groups=1):
     """x [h, w, c] with the kernel and bias of layer `name`, then ReLU."""
     kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
-    x = np.pad(x, ((margin, margin), (margin, margin), (0, 0)))
+    x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
     windows = sliding_window_view(x, kernel.shape[:2], axis=(0, 1))[::stride, ::stride]  # [i, j, c, rows, columns]
     parts = zip(np.split(windows, groups, axis=2), np.split(kernel, groups, axis=3), strict=True)
     maps = [np.einsum("ijcrk,rkco->ijo", *part) for part in parts]
@@ -36,7 +36,7 @@ def pool(x, size=3, stride=2, reach_over=False, reduce=np.max):
     return np.array([[reduce(x[i : i + size, j : j + size], axis=(0, 1)) for j in columns] for i in rows])
 
 
-def respond(x, size=5, alpha=1e-4, beta=0.75, k=2.0):
+def normalize_response(x, size=5, alpha=1e-4, beta=0.75, k=2.0):
     """Local response normalisation (Krizhevsky 2012, section 3.3)."""
     squares = np.pad(x**2, ((0, 0), (0, 0), (size // 2, size // 2)))
     return x / (k + alpha * sum(squares[..., i : i + x.shape[-1]] for i in range(size))) ** beta
