@@ -157,9 +157,10 @@ def load_weights(model, weights, published=()):
     """The model, with the weights its builder was asked for: None, a published name, or a path."""
     if weights is None:
         return model
-    if weights in published:
+    is_text = isinstance(weights, str | os.PathLike)
+    if is_text and weights in published:
         weight_files.load_published(model, published[weights])
-    elif os.path.exists(weights):
+    elif is_text and os.path.exists(weights):
         weight_files.load(model, weights)
     else:
         known = ", ".join(repr(name) for name in published) or "none for this variant"

@@ -303,7 +303,9 @@ def test_unknown_levels_list_the_nearest(row):
     ("options", "message"),
     [
         ({"weights": "imagnet"}, "weights='imagnet' is neither a file nor published"),
+        ({"weights": True}, "weights=True is neither a file nor published"),
         ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
+        ({"classes": 3.0}, "classes must be a whole number of at least 1, got 3.0"),
         ({"input_shape": (32, 32)}, "input_shape must be"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
