@@ -1,4 +1,4 @@
-"""Networks, one file a paper. Each builder returns a plain `keras.Model` made by the functional API."""
+"""Networks, one file per paper. Classifiers and backbones are functional models: `kvision.network.Network`."""
 
 from kvision.applications.building import cut as cut
 from kvision.applications.classification import alexnet as alexnet
