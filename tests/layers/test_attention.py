@@ -307,8 +307,8 @@ def test_dropout_is_off_at_inference_and_on_in_training(name):
     make, inputs = LAYERS[name]
     layer = make()
     assert_close(layer(*inputs), layer(*inputs, training=False))
-    draws = {numpy(layer(*inputs, training=True)).tobytes() for _ in range(16)}
-    assert len(draws) > 1
+    first = numpy(layer(*inputs, training=True))
+    assert any(not np.array_equal(numpy(layer(*inputs, training=True)), first) for _ in range(16))
 
 
 @pytest.mark.parametrize(

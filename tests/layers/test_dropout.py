@@ -87,12 +87,12 @@ def test_16_bit_stays_16_bit(make, policy):
         assert keras.backend.standardize_dtype(got.dtype) == policy.removeprefix("mixed_")
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_drop_connect_learns(jit):
     model = keras.Sequential([keras.Input((7,)), DropConnect(8, activation="relu"), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=jit)
-    images = np.random.default_rng(1).normal(size=(64, 7)).astype("float32")
-    losses = model.fit(images, images[:, :1], epochs=30, verbose=0).history["loss"]
+    model.compile(keras.optimizers.Adam(0.03), "mse", jit_compile=jit)
+    x = np.random.default_rng(1).normal(size=(64, 7)).astype("float32")
+    losses = model.fit(x, x[:, :1], epochs=10, batch_size=16, verbose=0).history["loss"]
     assert losses[-1] < 0.7 * losses[0]
 
 

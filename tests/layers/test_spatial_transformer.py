@@ -124,7 +124,14 @@ def test_output_size():
     assert layer.compute_output_shape(MAPS.shape) == tuple(layer(MAPS).shape) == (2, 3, 4, 3)
 
 
-@pytest.mark.parametrize(("policy", "jit"), [("float32", False), ("float32", True), ("mixed_float16", True)])
+@pytest.mark.parametrize(
+    ("policy", "jit"),
+    [
+        ("float32", False),
+        pytest.param("float32", True, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", True, marks=pytest.mark.slow),
+    ],
+)
 def test_it_learns_to_look_at_the_bright_spot(policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     images = np.zeros((64, 12, 12, 1), "float32")

@@ -52,7 +52,7 @@ def test_length_and_direction_are_apart():
     assert_close(layer(inputs), want)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_moves_length_direction_and_bias(jit):
     inputs = np.random.default_rng(0).normal(size=(32, 5)).astype("float32")
     model = keras.Sequential([keras.Input((5,)), dense(name="wn")])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kvision.losses import sigmoid_focal_loss
-from tests.ops.differentiation import MODES, central_differences, value_and_gradients
+from tests.ops.differentiation import MODES, SLOW, central_differences, value_and_gradients
 from tests.support import assert_close
 
 SETTINGS = [(0.25, 2.0), (None, 2.0), (0.5, 0.0), (1.0, 0.5), (0.0, 5.0)]
@@ -24,8 +24,14 @@ def example():
     return rng.integers(0, 2, (3, 7)).astype("float32"), rng.normal(0, 3, (3, 7)).astype("float32")
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("alpha, gamma", SETTINGS)
+@pytest.mark.parametrize(
+    "alpha, gamma, mode",
+    [
+        pytest.param(*setting, mode, marks=SLOW if mode != "eager" and setting != SETTINGS[0] else [])
+        for setting in SETTINGS
+        for mode in MODES
+    ],
+)
 def test_value_and_gradient_equal_twin(alpha, gamma, mode):
     targets, logits = example()
     upstream = np.random.default_rng(1).normal(size=logits.shape).astype("float32")

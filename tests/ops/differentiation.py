@@ -2,9 +2,14 @@
 
 import keras
 import numpy as np
+import pytest
 
 # JAX knows no graph but the jitted one, and compiles its eager operations one by one, which takes longer.
 MODES = ("eager", "graph", "jit") if keras.backend.backend() == "tensorflow" else ("jit",)
+# Each case is traced or compiled anew: beyond one case per operation these modes of TensorFlow are for CI.
+SLOW = [pytest.mark.slow] if keras.backend.backend() == "tensorflow" else []
+JIT_IS_SLOW = [pytest.param(mode, marks=SLOW if mode == "jit" else []) for mode in MODES]
+GRAPHS_ARE_SLOW = [pytest.param(mode, marks=SLOW if mode != "eager" else []) for mode in MODES]
 
 
 def value_and_gradients(function, arguments, upstream, mode=MODES[0]):

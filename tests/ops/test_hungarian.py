@@ -6,7 +6,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from kvision import ops
-from tests.ops.execution import MODES, execute
+from tests.ops.differentiation import GRAPHS_ARE_SLOW, JIT_IS_SLOW
+from tests.ops.execution import execute
 
 QUERIES, TARGETS = 12, 7
 
@@ -54,7 +55,7 @@ def check(cost, queries, valid=None):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
 def test_costs_as_little_as_scipy(mode):
     cost = examples()
     queries = execute(ops.hungarian, cost, mode=mode)
@@ -62,7 +63,7 @@ def test_costs_as_little_as_scipy(mode):
     check(cost, queries)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", GRAPHS_ARE_SLOW)
 def test_padding_is_left_out(mode):
     cost = examples()
     valid = np.random.default_rng(1).uniform(size=(len(cost), TARGETS)) < 0.6

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from kvision.ops import assign_levels, multilevel_roi_align, roi_align, roi_pool
-from tests.ops.differentiation import MODES, value_and_gradients
+from tests.ops.differentiation import JIT_IS_SLOW, MODES, SLOW, value_and_gradients
 from tests.support import assert_close
 
 SHAPE = (2, 27, 50, 3)  # two tiles by three of the hand-written gradient
@@ -118,7 +118,9 @@ def test_align_equals_its_twin(size, ratio, aligned, mode):
     assert_close(gradient, want_gradient, tolerance=POSITION_TOLERANCE)
 
 
-@pytest.mark.parametrize(("size", "mode"), [(7, "eager"), (7, "graph"), (7, "jit"), (2, "eager")])
+@pytest.mark.parametrize(
+    ("size", "mode"), [(7, "eager"), pytest.param(7, "graph", marks=SLOW), (7, "jit"), (2, "eager")]
+)
 def test_pool_equals_its_twin(size, mode):
     features, boxes, upstream = example(size=size)
     regions, (gradient,) = value_and_gradients(
@@ -173,7 +175,7 @@ def test_a_pyramid_of_one_level_is_a_map():
     assert_close(multilevel_roi_align({"P2": features}, boxes, 3), roi_align(features, boxes, 3, SCALE))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
 @pytest.mark.parametrize(
     ("width", "height", "level"),
     [(224, 224, 4), (223.9, 224, 3), (448, 112, 4), (112, 112, 3), (111, 112, 2), (448, 448, 5), (9000, 9000, 5)]
@@ -227,7 +229,9 @@ def test_moving_map_and_boxes_together_changes_nothing(name):
     )
 
 
-@pytest.mark.parametrize(("name", "mode"), NAMES_AND_MODES)
+@pytest.mark.parametrize(
+    ("name", "mode"), [pytest.param(*row, marks=SLOW if row[1] == "jit" else []) for row in NAMES_AND_MODES]
+)
 def test_without_boxes(name, mode):
     features, boxes, upstream = example(boxes=np.zeros((2, 0, 4), "float32"))
     regions, (gradient,) = value_and_gradients(lambda x: FUNCTIONS[name](x, boxes), (features,), upstream, mode)
@@ -237,7 +241,11 @@ def test_without_boxes(name, mode):
 
 @pytest.mark.parametrize(
     ("name", "mode", "dtype"),
-    [(name, mode, "bfloat16") for name, mode in NAMES_AND_MODES] + [(name, "eager", "float16") for name in FUNCTIONS],
+    [
+        pytest.param(name, mode, "bfloat16", marks=[] if mode == "eager" or (name, mode) == ("align", "jit") else SLOW)
+        for name, mode in NAMES_AND_MODES
+    ]
+    + [(name, "eager", "float16") for name in FUNCTIONS],
 )
 def test_16_bit_features_keep_float32_positions_and_sums(name, mode, dtype):
     features, boxes, upstream = example()
@@ -274,7 +282,9 @@ def test_the_gradient_does_not_race():
 
 @pytest.mark.tensorflow_only
 @pytest.mark.parametrize(
-    ("name", "jit"), [("align", False), ("align", True), ("levels", False), ("levels", True), ("pool", False)]
+    ("name", "jit"),
+    [("align", False), ("levels", False)]
+    + [pytest.param(*row, marks=pytest.mark.slow) for row in (("align", True), ("levels", True), ("pool", False))],
 )
 def test_a_batch_of_unknown_size(name, jit):
     import tensorflow as tf

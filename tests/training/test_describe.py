@@ -17,21 +17,26 @@ def without_memory(builder):
 @pytest.mark.parametrize(
     ("builder", "published"),
     [
-        (A.VGG11, 7.609),
         (A.VGG16, 15.47),
-        (A.VGG19, 19.632),
-        (A.ResNet18, 1.814),
         (A.ResNet50, 4.089),
-        (A.ResNet101, 7.801),
         (A.EfficientNetB0, 0.386),
-        (A.EfficientNetB1, 0.687),
         (A.MobileNetV2, 0.301),
-        (lambda: A.SqueezeNet("1.0"), 0.819),
         (lambda: A.SqueezeNet("1.1"), 0.349),
         (lambda: A.GoogLeNet(norm="batch"), 1.498),
         (A.ViTB16, 17.564),
-        (A.ViTB32, 4.409),
         (A.SwinT, 4.491),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)  # of the same families
+            for row in [
+                (A.VGG11, 7.609),
+                (A.VGG19, 19.632),
+                (A.ResNet18, 1.814),
+                (A.ResNet101, 7.801),
+                (A.EfficientNetB1, 0.687),
+                (lambda: A.SqueezeNet("1.0"), 0.819),
+                (A.ViTB32, 4.409),
+            ]
+        ),
     ],
 )
 def test_multiply_adds_are_the_published_ones(builder, published):
