@@ -192,7 +192,7 @@ def cut(model, levels, name=None):
     Raises:
         ValueError: if a layer or level does not exist (lists the nearest) or the model is not functional.
 
-    >>> trunk = cut(ResNet("tiny", include_top=False), {"C2": "layer1.0.relu3"})
+    >>> trunk = cut(kvision.applications.ResNet("tiny", include_top=False), {"C2": "layer1.0.relu3"})
     >>> trunk.feature_info
     {'C2': {'stride': 4, 'channels': 32, 'layer': 'layer1.0.relu3'}}
     """

@@ -18,7 +18,7 @@ class Problem:
     """Something that was left out.
 
     Args:
-        file: The file in which it stands.
+        file: The file that holds it.
         row: Which entry of the file; empty if it is the whole file.
         reason: What is wrong.
     """
@@ -61,7 +61,7 @@ class AnnotatedImage:
         path: Of the image.
         image_id: A whole number.
         size: Height and width in pixels, measured.
-        file: The file in which its objects stand, for reports.
+        file: The file that lists its objects, for reports.
         annotations: Its `Annotation`s.
     """
 

@@ -6,7 +6,7 @@ from kvision.contract import check_targets as check_targets
 
 
 def check_labels(labels, classes, names=None):
-    """Refuse class labels that a network of `classes` outputs has no place for.
+    """Refuse class labels that a network of `classes` outputs cannot predict.
 
     On a GPU such a label gives a loss of NaN without a word; here it is named by its row.
 

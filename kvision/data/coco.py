@@ -16,7 +16,7 @@ def coco(annotations, images, *, check="full", **options):
 
     An image that is left out takes its objects with it; one that has none left is an image without objects.
 
-    Lin et al. 2014 (https://arxiv.org/abs/1405.0312); the format stands at https://cocodataset.org/#format-data.
+    Lin et al. 2014 (https://arxiv.org/abs/1405.0312); the format is documented at https://cocodataset.org/#format-data.
     Categories, whatever their ids, become labels from 0 in the order of their ids. Boxes are left, top, width, height
     in pixels. Segmentations may be polygons and run lengths, plain or compressed. `area` is the file's, or that of the
     box where the file has none; `crowd` is `iscrowd`. Images are taken as they are stored: an orientation in their EXIF
@@ -103,7 +103,7 @@ def _listed(path, entries, problems):
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or _key(entry) is None:
             reason = "expected an id and a file_name"
         elif entry["id"] in seen:
-            reason = f"the id {entry['id']!r} stands twice"
+            reason = f"the id {entry['id']!r} occurs twice"
         else:
             seen.add(entry["id"])
             listed.append((row, entry))

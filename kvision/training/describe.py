@@ -52,7 +52,7 @@ class Description:
         return sum(layer.activation_bytes for layer in self.layers)
 
     def __str__(self):
-        head = ("layer", "kind", "output", "parameters", "multiply-adds", "sees", "memory")
+        head = ("layer", "kind", "output", "parameters", "multiply-adds", "receptive field", "memory")
         rows = [
             (
                 layer.name,

@@ -81,7 +81,7 @@ def test_bad_rows_are_named_and_left_out(tmp_path, change, row, reason):
             "images[1]",
             "has (48, 64) pixels (height, width), the entry",
         ),
-        ({"id": 500}, "annotations.json", "images[1]", "the id 500 stands twice"),
+        ({"id": 500}, "annotations.json", "images[1]", "the id 500 occurs twice"),
     ],
 )
 def test_bad_images_are_named_and_left_out(tmp_path, change, file, row, reason):
