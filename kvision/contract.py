@@ -94,6 +94,9 @@ def paste_masks(box_masks, boxes_xyxy, size):
 
     Returns:
         [n, height, width] of the type of `box_masks`; 0 outside the boxes. Each pixel takes the value at its centre.
+
+    >>> paste_masks(np.ones((1, 7, 7), int), [[1, 0, 3, 2]], (2, 4)).tolist()
+    [[[0, 1, 1, 0], [0, 1, 1, 0]]]
     """
     box_masks = np.asarray(box_masks)
     masks = np.zeros((len(box_masks), *size), box_masks.dtype)

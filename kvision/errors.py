@@ -13,6 +13,9 @@ def unknown(kind, got, known):
 
     Returns:
         A ValueError, to be raised by the caller.
+
+    >>> str(unknown("norm", "bach", ["batch", "group"]))
+    "Unknown norm: got 'bach'. The known names are: 'batch', 'group'."
     """
     known = [str(name) for name in known]
     near = known if len(known) <= 6 else difflib.get_close_matches(str(got), known, n=3, cutoff=0.0)

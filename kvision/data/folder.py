@@ -46,6 +46,11 @@ def image_folder(folder, *, image_size=(224, 224), channels=3, batch_size=32, va
     Raises:
         ValueError: if the folder does not exist, holds no images, fewer than two classes, or a class with fewer than
             two readable images.
+
+    ```python
+    found = kvision.data.image_folder("flowers", image_size=(64, 64))
+    model.fit(found.train, validation_data=found.validation)
+    ```
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():

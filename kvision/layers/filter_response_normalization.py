@@ -8,8 +8,8 @@ from keras import ops
 class FilterResponseNormalization(keras.layers.Layer):
     """Divide each channel of each image by its root mean square over the map: gamma · x / √(mean(x²) + epsilon) + beta.
 
-    Depends on no other image and no other channel; nothing is subtracted, so `ThresholdedLinearUnit` follows instead of
-    ReLU. Statistics are float32 under any policy.
+    Singh & Krishnan 2020, section 3. Depends on no other image and no other channel; nothing is subtracted, so
+    `ThresholdedLinearUnit` follows instead of ReLU. Statistics are float32 under any policy.
 
     Args:
         epsilon: Added to the mean square, > 0.
@@ -41,7 +41,9 @@ class FilterResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kvision")
 class ThresholdedLinearUnit(keras.layers.Layer):
-    """max(x, tau) with one trained threshold per channel, which starts at 0 like ReLU's (equation 5).
+    """max(x, tau) with one trained threshold per channel, which starts at 0 like ReLU's.
+
+    Singh & Krishnan 2020, equation 5.
 
     Shapes: [..., c] → the same.
 

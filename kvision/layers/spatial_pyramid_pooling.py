@@ -12,8 +12,9 @@ _POOLINGS = {"max": ops.max, "average": ops.mean}
 class SpatialPyramidPooling(keras.layers.Layer):
     """Pool a map of any size into the same number of cells: n x n of them for every n of the pyramid.
 
-    Cell i of n covers rows ⌊i·h/n⌋ to ⌈(i+1)·h/n⌉ (appendix A of the paper), so no pixel is left out; neighbours may
-    share a row or column. The layer of this name in tensorflow-addons is `pooling="average"` on sides that n divides.
+    He et al. 2014, section 2. Cell i of n covers rows ⌊i·h/n⌋ to ⌈(i+1)·h/n⌉ (appendix A of the paper), so no pixel is
+    left out; neighbours may share a row or column. The layer of this name in tensorflow-addons is `pooling="average"`
+    on sides that n divides.
 
     Args:
         bins: The n of each level, >= 1.

@@ -11,9 +11,10 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 class SpatialTransformer(keras.layers.Layer):
     """Resample a map through an affine transform that a small network predicts for each image.
 
-    `localization` maps the input to features; a dense layer maps these to the six parameters θ of the affine map
-    from output to input positions (equation 1). That layer starts with zero kernel and the identity as bias, so an
-    untrained transformer returns its input. Positions and samples are float32 under any policy.
+    Jaderberg et al. 2015, section 3. `localization` maps the input to features; a dense layer maps these to the six
+    parameters θ of the affine map from output to input positions (equation 1). That layer starts with zero kernel and
+    the identity as bias, so an untrained transformer returns its input. Positions and samples are float32 under any
+    policy.
 
     Args:
         localization: A layer or model, maps [b, h, w, c] → features [b, n].
@@ -83,6 +84,10 @@ def affine_grid(theta, size):
     Returns:
         float32 [b, height, width, 2] of (x, y), where -1 and 1 are the outer edges of the image, as in torch's
         `affine_grid(align_corners=False)`.
+
+    >>> identity = np.array([[[1, 0, 0], [0, 1, 0]]], "float32")
+    >>> ops.convert_to_numpy(affine_grid(identity, (1, 2))).tolist()
+    [[[[-0.5, 0.0], [0.5, 0.0]]]]
     """
     y, x = ((2 * np.arange(n, dtype="float32") + 1) / n - 1 for n in size)
     positions = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)), "float32")]).reshape(3, -1)

@@ -10,6 +10,8 @@ from kvision.layers.conventions import conventions
 class SqueezeExcite(keras.layers.Layer):
     """Scale the channels of a map by gates computed from its global average: x · sigmoid(W₂ δ(W₁ mean(x) + b₁) + b₂).
 
+    Hu et al. 2017, section 3.
+
     Args:
         squeeze_channels: Width of the bottleneck between the two 1x1 convolutions, >= 1.
         activation: δ, a name that `kvision.layers.conventions.activation_layer` knows; the paper's is ReLU.

@@ -20,7 +20,9 @@ TORCH_RENAMES = [
 
 @keras.saving.register_keras_serializable("kvision")
 class MLP(keras.layers.Layer):
-    """Two dense layers on the channels, the position-wise feed-forward network of section 3.3.
+    """Two dense layers on the channels, the position-wise feed-forward network.
+
+    Vaswani et al. 2017, section 3.3.
 
     Args:
         hidden_units: Width between the two.

@@ -8,7 +8,7 @@ from keras import ops
 class WeightNormalization(keras.layers.Wrapper):
     """Reparametrise a layer's kernel as length times direction, w = g · v / ‖v‖, one length per output channel.
 
-    The wrapped layer's outputs are unchanged at first: g starts at ‖v‖.
+    Salimans & Kingma 2016, section 2. The wrapped layer's outputs are unchanged at first: g starts at ‖v‖.
 
     Args:
         layer: A layer with a `kernel` whose last axis is the output: `Dense`, `Conv2D`, … A channel whose kernel is all

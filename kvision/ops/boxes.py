@@ -286,7 +286,8 @@ def encode_deltas(boxes_xyxy, anchors_xyxy, weights=(1.0, 1.0, 1.0, 1.0)):
 def decode_deltas(deltas, anchors_xyxy, weights=(1.0, 1.0, 1.0, 1.0)):
     """Boxes from deltas and anchors: the inverse of `encode_deltas`.
 
-    A box grows to at most 1000/16 times its anchor, so that an early, extreme prediction stays finite.
+    Girshick et al. 2014 (R-CNN), appendix C. A box grows to at most 1000/16 times its anchor, so that an early, extreme
+    prediction stays finite.
 
     Args:
         deltas: Deltas `[..., 4]`. One box for each class: `[..., classes, 4]` with anchors `[..., 1, 4]`.

@@ -11,10 +11,10 @@ CHUNK_SIZE = 128
 def nms(boxes_xyxy, scores, iou_threshold, max_outputs):
     """Greedy non-maximum suppression, exact, of a fixed size.
 
-    From the highest score down, a box is kept unless its IoU with a kept one exceeds `iou_threshold`. Of equal scores
-    the lower index comes first. The sorted boxes are processed in chunks of 128: within a chunk the rule is iterated to
-    its fixed point, then the chunk's survivors suppress all later boxes. It stops when every image has `max_outputs`.
-    No gradient flows through it.
+    Girshick et al. 2014 (R-CNN), section 2.2. From the highest score down, a box is kept unless its IoU with a kept one
+    exceeds `iou_threshold`. Of equal scores the lower index comes first. The sorted boxes are processed in chunks of
+    128: within a chunk the rule is iterated to its fixed point, then the chunk's survivors suppress all later boxes. It
+    stops when every image has `max_outputs`. No gradient flows through it.
 
     Args:
         boxes_xyxy: Boxes `[..., n, 4]`; any number of leading dimensions, such as images and pyramid levels.
@@ -41,6 +41,8 @@ def nms(boxes_xyxy, scores, iou_threshold, max_outputs):
 
 def batched_nms(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
     """Non-maximum suppression in which only boxes of the same label suppress each other.
+
+    Girshick et al. 2014 (R-CNN), section 2.2: for each class independently.
 
     Args:
         boxes_xyxy: Boxes `[..., n, 4]`.

@@ -54,6 +54,8 @@ def multilevel_roi_align(
 ):
     """RoIAlign on a feature pyramid; every box takes its features from the level that `assign_levels` gives it.
 
+    Lin et al. 2017 ("Feature Pyramid Networks"), section 4.2.
+
     Args:
         features: `{"P2": [b, h, w, c], "P3": …}`, consecutive levels; Pk has stride 2^k. The cost does not grow with
             the number of levels.
