@@ -15,8 +15,10 @@ def hungarian(cost, valid=None):
     returned. No gradient flows through it.
 
     Args:
-        cost: Costs `[batch, queries, targets]`. NaN and values of at least 1e30 in magnitude count as more expensive
-            than any sum.
+        cost: Costs `[batch, queries, targets]`, compared in float32. A pair is forbidden by infinity, NaN, or at least
+            1e30 in magnitude: it costs more than any sum of the others, and is assigned only where a target has no
+            other query left. Not by a large number: where a pair of 1e6 cannot be avoided, float32 resolves the
+            other costs to 0.06 only.
         valid: Which targets exist, `[batch, targets]`; all by default.
 
     Returns:

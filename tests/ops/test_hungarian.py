@@ -113,6 +113,20 @@ def test_unusable_costs_are_avoided_and_never_hang(bad):
     assert all(len(set(row)) == TARGETS for row in queries)
 
 
+@pytest.mark.parametrize("forbidden", [np.nan, np.inf, 1e30])
+def test_where_forbidden_pairs_cannot_be_avoided_the_others_are_still_optimal(forbidden):
+    rng = np.random.default_rng(0)
+    cost, allowed = rng.uniform(size=(64, 12, 12)).astype("float32"), rng.uniform(size=(64, 12, 12)) < 0.1
+    queries = run(np.where(allowed, cost, np.float32(forbidden)))
+    for image in range(64):
+        rows, columns = linear_sum_assignment(np.where(allowed[image], cost[image], 1e3).astype("float64"))
+        want, got = (
+            (allowed[image][pairs], cost[image][pairs]) for pairs in ((rows, columns), (queries[image], range(12)))
+        )
+        assert got[0].sum() == want[0].sum() < 12
+        np.testing.assert_allclose(got[1][got[0]].sum(), want[1][want[0]].sum(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 0), (2, 0, 5), (0, QUERIES, TARGETS)])
 def test_nothing_to_assign(shape):
     queries = run(np.zeros(shape, "float32"))
