@@ -81,6 +81,36 @@ def test_16_bit_inputs_are_computed_in_float32(dtype):
     assert_close(loss, sigmoid_focal_loss(keras.ops.cast(targets, "float32"), keras.ops.cast(logits, "float32")))
 
 
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (None, 0.0), (0.6, 1.5)])
+def test_soft_targets_equal_keras(alpha, gamma):
+    """Keras's loss takes the mean over the last axis and forgets about tiny probabilities."""
+    rng = np.random.default_rng(0)
+    targets, logits = rng.uniform(size=(3, 7)).astype("float32"), rng.normal(0, 3, (3, 7)).astype("float32")
+    upstream = rng.normal(size=logits.shape).astype("float32")
+    options = {"apply_class_balancing": alpha is not None, "alpha": alpha or 0.5, "gamma": gamma, "from_logits": True}
+
+    def theirs(logits):
+        return keras.losses.binary_focal_crossentropy(targets[..., None], logits[..., None], **options)
+
+    got, (gradient,) = value_and_gradients(
+        lambda logits: sigmoid_focal_loss(targets, logits, alpha, gamma), (logits,), upstream
+    )
+    want, (want_gradient,) = value_and_gradients(theirs, (logits,), upstream)
+    assert_close(got, want)
+    assert_close(gradient, want_gradient)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_tiny_gradients_of_easy_examples_are_not_lost(gamma):
+    logits = np.array([12.0, 20.0], "float32")
+    _, (gradient,) = value_and_gradients(
+        lambda logits: sigmoid_focal_loss(np.ones(2, "float32"), logits, None, gamma), (logits,), np.ones(2, "float32")
+    )
+    tail = np.exp(-logits.astype("float64"))  # 1 - p, and -log(p) as well, to the first order
+    want = -(1 + gamma) * tail ** (1 + gamma)
+    assert_close(keras.ops.convert_to_numpy(gradient) / want, np.ones(2), tolerance=(1e-4, 0))
+
+
 def test_integer_targets():
     targets, logits = example()
     assert_close(sigmoid_focal_loss(targets.astype("int32"), logits), sigmoid_focal_loss(targets, logits))
