@@ -203,7 +203,7 @@ def window_twin(layer, x):
     width = x.shape[-1] // layer.num_heads
 
     def window_of(row, column):
-        """In the shifted map: the window, and where the pixel stands in it."""
+        """In the shifted map: the window, and the position of the pixel in it."""
         row, column = (row - shift[0]) % size[0], (column - shift[1]) % size[1]
         return row // side, column // side
 

@@ -48,7 +48,7 @@ def test_closed_form():
     assert_close(sigmoid_focal_loss([1.0, 0.0], [0.0, 0.0]), [0.25 / 4 * np.log(2), 0.75 / 4 * np.log(2)])
 
 
-def test_laws():
+def test_invariances():
     targets, logits = example()
     cross_entropy = keras.ops.binary_crossentropy(targets, logits, from_logits=True)
     assert_close(sigmoid_focal_loss(targets, logits, alpha=None, gamma=0.0), cross_entropy)

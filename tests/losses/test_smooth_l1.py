@@ -35,7 +35,7 @@ def test_value_and_gradient_equal_twin(beta, mode):
         assert_close(got, difference)
 
 
-def test_laws():
+def test_invariances():
     targets, predictions = example()
     for beta in BETAS:
         loss = smooth_l1_loss(targets, predictions, beta)

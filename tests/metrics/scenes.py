@@ -4,7 +4,7 @@ import numpy as np
 
 
 def padded(images, columns):
-    """A batch out of lists of rows, one list an image; what stands in the padding must not matter."""
+    """A batch of lists of rows, one list per image; the content of padding rows must not matter."""
     longest = max(len(rows) for rows in images) + 1
     batch = {name: np.full((len(images), longest, *shape), 7.25, dtype) for name, (shape, dtype) in columns.items()}
     batch["labels"][:] = -1

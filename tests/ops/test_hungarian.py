@@ -91,7 +91,7 @@ def run(cost):
     return keras.ops.convert_to_numpy(ops.hungarian(cost))
 
 
-def test_laws():
+def test_invariances():
     cost = np.random.default_rng(2).normal(size=examples().shape).astype("float32")  # no ties
     queries = run(cost)
     np.testing.assert_array_equal(run(cost * 4), queries)

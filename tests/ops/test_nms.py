@@ -88,7 +88,7 @@ def chosen(boxes, scores, **options):
     return keras.ops.convert_to_numpy(indices), keras.ops.convert_to_numpy(count)
 
 
-def test_laws():
+def test_invariances():
     boxes, scores, _ = example()
     indices, count = chosen(boxes, scores)
     np.testing.assert_array_equal(chosen(boxes * 4, scores)[0], indices)

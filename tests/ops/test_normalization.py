@@ -38,7 +38,7 @@ def batch_twin(x, gamma, beta, epsilon):
     return (x - x.mean(axes)) / np.sqrt(x.var(axes) + epsilon) * gamma + beta
 
 
-def given_twin(x, gamma, beta, mean, variance, epsilon):
+def affine_twin(x, gamma, beta, mean, variance, epsilon):
     return (x - mean) / np.sqrt(variance + epsilon) * gamma + beta
 
 
@@ -81,13 +81,13 @@ def test_batch_train_equals_twin_and_its_differences(shape, mode):
 
 
 @pytest.mark.parametrize("shape, mode", with_modes(SHAPES))
-def test_batch_with_given_statistics_equals_twin_and_its_differences(shape, mode):
+def test_batch_with_stored_statistics_equals_twin_and_its_differences(shape, mode):
     x, gamma, beta, upstream = example(shape)
     mean, variance = (0.1 + np.random.default_rng(1).random((2, shape[-1]))).astype("float32")
     arguments = (x, gamma, beta, mean, variance)
     y, gradients = value_and_gradients(lambda *tensors: batch_normalize(*tensors, 0.1), arguments, upstream, mode)
-    assert_close(y, given_twin(*wide(*arguments), 0.1))
-    want = central_differences(lambda *arrays: given_twin(*arrays, 0.1), arguments, upstream)
+    assert_close(y, affine_twin(*wide(*arguments), 0.1))
+    want = central_differences(lambda *arrays: affine_twin(*arrays, 0.1), arguments, upstream)
     for got, gradient in zip(gradients, want, strict=True):
         assert_close(got, gradient)
 
@@ -161,12 +161,12 @@ def test_error_grows_with_the_mean_and_not_with_its_square(name, mean, mode):
 
 @pytest.mark.parametrize("mode", JIT_IS_SLOW)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", [*WITH_STATISTICS, "given"])
+@pytest.mark.parametrize("name", [*WITH_STATISTICS, "stored"])
 def test_16_bit_input(name, dtype, mode):
-    given = np.full(8, 3e3, "float32"), np.full(8, 100.0, "float32"), 1e-5
+    stored = np.full(8, 3e3, "float32"), np.full(8, 100.0, "float32"), 1e-5
     function, twin = {
         **WITH_STATISTICS,
-        "given": (lambda *tensors: batch_normalize(*tensors, *given), lambda *arrays: given_twin(*arrays, *given)),
+        "stored": (lambda *tensors: batch_normalize(*tensors, *stored), lambda *arrays: affine_twin(*arrays, *stored)),
     }[name]
     # 3000 +- 10: sums and squares leave float16, so the statistics must not live there.
     x, gamma, beta, upstream = example((4, 8, 8, 8), mean=300.0, dtype=dtype)
@@ -188,7 +188,7 @@ def test_other_dtypes(dtype):
         (batch_normalize_train(x, gamma, beta, 1e-3)[0], batch_twin(*wide(x, gamma, beta), 1e-3)),
         (
             batch_normalize(x, gamma, beta, beta, gamma**2, 1e-3),
-            given_twin(*wide(x, gamma, beta, beta, gamma**2), 1e-3),
+            affine_twin(*wide(x, gamma, beta, beta, gamma**2), 1e-3),
         ),
     ):
         assert keras.backend.standardize_dtype(y.dtype) == expected
@@ -196,15 +196,15 @@ def test_other_dtypes(dtype):
 
 
 @pytest.mark.parametrize("mode", GRAPHS_ARE_SLOW)
-@pytest.mark.parametrize("name", ["group", "batch", "given"])
+@pytest.mark.parametrize("name", ["group", "batch", "stored"])
 def test_second_derivative(name, mode):
     x, gamma, beta, weights = example((2, 3, 2, 4))
     function, twin = {
         "group": (lambda x: group_normalize(x, gamma, beta, 2, 0.1), lambda x: group_twin(x, gamma, beta, 2, 0.1)),
         "batch": (lambda x: batch_normalize_train(x, gamma, beta, 0.1)[0], lambda x: batch_twin(x, gamma, beta, 0.1)),
-        "given": (
+        "stored": (
             lambda x: batch_normalize(x, gamma, beta, beta, gamma**2, 0.1),
-            lambda x: given_twin(x, gamma, beta, beta, gamma**2, 0.1),
+            lambda x: affine_twin(x, gamma, beta, beta, gamma**2, 0.1),
         ),
     }[name]
 
