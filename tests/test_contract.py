@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvision.contract import check_targets
+from kvision.contract import check_targets, paste_masks
 
 SHAPE = (2, 32, 48, 3)
 
@@ -84,3 +84,19 @@ def test_images_without_a_batch_are_refused():
 def test_names_of_the_images_stand_in_the_message():
     with pytest.raises(ValueError, match=r"image b.png, row 0"):
         check_targets(SHAPE, with_box(1, 0, [3, 3, 1, 1]), names=["a.png", "b.png"])
+
+
+def test_pasted_masks_take_the_value_at_the_centre_of_each_pixel():
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 2, (4, 9, 9), "uint8")
+    boxes = np.array([[3.2, 4.1, 20.7, 30.3], [-5, -6, 10, 12], [30, 30, 45.5, 50], [4, 4, 4, 9]])
+    pasted = paste_masks(small, boxes, (40, 36))
+    want = np.zeros((4, 40, 36), "uint8")
+    for row, (left, top, right, bottom) in enumerate(boxes[:3]):
+        for y in range(40):
+            for x in range(36):
+                if left <= x + 0.5 < right and top <= y + 0.5 < bottom:
+                    cell = int((y + 0.5 - top) / (bottom - top) * 9), int((x + 0.5 - left) / (right - left) * 9)
+                    want[row, y, x] = small[row][cell]
+    assert want[:3].any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(pasted, want)

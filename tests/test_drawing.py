@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from kvision import drawing
-from kvision.contract import paste_masks
 from kvision.drawing import DARK, LIGHT, PALETTE, curves, detections, grid
 
 
@@ -172,22 +171,6 @@ def test_grey_images_become_colour_and_others_are_refused():
     assert detections(np.full((4, 4, 3), np.nan), *NOTHING).max() == 0
     with pytest.raises(ValueError, match=r"got \(60, 80, 2\)"):
         detections(GREY[..., :2], *NOTHING)
-
-
-def test_pasted_masks_take_the_value_at_the_centre_of_each_pixel():
-    rng = np.random.default_rng(0)
-    small = rng.integers(0, 2, (4, 9, 9), "uint8")
-    boxes = np.array([[3.2, 4.1, 20.7, 30.3], [-5, -6, 10, 12], [30, 30, 45.5, 50], [4, 4, 4, 9]])
-    pasted = paste_masks(small, boxes, (40, 36))
-    want = np.zeros((4, 40, 36), "uint8")
-    for row, (left, top, right, bottom) in enumerate(boxes[:3]):
-        for y in range(40):
-            for x in range(36):
-                if left <= x + 0.5 < right and top <= y + 0.5 < bottom:
-                    cell = int((y + 0.5 - top) / (bottom - top) * 9), int((x + 0.5 - left) / (right - left) * 9)
-                    want[row, y, x] = small[row][cell]
-    assert want[:3].any(axis=(1, 2)).all()
-    np.testing.assert_array_equal(pasted, want)
 
 
 def test_a_grid_holds_every_image_once():

@@ -43,7 +43,19 @@ def test_images_keep_their_aspect_ratio(folder):
     image = images.numpy()[0]
     assert (image[:5] == 0).all()
     assert (image[15:] == 0).all()
-    assert (image[6:14] > 0).all() or (image[6:14] == image[10, 10]).all()
+    assert (image[5:15] == image[10, 10]).all()  # of one shade
+    assert images.numpy()[:, 5:15].any(axis=(1, 2, 3)).sum() >= len(images) - 1  # one of the files is black
+
+
+@pytest.mark.parametrize("validation_split", [0.01, 0.2, 0.99])
+def test_every_class_is_in_both_parts_of_every_split(folder, validation_split):
+    for k in range(2, 10):
+        (folder / "ants" / f"{k}.png").unlink()  # two of ants, ten of bees
+    found = image_folder(folder, image_size=(20, 20), validation_split=validation_split)
+    train, validation = ([label for label, _ in shades(part)] for part in (found.train, found.validation))
+    held_out = {0.01: 1, 0.2: 2, 0.99: 9}[validation_split]
+    assert (train.count(0), validation.count(0)) == (1, 1)
+    assert (train.count(1), validation.count(1)) == (10 - held_out, held_out)
 
 
 def test_the_split_depends_on_the_seed_alone(folder):
