@@ -185,17 +185,25 @@ def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
 
     @tf.custom_gradient
     def align(feature):
-        # Padded by a copy of its edge cells, the map gives RoIAlign's values up to one cell outside, then zero.
-        padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        # Two copies of the edge cells: up to one cell outside a sample takes the edge, and the kernel, which rounds
+        # positions, must not be the one to decide where that ends.
+        padded = feature
+        for _ in range(2):
+            padded = tf.pad(padded, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         ends = [
-            (points[:, end] + 1) / (size + 1) for end in (0, -1) for points, size in ((rows, height), (columns, width))
+            (points[:, end] + 2) / (size + 3) for end in (0, -1) for points, size in ((rows, height), (columns, width))
         ]
         ends = tf.stack(ends, 1)
         samples = [rows.shape[1], columns.shape[1]]
+        inside = [clip_points(points, size)[1] for points, size in ((rows, height), (columns, width))]
+        all_inside = tf.reduce_all(inside[0] > 0) & tf.reduce_all(inside[1] > 0)  # as where boxes are clipped
 
         def add_part(index, parts):
             members = slice(index * _CHUNK_SIZE, (index + 1) * _CHUNK_SIZE)
             part = tf.image.crop_and_resize(padded, ends[members], images[members], samples)
+            row_inside, column_inside = (values[members] for values in inside)
+            masked = functools.partial(_masked, part, row_inside, column_inside)
+            part = tf.cond(all_inside, lambda: part, masked)
             return index + 1, parts.write(index, tf.nn.avg_pool2d(part, sampling_ratio, sampling_ratio, "VALID"))
 
         # At least one part, or the shape would be unknown in eager mode.
@@ -210,6 +218,11 @@ def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
         return parts.concat(), gradient
 
     return align(feature)
+
+
+def _masked(samples, row_inside, column_inside):
+    """Samples [k, rows, columns, c], zero where the row or the column is outside."""
+    return samples * (row_inside[:, :, None, None] * column_inside[:, None, :, None])
 
 
 def _spread_regions(regions, rows, columns, images, batch, size):

@@ -131,6 +131,26 @@ def test_pool_equals_its_twin(size, mode):
     assert_close(gradient, want_gradient)
 
 
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
+@pytest.mark.parametrize("cells", [5, 10, 21, 30])
+def test_samples_exactly_one_cell_outside_the_map_take_the_edge(cells, mode):
+    low = np.array([cells - 13, cells - 6.25, -0.5], "float32")  # samples at `cells`, in steps of 1 and 0.5, and at -1
+    side = np.array([14, 7, 14], "float32")
+    boxes = np.stack([low, low, low + side, low + side], axis=-1)[None]
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(1, cells, cells, 2)).astype("float32")
+    upstream = rng.normal(size=(1, 3, 7, 7, 2)).astype("float32")
+    regions, (gradient,) = value_and_gradients(lambda x: roi_align(x, boxes, 7, 1.0), (features,), upstream, mode)
+    want, want_gradient = align_twin(features, boxes, upstream, 1.0, 2, True)
+    assert_close(regions, want, tolerance=POSITION_TOLERANCE)
+    assert_close(gradient, want_gradient, tolerance=POSITION_TOLERANCE)
+
+
+def test_a_map_of_one_cell():
+    features, boxes = np.full((1, 1, 1, 2), 3.0, "float32"), np.array([[[0.0, 0.0, 1.0, 1.0]]], "float32")
+    assert_close(roi_align(features, boxes, 2, 1.0), np.full((1, 1, 2, 2, 2), 3.0))
+
+
 def test_pool_rounds_halves_away_from_zero():
     features = np.arange(36, dtype="float32").reshape(1, 6, 6, 1)
     boxes = [[[2.0, 2.0, 2.0, 2.0], [6.0, 6.0, 6.0, 6.0], [-2.0, -2.0, 2.0, 2.0]]]  # 0.5, 1.5 and -0.5 cells
