@@ -126,17 +126,17 @@ def detector(arm):
     }
     if arm == "cascade":
         return applications.CascadeRCNN(**options)
-    return applications.FasterRCNN(iou_threshold=float(arm), shared_box=True, **options)
+    return applications.FasterRCNN(matching_iou_threshold=float(arm), shared_box=True, **options)
 
 
 def regressed(model, images, targets, eagerly):
     """For each stage, by the IoU of jittered boxes with their objects: the mean before and after the stage."""
     boxes, objects = jittered(targets)
-    branches = getattr(model.head, "box_branches", None) or [model.head.box_branch]
+    branches = model.head.box_stages
 
     def overlaps(images, boxes, objects):
         features = model.trunk(images, training=False)
-        deltas = [(branch.respond(features, boxes)[1][:, :, 0], branch.delta_weights) for branch in branches]
+        deltas = [(branch.predict(features, boxes)[1][:, :, 0], branch.delta_weights) for branch in branches]
         refined = [clip_xyxy(decode_deltas(delta, boxes, weights), (SIZE, SIZE)) for delta, weights in deltas]
         return [iou_xyxy(each, objects, pairwise=False) for each in (boxes, *refined)]
 

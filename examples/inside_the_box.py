@@ -99,7 +99,7 @@ def networks(size, num_proposals):
     fast = FastRCNN(head="conv5", **shared)
     numbers = {"num_candidates": (6000, 6000), "num_proposals": (num_proposals, num_proposals)}
     faster = FasterRCNN(neck="c4", **numbers, **shared)
-    faster.head.box_branch.box_head.set_weights(fast.head.box_branch.box_head.get_weights())
+    faster.head.box_stages[0].box_head.set_weights(fast.head.box_stages[0].box_head.get_weights())
     return fast, faster, of_crops
 
 
@@ -126,7 +126,7 @@ def method(detector, image, number, proposals=None, of_crops=None):
     With `of_crops` it is R-CNN: every proposal is cropped, warped and run through the whole network. Without, regions
     are pooled from one map of the image: Fast R-CNN of the given `proposals`, Faster R-CNN of its own.
     """
-    branch, (height, width) = detector.head.box_branch, image.shape[1:3]
+    branch, (height, width) = detector.head.box_stages[0], image.shape[1:3]
     trunk, pool, of_crops = (part and tf.function(part) for part in (detector.trunk, branch.pooling, of_crops))
     propose = tf.function(lambda features: detector.head.proposals.propose(features)[:, :number])
 
@@ -143,7 +143,7 @@ def method(detector, image, number, proposals=None, of_crops=None):
     @tf.function
     def select(outputs, boxes):
         logits, deltas = (tf.concat(parts, axis=1) for parts in zip(*outputs, strict=True))
-        return branch.detect(tf.nn.softmax(logits), deltas, boxes)
+        return branch.decode(tf.nn.softmax(logits), deltas, boxes)
 
     def run(seconds, warm_up=False):
         features = timed(seconds, "trunk", trunk, image) if of_crops is None else None
@@ -162,7 +162,7 @@ def method(detector, image, number, proposals=None, of_crops=None):
 
 def agreement(fast, faster, of_crops, image, boxes):
     """Largest differences of class logits, relative to the largest, where two methods compute the same."""
-    branch, other = fast.head.box_branch, faster.head.box_branch
+    branch, other = fast.head.box_stages[0], faster.head.box_stages[0]
     c4 = of_crops(np.random.default_rng(2).uniform(0, 255, (1, WARPED, WARPED, 3)))
     whole = np.array([[[0, 0, WARPED - 16, WARPED - 16]]], "float32")  # the last cell of a region is inclusive
     aligned = [other.pooling(detector.trunk(image)["C4"], boxes)[0] for detector in (fast, faster)]

@@ -1,9 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 
 from kvision import ops
 from tests.support import assert_close
 
+TORCHVISION = {"strides": "torchvision", "offset": 0.0}
 P2_TO_P6 = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
 P3_TO_P7 = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
 
@@ -30,14 +33,18 @@ def test_cell_anchors_worked_by_hand():
     assert_close(widths_heights, [[182, 90], [128, 128], [90, 182]])
 
 
-def anchors_twin(image_size, feature_sizes, sizes, ratios):
+def anchors_twin(image_size, feature_sizes, sizes, ratios, rule):
     anchors = []
     for (height, width), level_sizes in zip(feature_sizes, sizes, strict=True):
         for row in range(height):
             for column in range(width):
                 for ratio in ratios:
                     for size in level_sizes:
-                        x, y = column * (image_size[1] // width), row * (image_size[0] // height)
+                        if rule == "torchvision":
+                            x, y = column * (image_size[1] // width), row * (image_size[0] // height)
+                        else:
+                            stride = 2 ** math.floor(math.log2(image_size[1] / width) + 0.5)
+                            x, y = (column + 0.5) * stride, (row + 0.5) * stride
                         w, h = np.float32(size) / np.sqrt(np.float32(ratio)), np.float32(size) * np.sqrt(ratio)
                         anchors.append([x - round(w / 2), y - round(h / 2), x + round(w / 2), y + round(h / 2)])
     return anchors
@@ -48,15 +55,17 @@ def anchors_twin(image_size, feature_sizes, sizes, ratios):
     [
         ((64, 96), [(8, 12), (4, 6)], ((32,), (64,)), (0.5, 1.0, 2.0)),
         ((61, 95), [(8, 12), (4, 6)], ((20, 24, 31), (40, 50, 63)), (0.5, 1.0, 2.0)),
-        ((33, 17), [(1, 1)], ((7, 9),), (1.0, 3.0)),
+        ((33, 31), [(1, 1)], ((7, 9),), (1.0, 3.0)),
     ],
 )
-def test_equals_twin(image_size, feature_sizes, sizes, ratios):
-    levels = ops.anchors_xyxy(image_size, feature_sizes, sizes, ratios)
+@pytest.mark.parametrize("rule", ["torchvision", "level"])
+def test_equals_twin(image_size, feature_sizes, sizes, ratios, rule):
+    options = TORCHVISION if rule == "torchvision" else {}
+    levels = ops.anchors_xyxy(image_size, feature_sizes, sizes, ratios, **options)
     assert [len(level) for level in levels] == [
         h * w * len(level_sizes) * len(ratios) for (h, w), level_sizes in zip(feature_sizes, sizes, strict=True)
     ]
-    assert_close(np.concatenate(levels), anchors_twin(image_size, feature_sizes, sizes, ratios))
+    assert_close(np.concatenate(levels), anchors_twin(image_size, feature_sizes, sizes, ratios, rule))
 
 
 def test_neighbours_are_a_stride_apart():
@@ -64,7 +73,16 @@ def test_neighbours_are_a_stride_apart():
     level = level.reshape(8, 16, 6, 4)
     assert_close(level[:, 1:] - level[:, :-1], np.broadcast_to([8, 0, 8, 0], (8, 15, 6, 4)))
     assert_close(level[1:] - level[:-1], np.broadcast_to([0, 8, 0, 8], (7, 16, 6, 4)))
-    assert_close(level[0, 0].reshape(-1, 2, 2).mean(1), np.zeros((6, 2)))
+    assert_close(level[0, 0].reshape(-1, 2, 2).mean(1), np.full((6, 2), 4.0))
+
+
+def test_strides_may_be_given():
+    (level,) = ops.anchors_xyxy((50, 50), [(4, 4)], ((8,),), (1.0,), strides=(10,), offset=0.0)
+    assert level.reshape(4, 4, 4)[2, 1].tolist() == [6, 16, 14, 24]
+    with pytest.raises(ValueError, match="a stride for every level: got 2 for 1 levels"):
+        ops.anchors_xyxy((50, 50), [(4, 4)], ((8,),), strides=(10, 20))
+    with pytest.raises(ValueError, match="numbers, None or 'torchvision': got 'detectron'"):
+        ops.anchors_xyxy((50, 50), [(4, 4)], ((8,),), strides="detectron")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +117,6 @@ def test_equals_torchvision(image_size, feature_sizes, sizes, ratios):
     generator = AnchorGenerator(sizes, (ratios,) * len(sizes))
     images = ImageList(torch.zeros(1, 3, *image_size), [image_size])
     (want,) = generator(images, [torch.zeros(1, 1, *size) for size in feature_sizes])
-    got = np.concatenate(ops.anchors_xyxy(image_size, feature_sizes, sizes, ratios))
+    got = np.concatenate(ops.anchors_xyxy(image_size, feature_sizes, sizes, ratios, **TORCHVISION))
     np.testing.assert_array_equal(got, want.numpy())
     assert _default_anchorgen().sizes == ops.RETINANET_SIZES
