@@ -41,7 +41,8 @@ def resnet():
         block_type="bottleneck_block",
         image_shape=SHAPE,
     )
-    return keras.Model(whole.input, {f"C{level}": whole.pyramid_outputs[f"P{level}"] for level in (3, 4, 5)}), {}
+    backbone = keras.Model(whole.input, {f"C{level}": whole.pyramid_outputs[f"P{level}"] for level in (3, 4, 5)})
+    return backbone, {"preprocess": applications.resnet.preprocess_input}
 
 
 BACKBONES = {"convnext": convnext, "resnet": resnet}
