@@ -42,8 +42,11 @@ class Part(FromSignature, keras.layers.Layer):
     """
 
     def __setattr__(self, name, value):
-        if self.__dict__.get("_is_complete") and name in _arguments(type(self)):
-            self.__dict__["_num_changes"] = self.__dict__.get("_num_changes", 0) + 1
+        if self.__dict__.get("_is_complete"):
+            if name in _arguments(type(self)):
+                self.__dict__["_num_changes"] = self.__dict__.get("_num_changes", 0) + 1
+            elif not name.startswith("_") and not hasattr(self, name):  # it would have no effect
+                raise unknown(f"option of {self.name}", name, _arguments(type(self)))
         super().__setattr__(name, value)
 
     def complete(self):
@@ -56,6 +59,15 @@ class Part(FromSignature, keras.layers.Layer):
         """How often options of this part and of its parts were changed since they were made."""
         parts = (layer for layer in layers_of(self) if isinstance(layer, Part))
         return sum(part.__dict__.get("_num_changes", 0) for part in itertools.chain([self], parts))
+
+
+def option_of(path, name):
+    """A property of a `Part` that reads and sets the option `name` of one of its parts, found by `path(self)`."""
+    return property(
+        lambda self: getattr(path(self), name),
+        lambda self, value: setattr(path(self), name, value),
+        doc=f"The {name} of the part that decodes.",
+    )
 
 
 @functools.cache

@@ -258,6 +258,11 @@ def test_an_option_changed_after_predict_holds(shared):
     assert_close(shared.predict(x, verbose=0)["colour"], before)
 
 
+def test_an_option_that_does_not_exist_is_refused(shared):
+    with pytest.raises(ValueError, match="Unknown option of head: got 'skale'.*'scale'"):
+        shared.head.skale = 2.0
+
+
 def test_a_part_is_saved_by_its_signature():
     part = Colours(units=5, scale=0.5, name="other")
     config = part.get_config()

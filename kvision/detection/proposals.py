@@ -69,7 +69,7 @@ class RegionProposals(Part):
         self.num_proposals = tuple(num_proposals)
         self.nms_threshold = nms_threshold
         self.beta = beta
-        self.levels_xyxy = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
+        self._anchors = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
         self.complete()
 
     def check(self, x, y):
@@ -77,7 +77,7 @@ class RegionProposals(Part):
 
     def losses(self, features, targets):
         """Section 3.1.2: cross-entropy of the objectness and smooth L1, both over all anchors drawn in the batch."""
-        indices, sample = self.assigner.draw(ops.concatenate(self.levels_xyxy), targets)
+        indices, sample = self.assigner.draw(ops.concatenate(self._anchors), targets)
         logits = ops.take_along_axis(features["objectness_logits"], indices, axis=1)
         deltas = ops.take_along_axis(features["anchor_deltas"], indices[..., None], axis=1)
         drawn = ops.cast(sample.drawn, "float32")
@@ -113,9 +113,9 @@ class RegionProposals(Part):
     def _candidates(self, features, number, image_size):
         """Boxes and logits of each level's best anchors, as many of each level, padded with the logit −inf."""
         logits, deltas = (ops.stop_gradient(features[name]) for name in ("objectness_logits", "anchor_deltas"))
-        number = min(number, max(len(anchors) for anchors in self.levels_xyxy))
+        number = min(number, max(len(anchors) for anchors in self._anchors))
         begin = 0
-        for anchors in self.levels_xyxy:
+        for anchors in self._anchors:
             rows = slice(begin, begin := begin + len(anchors))
             best, indices = ops.top_k(logits[:, rows], k=min(number, len(anchors)))
             moves = ops.take_along_axis(deltas[:, rows], indices[..., None], axis=1)

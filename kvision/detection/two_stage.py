@@ -6,7 +6,7 @@ from keras import ops
 from kvision.detection.assigner import Sample
 from kvision.detection.mask_branch import with_masks
 from kvision.ops import area_xyxy
-from kvision.task_model import Part
+from kvision.task_model import Part, option_of
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -40,6 +40,11 @@ class TwoStageHead(Part):
         self.stage_weights = None if stage_weights is None else tuple(stage_weights)
         self._check_stages()
         self.complete()
+
+    score_threshold, nms_threshold, num_candidates, num_detections = (
+        option_of(lambda head: head.box_stages[-1], name)
+        for name in ("score_threshold", "nms_threshold", "num_candidates", "num_detections")
+    )
 
     def _check_stages(self):
         number = len(self.box_stages)

@@ -1,4 +1,4 @@
-"""Masks of boxes: cut out of pictures to train on, and pasted back into pictures (He et al. 2017, "Mask R-CNN")."""
+"""Masks of boxes: cut out of images to train on, and pasted back into images (He et al. 2017, "Mask R-CNN")."""
 
 import math
 
@@ -60,14 +60,14 @@ def _bins(low, high, *, cells, size, most_samples):
 
 
 def paste_masks(masks, boxes_xyxy, image_size):
-    """The masks of boxes at the size of the picture, bilinear (Mask R-CNN, section 3.1, "Inference").
+    """The masks of boxes at the size of the image, bilinear (Mask R-CNN, section 3.1, "Inference").
 
-    As torchvision: the mask gets a margin of one empty cell, the box grows with it and is cut to whole pixels.
+    As torchvision: the mask gets a padding of one empty cell, the box grows with it and is cut to whole pixels.
 
     Args:
         masks: `[b, k, m, m]` scores in 0…1.
         boxes_xyxy: `[b, k, 4]` in pixels.
-        image_size: Height and width of the picture.
+        image_size: Height and width of the image.
 
     Returns:
         `[b, k, height, width]` scores in 0…1, float32, zero outside the boxes.

@@ -8,10 +8,10 @@ from kvision.ops.boxes import columns, iof_of_columns, iou_of_columns
 BACKGROUND = -1
 IGNORED = -2
 
-# Share of an anchor inside a crowd from which on it is no background; Detectron filters proposals by the same figure.
-CROWD_SHARE = 0.7
+# Fraction of an anchor inside a crowd from which on it is no background; Detectron filters proposals by the same.
+CROWD_FRACTION = 0.7
 
-BOXES_A_TURN = 4
+CHUNK_SIZE = 4
 
 
 def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, crowd=None):
@@ -22,8 +22,8 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
     `allow_low_quality`, the anchors that overlap some box as much as any anchor does take the box they themselves
     overlap most, however little that is. A box that no anchor touches stays unmatched.
 
-    The matrix of anchors by boxes is never held: the function walks over the boxes, up to the last one that any
-    picture of the batch has. No gradient flows through it.
+    The matrix of anchors by boxes is never held: the function goes through the boxes chunk by chunk, up to the last one
+    that any image of the batch has. No gradient flows through it.
 
     Args:
         boxes_xyxy: Ground truth `[batch, n, 4]`, padded.
@@ -33,7 +33,7 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
         high: Overlap in [low, 1] from which on an anchor matches.
         allow_low_quality: Whether every box gets its best anchors.
         crowd: Optional `[batch, n]`, true for boxes around a crowd. They match no anchor, and background with at least
-            `CROWD_SHARE` of its area inside one is ignored.
+            `CROWD_FRACTION` of its area inside one is ignored.
 
     Returns:
         int32 `[batch, anchors]`: the index of the box, or `BACKGROUND` (-1), or `IGNORED` (-2).
@@ -68,24 +68,24 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
     return matches if crowd is None else _ignore_crowds(matches, boxes, crowd, anchors)
 
 
-def _walk(boxes, valid):
-    """Boxes as `[turns, BOXES_A_TURN, 4, batch, 1]`, zeros where not valid, and how many turns the fullest row needs.
+def _chunks_of(boxes, valid):
+    """Boxes as `[chunks, CHUNK_SIZE, 4, batch, 1]`, zeros where not valid, and how many chunks the fullest row needs.
 
-    There is one turn more than the boxes fill, so that a loop may read ahead.
+    There is one chunk more than the boxes fill, so that a loop may read ahead.
     """
     count = boxes.shape[1]
-    turns = -(-count // BOXES_A_TURN)
+    num_chunks = -(-count // CHUNK_SIZE)
     boxes = ops.where(valid[..., None], boxes, 0.0)
-    boxes = ops.pad(boxes, [(0, 0), (0, (turns + 1) * BOXES_A_TURN - count), (0, 0)])
-    boxes = ops.reshape(ops.transpose(boxes, (1, 2, 0)), (turns + 1, BOXES_A_TURN, 4, -1, 1))
+    boxes = ops.pad(boxes, [(0, 0), (0, (num_chunks + 1) * CHUNK_SIZE - count), (0, 0)])
+    boxes = ops.reshape(ops.transpose(boxes, (1, 2, 0)), (num_chunks + 1, CHUNK_SIZE, 4, -1, 1))
     last = ops.max(ops.where(valid, ops.arange(1, count + 1, dtype="int32"), 0), initial=0)
-    return boxes, (last + BOXES_A_TURN - 1) // BOXES_A_TURN
+    return boxes, (last + CHUNK_SIZE - 1) // CHUNK_SIZE
 
 
-def _boxes_of(turn, walk):
-    """The columns `[batch, 1]` of each box of a turn."""
-    boxes = ops.take(walk, turn, axis=0)
-    return [[boxes[box, number] for number in range(4)] for box in range(BOXES_A_TURN)]
+def _boxes_of(chunk, chunks):
+    """The columns `[batch, 1]` of each box of a chunk."""
+    boxes = ops.take(chunks, chunk, axis=0)
+    return [[boxes[box, number] for number in range(4)] for box in range(CHUNK_SIZE)]
 
 
 def _nothing(like, dtype):
@@ -94,41 +94,41 @@ def _nothing(like, dtype):
 
 @kernels.compiled
 def _match(boxes, valid, anchors, *, low, high, allow_low_quality):
-    walk, turns = _walk(boxes, valid)
+    chunks, num_chunks = _chunks_of(boxes, valid)
     anchors = columns(anchors)
 
-    def overlaps_of(turn):
-        return tuple(iou_of_columns(box, anchors) for box in _boxes_of(turn, walk))
+    def overlaps_of(chunk):
+        return tuple(iou_of_columns(box, anchors) for box in _boxes_of(chunk, chunks))
 
-    def body(turn, overlaps, best, index, is_top):
-        # Overlaps come from the turn before: XLA then compares the very numbers it took the maximum of.
+    def body(chunk, overlaps, best, index, is_top):
+        # Overlaps come from the iteration before: XLA then compares the very numbers it took the maximum of.
         for box, overlap in enumerate(overlaps):
             better = overlap > best
             best = ops.where(better, overlap, best)
-            index = ops.where(better, turn * BOXES_A_TURN + box, index)
+            index = ops.where(better, chunk * CHUNK_SIZE + box, index)
             if allow_low_quality:
                 top = ops.max(overlap, axis=-1, keepdims=True)
                 is_top = ops.logical_or(is_top, ops.logical_and(overlap == top, overlap > 0))
-        return turn + 1, overlaps_of(turn + 1), best, index, is_top
+        return chunk + 1, overlaps_of(chunk + 1), best, index, is_top
 
     start = ops.convert_to_tensor(0, "int32")
     overlaps = overlaps_of(start)
     nothing = (_nothing(overlaps[0], dtype) for dtype in ("float32", "int32", "bool"))
-    _, _, best, index, is_top = ops.while_loop(lambda turn, *_: turn < turns, body, (start, overlaps, *nothing))
+    _, _, best, index, is_top = ops.while_loop(lambda chunk, *_: chunk < num_chunks, body, (start, overlaps, *nothing))
     unmatched = ops.where(best < low, BACKGROUND, IGNORED)
     return ops.where(ops.logical_or(is_top, best >= high), index, unmatched)
 
 
 @kernels.compiled
 def _ignore_crowds(matches, boxes, crowd, anchors):
-    walk, turns = _walk(boxes, crowd)
+    chunks, num_chunks = _chunks_of(boxes, crowd)
     anchors = columns(anchors)
 
-    def body(turn, covered):
-        for box in _boxes_of(turn, walk):
-            covered = ops.logical_or(covered, iof_of_columns(anchors, box) >= CROWD_SHARE)
-        return turn + 1, covered
+    def body(chunk, covered):
+        for box in _boxes_of(chunk, chunks):
+            covered = ops.logical_or(covered, iof_of_columns(anchors, box) >= CROWD_FRACTION)
+        return chunk + 1, covered
 
     start = ops.convert_to_tensor(0, "int32"), _nothing(matches, "bool")
-    _, covered = ops.while_loop(lambda turn, _: turn < turns, body, start)
+    _, covered = ops.while_loop(lambda chunk, _: chunk < num_chunks, body, start)
     return ops.where(ops.logical_and(covered, matches == BACKGROUND), IGNORED, matches)

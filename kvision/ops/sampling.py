@@ -7,7 +7,7 @@ from kvision.ops.matching import BACKGROUND
 
 
 def sample_balanced(matches, num_samples, positive_fraction, seed=None, keys=None):
-    """Draw positives and background at random, without replacement, so that positives never exceed their share.
+    """Draw positives and background at random, without replacement, so that positives never exceed their fraction.
 
     Girshick 2015 (Fast R-CNN), section 2.3; Ren et al. 2015 (Faster R-CNN), section 3.1.3. At most
     `num_samples * positive_fraction` positives are drawn, and background fills the rest. Where both together are too
@@ -16,7 +16,7 @@ def sample_balanced(matches, num_samples, positive_fraction, seed=None, keys=Non
     Args:
         matches: `[batch, n]` as `match` returns: 0 and above is positive, -1 background; all else is never drawn.
         num_samples: Size of the sample.
-        positive_fraction: Largest share of positives, in [0, 1].
+        positive_fraction: Largest fraction of positives, in [0, 1].
         seed: A `keras.random.SeedGenerator`, which draws anew each call, or an integer, which draws the same.
         keys: Instead of a seed, numbers `[batch, n]` in [0, 1): of each kind those with the largest are drawn.
 

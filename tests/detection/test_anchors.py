@@ -67,7 +67,7 @@ def test_detectors_of_any_size_see_their_anchors_there(builder, size):
     shape = (size, size + 5, 3)
     backbone = A.ResNet("tiny", include_top=False, input_shape=shape, features=("C2", "C3", "C4", "C5"), norm="group")
     model = builder(input_shape=shape, classes=2, backbone=with_preprocessing(backbone), channels=8)
-    levels = getattr(model.head, "proposals", model.head).levels_xyxy
+    levels = getattr(model.head, "proposals", model.head)._anchors
     finest = 2 if builder is A.FasterRCNN else 3
     for level, boxes in enumerate(levels, start=finest):
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -95,10 +95,11 @@ def test_training_gives_features_and_inference_detections_too(shared):
 def test_thresholds_changed_after_predict_hold(shared):
     x, _ = batch_of(ROW)
     numbers = []
-    for shared.head.decoder.score_threshold in (0.0, 0.9999, 0.0):
+    for shared.head.score_threshold in (0.0, 0.9999, 0.0):
         numbers.append(int((shared.predict(x, verbose=0)["labels"] >= 0).sum()))
     assert numbers[0] == numbers[2] == 40
     assert numbers[1] == 0
+    assert shared.head.decoder.score_threshold == 0.0
 
 
 @pytest.mark.tensorflow_only

@@ -19,7 +19,7 @@ def proposals_layer(**options):
 
 def features_of(layer, boxes, logits):
     """Features by which single anchors propose these boxes, all others nothing."""
-    anchors = np.concatenate(layer.levels_xyxy)
+    anchors = np.concatenate(layer._anchors)
     values = np.full((1, len(anchors)), -20.0, "float32")
     deltas = np.zeros((1, len(anchors), 4), "float32")
     for (anchor, box), logit in zip(boxes.items(), logits, strict=True):
@@ -70,7 +70,7 @@ def test_losses_equal_a_twin(monkeypatch):
     logits = rng.normal(size=(1, 240)).astype("float32")
     deltas = rng.normal(size=(1, 240, 4)).astype("float32")
     targets = {"boxes": np.array([[[4, 4, 20, 20]]], "float32"), "labels": np.array([[1]], "int32")}
-    anchors = np.concatenate(layer.levels_xyxy)
+    anchors = np.concatenate(layer._anchors)
     seen = {}
     draw = layer.assigner.draw
 

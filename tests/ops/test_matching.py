@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kvision import ops
-from kvision.ops.matching import CROWD_SHARE
+from kvision.ops.matching import CROWD_FRACTION
 from tests.ops.execution import MODES, area_twin, execute, iou_twin, random_boxes
 
 # low, high, allow_low_quality: region proposals, RetinaNet, the second stage
@@ -34,7 +34,7 @@ def match_twin(boxes, labels, anchors, low, high, allow_low_quality, crowd=None)
             for row in np.flatnonzero(crowd & (np.asarray(labels) >= 0)):
                 (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes[row], anchor
                 inside = area_twin([max(x1, u1), max(y1, v1), min(x2, u2), min(y2, v2)])
-                if inside >= CROWD_SHARE * area_twin(anchor) > 0:
+                if inside >= CROWD_FRACTION * area_twin(anchor) > 0:
                     matches[-1] = -2
     return matches
 

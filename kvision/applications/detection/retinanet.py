@@ -30,7 +30,7 @@ from kvision.detection.detector import Detector
 from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
 from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES, encode_deltas
 from kvision.ops.anchors import RATIOS
-from kvision.task_model import Part
+from kvision.task_model import Part, option_of
 
 LEVELS = ("C3", "C4", "C5")
 
@@ -211,8 +211,13 @@ class RetinaNetHead(Part):
         self.decoder = decoder
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
-        self.levels_xyxy = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
+        self._anchors = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
         self.complete()
+
+    score_threshold, nms_threshold, num_candidates, num_detections = (
+        option_of(lambda head: head.decoder, name)
+        for name in ("score_threshold", "nms_threshold", "num_candidates", "num_detections")
+    )
 
     def check(self, x, y):
         """Nothing beyond the data contract."""
@@ -221,7 +226,7 @@ class RetinaNetHead(Part):
         """`{name: scalar}`: focal loss and absolute error, each over the image's positive anchors, at least one."""
         logits, deltas = features["class_logits"], features["box_deltas"]
         boxes, labels, _ = read_targets(targets)
-        anchors = ops.concatenate(self.levels_xyxy)
+        anchors = ops.concatenate(self._anchors)
         matches = self.assigner.match(anchors, targets)
         positive = matches > BACKGROUND
         num_positives = ops.maximum(ops.sum(ops.cast(positive, "float32"), axis=1), 1.0)
@@ -241,4 +246,4 @@ class RetinaNetHead(Part):
 
     def decode(self, features):
         """See `DenseDecoder.decode`."""
-        return self.decoder.decode(features["class_logits"], features["box_deltas"], self.levels_xyxy, self.image_size)
+        return self.decoder.decode(features["class_logits"], features["box_deltas"], self._anchors, self.image_size)

@@ -14,7 +14,7 @@ BOXES = [(4, 6, 30, 34, 0), (20, 20, 60, 50, 2)]
 
 def test_levels_of_a_real_image():
     model = A.FasterRCNN(input_shape=SHAPE, classes=CLASSES, backbone=tiny_backbone("C2", "C3", "C4", "C5"), channels=8)
-    assert [len(level) for level in model.head.proposals.levels_xyxy] == [768, 192, 48, 12, 3]
+    assert [len(level) for level in model.head.proposals._anchors] == [768, 192, 48, 12, 3]
     assert set(model.trunk.output) == {"P2", "P3", "P4", "P5", "objectness_logits", "anchor_deltas"}
 
 
@@ -61,7 +61,7 @@ def test_on_c4_it_trains_and_is_saved(tmp_path):
         num_samples=24,
     )
     assert set(model.trunk.output) == {"C4", "objectness_logits", "anchor_deltas"}
-    assert len(model.head.proposals.levels_xyxy[0]) == 4 * 4 * 15
+    assert len(model.head.proposals._anchors[0]) == 4 * 4 * 15
     model.compile("sgd")
     logs = model.train_on_batch(pictures(), targets_of(BOXES, []), return_dict=True)
     assert np.isfinite(list(logs.values())).all()

@@ -57,7 +57,7 @@ def head(**options):
 
 
 def features_of(layer, logits, deltas=None):
-    count = sum(len(level) for level in layer.levels_xyxy)
+    count = sum(len(level) for level in layer._anchors)
     rows = np.full((1, count, 2), -20.0, "float32")
     for (anchor, label), value in logits.items():
         rows[0, anchor, label] = value
@@ -70,7 +70,7 @@ def test_detections_stand_by_score_and_padding_is_marked():
     labels, scores, boxes = (keras.ops.convert_to_numpy(found[name])[0] for name in ("labels", "scores", "boxes"))
     assert labels.tolist() == [0, 1, -1, -1]
     assert_close(scores, [1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-2.0)), 0, 0])
-    assert_close(boxes[1], np.clip(layer.levels_xyxy[0][0], 0, 128))
+    assert_close(boxes[1], np.clip(layer._anchors[0][0], 0, 128))
     assert (boxes[2:] == 0).all()
 
 
@@ -92,7 +92,7 @@ def test_losses_are_sums_over_the_positives_of_each_image():
     from kvision.ops import encode_deltas, match
 
     layer = head()
-    anchors = np.concatenate(layer.levels_xyxy)
+    anchors = np.concatenate(layer._anchors)
     rng = np.random.default_rng(0)
     features = {
         "class_logits": rng.normal(size=(2, len(anchors), 2)).astype("float32"),
