@@ -23,14 +23,17 @@ MAY_IMPORT = {
     "optimizers": FLOOR,
     "weights": PARTS - {"contract"},
     "network": FLOOR | {"weights"},
-    "task_model": FLOOR,
-    "detection": PARTS | {"network", "task_model"},
-    "applications": PARTS | {"detection", "network", "task_model", "weights"} - {"contract"},
+    "part": {"errors", "_keras"},
+    "task_model": {"errors", "_keras"},
+    "detection": PARTS | {"network", "part", "task_model"},
+    "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
     "data": {"errors", "contract", "drawing", "_keras"},
     "trackers": {"errors", "drawing", "_keras"},
     "callbacks": PARTS | {"task_model", "detection", "trackers", "weights"},
 }
-MAY_IMPORT |= dict.fromkeys(("training", "visualize"), PARTS | {"task_model", "detection", "weights", "applications"})
+MAY_IMPORT |= dict.fromkeys(
+    ("training", "visualize"), PARTS | {"part", "task_model", "detection", "weights", "applications"}
+)
 
 # TensorFlow and JAX by name only where the design puts them.
 BACKEND_FILES = ("_tensorflow.py", "_jax.py")

@@ -1,3 +1,11 @@
 """What detectors share: the model, and the parts that builders put together."""
 
+from kvision.detection.anchors import Anchors as Anchors
+from kvision.detection.assigner import Assigner as Assigner
+from kvision.detection.box_branch import BoxBranch as BoxBranch
+from kvision.detection.dense_head import DenseDecoder as DenseDecoder
 from kvision.detection.detector import Detector as Detector
+from kvision.detection.mask_branch import MaskBranch as MaskBranch
+from kvision.detection.proposals import GivenProposals as GivenProposals
+from kvision.detection.proposals import RegionProposals as RegionProposals
+from kvision.detection.two_stage import TwoStageHead as TwoStageHead

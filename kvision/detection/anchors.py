@@ -3,7 +3,7 @@
 import keras
 
 from kvision.ops.anchors import RATIOS, anchors_xyxy
-from kvision.task_model import FromSignature
+from kvision.part import FromSignature
 
 TORCHVISION = "torchvision"
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvision.ops import BACKGROUND, IGNORED, area_xyxy, match, sample_balanced
-from kvision.task_model import Part
+from kvision.part import Part
 
 
 class Targets(typing.NamedTuple):

@@ -9,7 +9,7 @@ from kvision.detection.proposals import has_sides
 from kvision.layers.conventions import conventions
 from kvision.losses import smooth_l1_loss
 from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, select_detections
-from kvision.task_model import Part
+from kvision.part import Part
 
 # One over the deviations by which the author's code scales the targets: 0.1 for the centre, 0.2 for the sides.
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)

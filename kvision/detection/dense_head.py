@@ -5,7 +5,7 @@ from keras import ops
 
 from kvision.layers.conventions import conventions
 from kvision.ops import clip_xyxy, decode_deltas, select_detections
-from kvision.task_model import Part
+from kvision.part import Part
 
 
 def shared_convolutions(levels, *, depth, last, norm=None, initializer="normal_0.01", width=None, name="head"):

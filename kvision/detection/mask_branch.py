@@ -7,7 +7,7 @@ from kvision.detection.assigner import matched, read_targets
 from kvision.detection.box_branch import read_regions
 from kvision.layers.conventions import conventions, kernel_initializer
 from kvision.ops.masks import crop_masks, paste_masks
-from kvision.task_model import Part
+from kvision.part import Part
 
 MASK_THRESHOLD = 0.5  # section 3.1, "Inference"
 

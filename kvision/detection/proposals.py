@@ -11,7 +11,7 @@ from kvision.detection.assigner import matched, read_targets
 from kvision.detection.dense_head import flatten_outputs, shared_convolutions
 from kvision.losses import smooth_l1_loss
 from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, nms
-from kvision.task_model import Part
+from kvision.part import Part
 
 SMALLEST_SIDE = 1e-3  # of a proposal, in pixels
 

@@ -6,7 +6,7 @@ from keras import ops
 from kvision.detection.assigner import Sample
 from kvision.detection.mask_branch import with_masks
 from kvision.ops import area_xyxy
-from kvision.task_model import Part, option_of
+from kvision.part import Part, option_of
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -12,7 +12,7 @@ from keras import ops
 from kvision.callbacks import Exposure, RunHistory, Vitals, read_history
 from kvision.detection.detector import Detector
 from kvision.metrics import ExposureCount
-from kvision.task_model import Part
+from kvision.part import Part
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of
 from tests.callbacks.runs import tiny_model

@@ -117,6 +117,12 @@ def test_thresholds_are_those_of_the_last_stage():
     assert head.num_changes == 2
 
 
+def test_an_option_of_a_part_is_not_taken_by_the_whole():
+    head = HEADS["fast"][0]()
+    with pytest.raises(ValueError, match="no option 'matching_iou_threshold'; its part assigner_1 has: set it there"):
+        head.matching_iou_threshold = 0.6
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -30,7 +30,7 @@ from kvision.detection.detector import Detector
 from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
 from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES, encode_deltas
 from kvision.ops.anchors import RATIOS
-from kvision.task_model import Part, option_of
+from kvision.part import Part, option_of
 
 LEVELS = ("C3", "C4", "C5")
 

@@ -299,3 +299,21 @@ def test_all_are_loaded_in_a_process_that_imports_kvision_alone(tmp_path):
         with np.load(tmp_path / f"{row.name}.npz") as got:
             for name, value in outputs_of(models[row.name], row).items():
                 assert_close(got[name], value, tolerance=(1e-4, 1e-4))  # threads may sum in another order
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+@every_row
+def test_it_is_exported_to_what_predict_gives(row, tmp_path):
+    import tensorflow as tf
+
+    model, x = row.tiny(), images_of(row)
+    model.head.score_threshold = 0.0
+    signature = keras.tree.map_structure(lambda values: keras.InputSpec(shape=(None, *values.shape[1:])), x)
+    model.export(tmp_path / "saved", verbose=False, input_signature=signature if row.proposals else None)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    served, want = loaded.serve(keras.tree.map_structure(tf.constant, x)), model.predict(x, verbose=0)
+    assert (want["labels"] >= 0).any()
+    assert set(served) == set(want)
+    for name in want:
+        assert_close(served[name], want[name], tolerance=(1e-4, 1e-4))  # compiled otherwise
