@@ -199,8 +199,11 @@ WEIGHTED = {
 @pytest.mark.parametrize("case", WEIGHTED)
 def test_weights_of_samples_are_refused(shared, case):
     arguments, options = WEIGHTED[case](*batch())
+    before = shared.get_weights()
     with pytest.raises(ValueError, match="takes no sample_weight and no class_weight"):
         shared.fit(*arguments, verbose=0, **options)
+    for weight, value in zip(shared.weights, before, strict=True):  # not one step was done
+        assert np.array_equal(keras.ops.convert_to_numpy(weight), value)
 
 
 EMPTY = {
