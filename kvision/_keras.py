@@ -4,6 +4,7 @@
 releases that were tried. Nothing else in the package reaches into `keras.src` or a private attribute of Keras.
 """
 
+import keras
 from keras.src.utils.io_utils import print_msg
 
 
@@ -60,3 +61,28 @@ def variable_index(optimizer, variable):
 def accumulated_gradient(optimizer, variable):
     """The variable that holds the sum of the gradients of `variable` so far, under gradient accumulation."""
     return optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
+
+
+def learning_rate_schedule(optimizer):
+    """The schedule an optimizer was compiled with, or None where its rate is a number or a function."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def before_averaging(optimizer, call):
+    """An instance attribute `(object, name, value)`: in place, it calls `call()` between the update of a step and its
+    moving average, which may overwrite the weights."""
+    update_averages = optimizer._update_model_variables_moving_average
+
+    def called_before(variables):
+        call()
+        update_averages(variables)
+
+    return optimizer, "_update_model_variables_moving_average", called_before
+
+
+def is_traced(train_function):
+    """Whether TensorFlow has traced what Keras's train function runs, and so has fixed the weights it trains."""
+    cells = getattr(train_function, "__closure__", None) or ()
+    counts = [getattr(cell.cell_contents, "experimental_get_tracing_count", int) for cell in cells]
+    return any(count() for count in counts)

@@ -96,6 +96,32 @@ def holds_the_accumulated_gradient(capsys):
     return float(_keras.accumulated_gradient(optimizer, weights[1])[0]) == 5
 
 
+def gives_the_schedule(capsys):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    found = [_keras.learning_rate_schedule(keras.optimizers.SGD(rate)) for rate in (schedule, 0.1, lambda: 0.1)]
+    return found == [schedule, None, None]
+
+
+def stops_before_the_averages(capsys):
+    weight, seen = keras.Variable([1.0]), []
+    optimizer = built(keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2), [weight])
+    owner, name, value = _keras.before_averaging(optimizer, lambda: seen.append(float(weight[0])))
+    setattr(owner, name, value)
+    for _ in range(2):
+        optimizer.apply([keras.ops.ones(1)], [weight])
+    return seen == [0.0, -1.0] and float(weight[0]) == -0.5
+
+
+def knows_what_is_traced(capsys):
+    """Only TensorFlow fixes the weights; JAX takes them with each call."""
+    model = network()
+    model.compile("sgd", ["mse", "mse"])
+    model.make_train_function()
+    before = _keras.is_traced(model.train_function)
+    model.fit(np.zeros((4, 4)), [np.zeros((4, 2))] * 2, verbose=0)
+    return (before, _keras.is_traced(model.train_function)) == (False, keras.backend.backend() == "tensorflow")
+
+
 def remembers_where_downloads_lie(capsys):
     """Tests of published weights set it, since Keras reads its environment variable once."""
     return isinstance(keras.src.backend.config._KERAS_DIR, str)
@@ -114,6 +140,9 @@ PRIVATE = {
     "Optimizer._trainable_variables": knows_what_it_was_built_for,
     "Optimizer._get_variable_index": finds_the_slot_of_a_variable,
     "Optimizer._accumulated_gradients": holds_the_accumulated_gradient,
+    "Optimizer._learning_rate": gives_the_schedule,
+    "Optimizer._update_model_variables_moving_average": stops_before_the_averages,
+    "Model.make_train_function": knows_what_is_traced,
     "keras.src.backend.config._KERAS_DIR": remembers_where_downloads_lie,
 }
 

@@ -9,6 +9,7 @@ from kvision.callbacks.progress import Progress as Progress
 from kvision.callbacks.vitals.dead_relu import DeadReLU as DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm as GradientNorm
 from kvision.callbacks.vitals.update_ratio import UpdateRatio as UpdateRatio
+from kvision.callbacks.vitals.vital import Vital as Vital
 from kvision.callbacks.vitals.vitals import Vitals as Vitals
 from kvision.trackers.report import Report as Report
 from kvision.trackers.run_history import RunHistory as RunHistory

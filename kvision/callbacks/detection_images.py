@@ -1,4 +1,4 @@
-"""What a detector finds in a few pictures, drawn at the end of every epoch."""
+"""What a detector finds in a few images, drawn at the end of every epoch."""
 
 import keras
 import numpy as np
@@ -6,24 +6,26 @@ import numpy as np
 from kvision.callbacks.detection_batches import detection_batches
 from kvision.contract import check_targets, images_of, paste_masks
 from kvision.drawing import detections, grid
-from kvision.trackers.tracker import Overlay, Pictures, emit, optimizer_steps
+from kvision.trackers.clock import optimizer_steps
+from kvision.trackers.events import Images, Overlay
+from kvision.trackers.tracker import emit
 
-SHEETS = 4  # pictures for the report, each a grid
-SIDE = 312  # pixels of the longer side of a picture in a grid
+GRIDS = 4  # images for the report, each a grid
+SIDE = 312  # pixels of the longer side of an image in a grid
 
 
 class DetectionImages(keras.callbacks.Callback):
     """Draws detections over what is true, at the end of an epoch, for whoever records the run.
 
-    The first pictures of `data` are kept when training begins. The local report shows them in at most four grids, drawn
+    The first images of `data` are kept when training begins. The local report shows them in at most four grids, drawn
     by `kvision.drawing`: a coloured box with a white rim is found, a white one is missed, one without a rim is wrong.
-    W&B receives the plain pictures with its own boxes and masks (`pictures/detections`), in the layers `detections` and
+    W&B receives the plain images with its own boxes and masks (`images/detections`), in the layers `detections` and
     `truth`, whose classes and scores can be chosen on its page. Masks are drawn where the model predicts them.
 
     Args:
         data: A `tf.data.Dataset`, a list or a `keras.utils.PyDataset` of batches `(images, targets)`, or one tuple
             `(images, targets)` of arrays, in the data contract (`kvision.contract`). Validation data, not shuffled.
-        num_images: Pictures, the first of the data.
+        num_images: Number of images, the first of the data.
         every: Epochs from one drawing to the next.
         score_threshold: The score from which a detection is drawn, in [0, 1].
         classes: Names of the classes, in the order of the labels; None writes the label.
@@ -83,11 +85,11 @@ class DetectionImages(keras.callbacks.Callback):
                 overlay, valid = self._overlay(image, *rows, len(overlays))
                 overlays.append(overlay)
                 drawn.append(_drawn(overlay, valid))
-        sheets = _sheets(drawn, [overlay.caption for overlay in overlays])
-        emit(self, Pictures(optimizer_steps(model), sheets, {"detections": overlays}))
+        grids = _grids(drawn, [overlay.caption for overlay in overlays])
+        emit(self, Images(optimizer_steps(model), grids, {"detections": overlays}))
 
-    def _overlay(self, image, true, found, place):
-        """What lies over a picture, and the height and width in which the picture is valid."""
+    def _overlay(self, image, true, found, index):
+        """What lies over an image, and the height and width in which the image is valid."""
         if "box_masks" in true and "masks" not in true:
             true["masks"] = paste_masks(true["box_masks"], true["boxes"], image.shape[:2])
         if "masks" not in found:
@@ -97,7 +99,7 @@ class DetectionImages(keras.callbacks.Callback):
             "truth": _layer({name: rows for name, rows in true.items() if name != "scores"}, True),
         }
         counts = [len(layer["labels"]) for layer in layers.values()]
-        caption = "picture {}: {} found, {} true".format(int(true.get("image_id", place)), *counts)
+        caption = "image {}: {} found, {} true".format(int(true.get("image_id", index)), *counts)
         height, width = true.get("image_size", image.shape[:2])
         return Overlay(image, layers, self.classes, caption), (slice(height), slice(width))
 
@@ -109,7 +111,7 @@ def _image(image):
 
 
 def _layer(rows, chosen):
-    """The boxes of a picture that can be drawn, and what belongs to them."""
+    """The boxes of an image that can be drawn, and what belongs to them."""
     boxes = rows["boxes"]
     chosen = (
         chosen & (rows["labels"] >= 0) & np.isfinite(boxes).all(axis=-1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
@@ -128,12 +130,12 @@ def _drawn(overlay, valid):
     return detections(overlay.image[valid], boxes, **rest, classes=overlay.classes, truth=true, side=SIDE)
 
 
-def _sheets(pictures, captions):
-    """At most `SHEETS` grids, by name."""
-    size = -(-len(pictures) // SHEETS)
+def _grids(images, captions):
+    """At most `GRIDS` grids, by name."""
+    size = -(-len(images) // GRIDS)
     return {
-        f"detections {start + 1}-{min(start + size, len(pictures))}": grid(
-            pictures[start : start + size], captions=captions[start : start + size]
+        f"detections {start + 1}-{min(start + size, len(images))}": grid(
+            images[start : start + size], captions=captions[start : start + size]
         )
-        for start in range(0, len(pictures), size)
+        for start in range(0, len(images), size)
     }

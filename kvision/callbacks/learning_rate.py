@@ -6,7 +6,7 @@ import numbers
 import keras
 
 from kvision.errors import unknown
-from kvision.trackers.tracker import optimizer_steps
+from kvision.trackers.clock import last_learning_rate, optimizer_steps
 
 UNITS = ("step", "epoch", "images")
 
@@ -15,7 +15,7 @@ class LearningRate(keras.callbacks.Callback):
     """Sets the optimizer's learning rate by a schedule and logs it as `learning_rate`.
 
     The optimizer keeps a plain float rate, so a run may change its schedule without being compiled again. Whatever the
-    unit, the schedule is asked for the place the run has reached: a resumed run (`optimizer.iterations` restored, or
+    unit, the schedule is asked where the run stands: a resumed run (`optimizer.iterations` restored, or
     `initial_epoch` given) goes on where it was. The logs of an epoch hold the rate of its last step.
 
     - `unit="step"`: optimizer steps taken, as `optimizer.iterations` counts them. With gradient accumulation that is
@@ -26,7 +26,7 @@ class LearningRate(keras.callbacks.Callback):
     - `unit="images"`: images seen by the optimizer, `batch_size` a step.
 
     Args:
-        schedule: A `keras.optimizers.schedules.LearningRateSchedule`, a function of one number (the place in `unit`)
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule`, a function of one number (the position in `unit`)
             that returns the rate, or a number for a constant rate. None changes nothing and only logs the rate,
             whoever sets it.
         unit: `"step"`, `"epoch"` or `"images"`.
@@ -80,21 +80,22 @@ class LearningRate(keras.callbacks.Callback):
             self._set_rate()
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs is not None:
-            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        rate = last_learning_rate(self.model)
+        if logs is not None and rate is not None:
+            logs["learning_rate"] = rate
 
     def _set_rate(self, epoch=None):
         if self.schedule is None:
             return
         model = self.model  # on JAX, asking for it brings the optimizer's variables up to date
-        place = epoch if self.unit == "epoch" else optimizer_steps(model)
+        position = epoch if self.unit == "epoch" else optimizer_steps(model)
         if self.unit == "images":
-            place *= self.batch_size
-        rate = self.schedule(place) if callable(self.schedule) else self.schedule
+            position *= self.batch_size
+        rate = self.schedule(position) if callable(self.schedule) else self.schedule
         rate = float(keras.ops.convert_to_numpy(rate))
         if not (math.isfinite(rate) and rate >= 0):
             raise ValueError(
-                f"Unusable learning rate: got {rate} from the schedule at {self.unit} {place}, expected a finite "
+                f"Unusable learning rate: got {rate} from the schedule at {self.unit} {position}, expected a finite "
                 "number of at least 0. Mend the schedule."
             )
         model.optimizer.learning_rate = rate

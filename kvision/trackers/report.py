@@ -12,13 +12,14 @@ import time
 import keras
 
 from kvision._keras import print_message
-from kvision.trackers import tracker
+from kvision.trackers.clock import last_learning_rate, optimizer_steps
+from kvision.trackers.events import Advice, Images, Measurement, unique_names
 from kvision.trackers.files import replace_file
 from kvision.trackers.report_data import ReportData, plain
-from kvision.trackers.report_gallery import PictureBook
-from kvision.trackers.run_config import describe, mask_secrets
+from kvision.trackers.report_gallery import Gallery
+from kvision.trackers.run_config import config_of, mask_secrets
 from kvision.trackers.run_history import RunHistory, read_history
-from kvision.trackers.tracker import Advice, Measurement, Pictures, Tracker, optimizer_steps, unique_names
+from kvision.trackers.tracker import Tracker, trackers_of
 
 LAYERS = 1_000  # rows of the model's summary
 QUIET = 60  # seconds within a long epoch after which the page is written again
@@ -28,14 +29,14 @@ class Report(Tracker):
     """Writes `report.html`: what a run has done so far, on one page that opens in any browser.
 
     The page shows the loss and metrics of training and validation, the learning rate, update ratios, dead ReLUs and
-    gradient norms by layer as vitals measure them, their advice, pictures, the model's summary and the configuration.
+    gradient norms by layer as vitals measure them, their advice, images, the model's summary and the configuration.
     It holds all it needs, loads nothing and stays under 2 MB: long runs are thinned, and each stretch keeps its lowest
     and highest number. It is replaced as a whole when training begins, at the end of every epoch and, in long epochs,
     about once a minute. Beside it lie `history.jsonl` and `history.csv`, which hold every number (see `RunHistory`,
     which need not be listed as well).
 
     A resumed run goes on with the page of its directory; a run that begins anew with the same directory replaces it.
-    Pictures are those of the latest `fit`, the newest of each name.
+    Images are those of the latest `fit`, the newest of each name.
 
     Args:
         directory: Where the page and the history lie; made when training begins.
@@ -65,7 +66,7 @@ class Report(Tracker):
         self._data = ReportData()
         for event in read_history(self.history.directory):
             self._data.add(event)
-        self._pictures = PictureBook()
+        self._images = Gallery()
         self._status = "waiting"
         self._layers, self._config, self._vectors, self._built = [], {}, [], False
         self._start = self._written = time.time()
@@ -77,10 +78,8 @@ class Report(Tracker):
         self.history.on_train_begin()
         self._start = time.time()
         self._history_is_listed = any(
-            isinstance(other, RunHistory)
-            and other.params is self.params
-            and other.directory.resolve() == self.history.directory.resolve()
-            for other in tracker._trackers
+            isinstance(other, RunHistory) and other.directory.resolve() == self.history.directory.resolve()
+            for other in trackers_of(self)
         )
         self._attempt("describing the model", self._describe)
 
@@ -107,8 +106,8 @@ class Report(Tracker):
 
     def record(self, event):
         self._unwritten = True
-        if isinstance(event, Pictures):
-            self._attempt("a picture", self._pictures.add, event)
+        if isinstance(event, Images):
+            self._attempt("an image", self._images.add, event)
         elif isinstance(event, Measurement | Advice):
             if not self._history_is_listed:
                 self.history.record(event)
@@ -119,9 +118,9 @@ class Report(Tracker):
     def record_epoch(self, epoch, logs, late=False):
         self._unwritten = True
         model = self.model
-        rate = getattr(model.optimizer, "learning_rate", None)
+        rate = last_learning_rate(model)
         if rate is not None and not late:
-            logs = {"learning_rate": float(keras.ops.convert_to_numpy(rate))} | logs
+            logs = {"learning_rate": rate} | logs
         if not self._history_is_listed:
             self.history.record_epoch(epoch, logs, late)
         self._data.add({"event": "epoch", "epoch": epoch, "step": optimizer_steps(model), "logs": logs})
@@ -129,7 +128,7 @@ class Report(Tracker):
     def _describe(self):
         model = self.model
         self._built = model.built
-        config, _ = mask_secrets(describe(model))
+        config, _ = mask_secrets(config_of(model))
         config.get("compile", {}).pop("optimizer", None)  # it has an entry of its own
         self._config = json.loads(json.dumps(config), parse_constant=str)
         self._layers = list(itertools.islice(_rows(model), LAYERS))
@@ -154,7 +153,7 @@ class Report(Tracker):
             "config": self._config,
             "layers": self._layers,
             "vectors": self._vectors,
-            "pictures": self._pictures.page(),
+            "images": self._images.page(),
             **self._data.page(),
         }
         parts = {

@@ -50,25 +50,25 @@ class Curve:
 
     def add(self, step, epoch, value):
         point = (step, epoch, value)
-        if self._last is not None and _place(point) <= _place(self._last):  # an epoch that a resumed run repeats
-            self.cut(_place(point))
+        if self._last is not None and _position(point) <= _position(self._last):  # an epoch that a resumed run repeats
+            self.cut(_position(point))
         self._first, self._last = self._first or point, point
         self._buckets.add((1, point, point), BUCKETS)
 
     def points(self):
         """At most `2 * BUCKETS + 2` tuples of step, epoch and value, in order."""
         points = [self._first, self._last, *(point for entry in self._buckets.entries for point in entry[1:])]
-        return sorted({point[:2]: point for point in points if point}.values(), key=_place)
+        return sorted({point[:2]: point for point in points if point}.values(), key=_position)
 
-    def cut(self, place):
-        """Forget what was seen at `place`, a step and an epoch, and later."""
-        kept = [point for point in self.points() if _place(point) < place]
+    def cut(self, position):
+        """Forget what was seen at `position`, a step and an epoch, and later."""
+        kept = [point for point in self.points() if _position(point) < position]
         self._buckets, self._first, self._last = _Buckets(_extremes), None, None
         for point in kept:
             self.add(*point)
 
 
-def _place(point):
+def _position(point):
     return point[:2]
 
 
@@ -172,7 +172,7 @@ class ReportData:
         """As JSON can hold it; numbers have six digits, epochs count from 0."""
         curves = {name: curve.points() for name, curve in self.curves.items()}
         return {
-            "epoch": max((_place(points[-1]) for points in curves.values()), default=(0, None))[1],
+            "epoch": max((_position(points[-1]) for points in curves.values()), default=(0, None))[1],
             "curves": {
                 name: [(step, epoch, plain(value)) for step, epoch, value in points] for name, points in curves.items()
             },

@@ -1,4 +1,4 @@
-"""Pictures inside the local report: small, few, and the newest."""
+"""Images inside the local report: small, few, and the newest."""
 
 import base64
 import io
@@ -8,28 +8,28 @@ import numpy as np
 from PIL import Image
 
 SIDE = 640  # pixels of the longer side, at most
-ONE = 80_000  # bytes of a picture
+ONE = 80_000  # bytes of an image
 ALL = 450_000  # bytes of all
 
 
-class PictureBook:
-    """The newest picture of each name, the oldest dropped where they are too many."""
+class Gallery:
+    """The newest image of each name, the oldest dropped where they are too many."""
 
     def __init__(self):
-        self._pictures = {}
+        self._images = {}
 
     def add(self, event):
-        """Take in the pictures of a `tracking.Pictures`."""
-        for name, picture in event.pictures.items():
-            kind, content, size = encoded(picture)
-            self._pictures.pop(name, None)
-            self._pictures[name] = (event.step, kind, content, size)
-        while sum(len(content) for _, _, content, _ in self._pictures.values()) > ALL:
-            del self._pictures[next(iter(self._pictures))]
+        """Take in the images of an `Images` event."""
+        for name, image in event.images.items():
+            kind, content, size = encoded(image)
+            self._images.pop(name, None)
+            self._images[name] = (event.step, kind, content, size)
+        while sum(len(content) for _, _, content, _ in self._images.values()) > ALL:
+            del self._images[next(iter(self._images))]
 
     def page(self):
-        """As JSON can hold it, pictures as data addresses; the newest step first, its pictures as they came."""
-        newest_first = sorted(self._pictures.items(), key=lambda item: -item[1][0])
+        """As JSON can hold it, images as data addresses; the newest step first, its images as they came."""
+        newest_first = sorted(self._images.items(), key=lambda item: -item[1][0])
         return [
             {
                 "name": str(name),
@@ -42,16 +42,16 @@ class PictureBook:
         ]
 
 
-def encoded(picture):
-    """A picture as PNG or JPEG, whichever is smaller, scaled down until it is small enough.
+def encoded(image):
+    """An image as PNG or JPEG, whichever is smaller, scaled down until it is small enough.
 
     Args:
-        picture: A matplotlib figure, or an array [height, width] or [height, width, 3], uint8 or float in [0, 1].
+        image: A matplotlib figure, or an array [height, width] or [height, width, 3], uint8 or float in [0, 1].
 
     Returns:
         `"png"` or `"jpeg"`, the file's bytes, and its width and height in pixels.
     """
-    image = _image(picture)
+    image = _opened(image)
     side = SIDE
     while True:
         image.thumbnail((side, side))
@@ -64,12 +64,12 @@ def encoded(picture):
         side = max(image.size) * 3 // 4
 
 
-def _image(picture):
-    if hasattr(picture, "savefig"):
+def _opened(image):
+    if hasattr(image, "savefig"):
         file = io.BytesIO()
-        picture.savefig(file, format="png")
+        image.savefig(file, format="png")
         return Image.open(file).convert("RGB")
-    array = np.asarray(keras.ops.convert_to_numpy(picture))
+    array = np.asarray(keras.ops.convert_to_numpy(image))
     if array.dtype.kind == "f":
         array = np.clip(array, 0, 1) * 255
     if array.ndim == 3 and array.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""The config of a W&B run: what kvision knows of the model, and no secrets."""
+"""The configuration of a run, as W&B and the report record it: what the model tells, and no secrets."""
 
 import importlib
 import json
@@ -18,8 +18,8 @@ _KEY_NAME = re.compile(r"(^|_)key$")
 _KEY_TEXT = re.compile(r"[\w-]{20,}")
 
 
-def describe(model):
-    """What a config says of a compiled model; what the model cannot tell is left out.
+def config_of(model):
+    """The configuration of a compiled model; what the model cannot tell is left out.
 
     Returns:
         A dict that JSON can hold: `compile`, `optimizer`, `parameters`, `trainable_parameters`, `versions`.
@@ -37,15 +37,13 @@ def describe(model):
             "python": platform.python_version(),
         },
     }
-    description = {}
+    config = {}
     for name, tell in parts.items():
         try:
-            description[name] = json.loads(json.dumps(tell(), default=str))
-        except (
-            Exception
-        ):  # unbuilt models, losses that cannot be serialized: a run without the entry is better than none
+            config[name] = json.loads(json.dumps(tell(), default=str))
+        except Exception:  # an unbuilt model, a loss that cannot be serialized: the run is better off without the entry
             continue
-    return description
+    return config
 
 
 def mask_secrets(config):

@@ -10,8 +10,10 @@ import time
 import numpy as np
 
 from kvision._keras import print_message
+from kvision.trackers.clock import optimizer_steps
+from kvision.trackers.events import Advice, Measurement
 from kvision.trackers.files import replace_file, writable_directory
-from kvision.trackers.tracker import Advice, Measurement, Tracker, optimizer_steps
+from kvision.trackers.tracker import Tracker
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -25,7 +27,7 @@ class RunHistory(Tracker):
       steps, `seconds` the time since this `fit` began. Entries that a later callback adds to the logs follow in a line
       of their own that carries `"late": true`;
     - `{"event": "measurement", "name", "step", "values": {path: number}, "healthy": [low, high] or null}` and
-      `{"event": "advice", "vital", "step", "epoch", "text"}` as vitals emit them. Pictures are not kept.
+      `{"event": "advice", "vital", "step", "epoch", "text"}` as vitals emit them. Images are not kept.
 
     `history.csv` holds the epochs alone, one row each; it is replaced as a whole, so a column that appears late is
     empty in the rows before. A second `fit` and a resumed run are appended to what the directory holds.

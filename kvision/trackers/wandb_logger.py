@@ -9,9 +9,11 @@ import numpy as np
 
 from kvision._keras import print_message
 from kvision.errors import unknown
+from kvision.trackers.clock import last_learning_rate, optimizer_steps
+from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.files import writable_directory
-from kvision.trackers.run_config import describe, mask_secrets
-from kvision.trackers.tracker import Advice, Measurement, Pictures, Tracker, optimizer_steps
+from kvision.trackers.run_config import config_of, mask_secrets
+from kvision.trackers.tracker import Tracker
 from kvision.trackers.wandb_mode import choose_mode
 from kvision.trackers.wandb_overlay import wandb_image
 
@@ -27,7 +29,7 @@ class WandbLogger(Tracker):
 
     - `epoch/<name>`: the logs of every epoch, and `epoch/learning_rate`;
     - `vitals/<name>/<weight or layer path>`: the numbers that vitals measure; `advice/<vital>`: their sentences;
-      `pictures/<name>`: their pictures, and with W&B's own boxes and masks those of `DetectionImages`;
+      `images/<name>`: their images, and with W&B's own boxes and masks those of `DetectionImages`;
     - `media/<name>`: what `media` returns; `weights/<path>`: histograms of the weights.
 
     The run's config holds the user's `config` and, where that has no entry of the name, `compile`, `optimizer`,
@@ -126,25 +128,23 @@ class WandbLogger(Tracker):
             self._log("measurements", values, event.step)
         elif isinstance(event, Advice):
             self._log("advice", {f"advice/{event.vital}": event.text}, event.step)
-        elif isinstance(event, Pictures):
-            log, pictures = (
-                (self._log_overlays, event.overlays) if event.overlays else (self._log_pictures, event.pictures)
-            )
-            self._attempt("pictures", log, "pictures", pictures, event.step)
+        elif isinstance(event, Images):
+            log, images = (self._log_overlays, event.overlays) if event.overlays else (self._log_images, event.images)
+            self._attempt("images", log, "images", images, event.step)
 
     def record_epoch(self, epoch, logs, late=False):
         entries = {f"epoch/{name}": value for name, value in logs.items()}
         if not late:
             entries["epoch/epoch"] = epoch
-            rate = getattr(self.model.optimizer, "learning_rate", None)
+            rate = last_learning_rate(self.model)
             if rate is not None:
-                entries.setdefault("epoch/learning_rate", float(keras.ops.convert_to_numpy(rate)))
+                entries.setdefault("epoch/learning_rate", rate)
         self._log("the logs of an epoch", entries, optimizer_steps(self.model))
 
     def _begin(self):
         import wandb
 
-        config, masked = mask_secrets(describe(self.model) | self.config)
+        config, masked = mask_secrets(config_of(self.model) | self.config)
         if masked:
             print_message(f"W&B: the config entries {', '.join(masked)} read like secrets and are masked.")
         self._owned = self._owned and self.run is wandb.run  # left open by a fit that raised
@@ -156,7 +156,7 @@ class WandbLogger(Tracker):
             self.run.config.update({key: value for key, value in config.items() if key not in self.run.config})
         self.location = _location(self.run)
         self.run.define_metric(STEP)
-        for group in ("epoch", "vitals", "advice", "pictures", "media", "weights"):
+        for group in ("epoch", "vitals", "advice", "images", "media", "weights"):
             self.run.define_metric(f"{group}/*", step_metric=STEP)
 
     def _start(self, wandb, config):
@@ -190,17 +190,17 @@ class WandbLogger(Tracker):
             self._attempt(what, self.run.log, {**entries, STEP: step})
 
     def _log_media(self):
-        pictures = self.media(self.model) or {}
-        self._log_pictures("media", pictures, optimizer_steps(self.model))
+        images = self.media(self.model) or {}
+        self._log_images("media", images, optimizer_steps(self.model))
         if "matplotlib.pyplot" in sys.modules:
-            for picture in pictures.values():
-                if hasattr(picture, "savefig"):
-                    sys.modules["matplotlib.pyplot"].close(picture)
+            for image in images.values():
+                if hasattr(image, "savefig"):
+                    sys.modules["matplotlib.pyplot"].close(image)
 
-    def _log_pictures(self, group, pictures, step):
+    def _log_images(self, group, images, step):
         import wandb
 
-        images = {f"{group}/{name}": wandb.Image(_drawable(picture)) for name, picture in pictures.items()}
+        images = {f"{group}/{name}": wandb.Image(_drawable(image)) for name, image in images.items()}
         self._log(group, images, step)
 
     def _log_overlays(self, group, overlays, step):
@@ -228,11 +228,11 @@ def _location(run):
     return run.url
 
 
-def _drawable(picture):
+def _drawable(image):
     """A figure as it is; an array as uint8, which is all that W&B takes without cutting it off."""
-    if hasattr(picture, "savefig"):
-        return picture
-    array = keras.ops.convert_to_numpy(picture)
+    if hasattr(image, "savefig"):
+        return image
+    array = keras.ops.convert_to_numpy(image)
     if array.dtype.kind not in "iu":
         array = np.round(255 * np.nan_to_num(array.astype("float32")))
     return np.clip(array, 0, 255).astype("uint8")

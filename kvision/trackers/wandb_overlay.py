@@ -1,4 +1,4 @@
-"""Boxes and masks over a picture, as W&B draws them."""
+"""Boxes and masks over an image, as W&B draws them."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ LARGEST_MASK_CLASS = 127  # W&B keeps masks as signed bytes
 
 
 def wandb_image(overlay):
-    """A `wandb.Image` out of a `tracking.Overlay`.
+    """A `wandb.Image` out of an `Overlay`.
 
     Ids of classes are the labels; where there are masks they are the labels + 1, for the mask's 0 is the background.
     """
@@ -34,10 +34,10 @@ def _name(label, classes):
 
 
 def _boxes(overlay, layer, first):
-    """W&B's boxes, as shares of the picture's width and height."""
+    """W&B's boxes, as fractions of the image's width and height."""
     height, width = overlay.image.shape[:2]
     rows = []
-    for place, (box, label) in enumerate(zip(layer["boxes"], layer["labels"], strict=True)):
+    for index, (box, label) in enumerate(zip(layer["boxes"], layer["labels"], strict=True)):
         left, top, right, bottom = (float(number) for number in np.divide(box, (width, height, width, height)))
         row = {
             "position": {"minX": left, "minY": top, "maxX": right, "maxY": bottom},
@@ -45,14 +45,14 @@ def _boxes(overlay, layer, first):
             "box_caption": _name(int(label), overlay.classes),
         }
         if layer.get("scores") is not None:
-            score = float(layer["scores"][place])
+            score = float(layer["scores"][index])
             row |= {"scores": {"score": score}, "box_caption": f"{row['box_caption']} {score:.2f}"}
         rows.append(row)
     return rows
 
 
 def _mask(overlay, layer):
-    """The classes of all masks in one picture, the surest on top."""
+    """The classes of all masks in one image, the highest score on top."""
     classes = np.zeros(overlay.image.shape[:2], "uint8")
     scores = layer.get("scores")
     order = range(len(layer["labels"])) if scores is None else np.argsort(scores, kind="stable")

@@ -1,4 +1,4 @@
-"""What a detector finds in the first pictures reaches the report as grids, and W&B as boxes and masks of its own."""
+"""What a detector finds in the first images reaches the report as grids, and W&B as boxes and masks of its own."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import wandb
 from PIL import Image
 
 from kvision.callbacks import DetectionImages, Report, WandbLogger
-from kvision.trackers.tracker import Overlay, Pictures, Tracker
+from kvision.trackers.events import Images, Overlay
+from kvision.trackers.tracker import Tracker
 from kvision.trackers.wandb_overlay import wandb_image
 from tests.trackers.report_page import page_data
 from tests.trackers.wandb_file import column, read_run
@@ -20,7 +21,7 @@ NAMES = ("disc", "square")
 
 
 def data(num_images=6, masks=None):
-    """Pictures, and targets of two boxes, the second of which is padding in odd pictures."""
+    """Images, and targets of two boxes, the second of which is padding in odd images."""
     numbers = np.random.default_rng(0)
     images = numbers.integers(0, 256, (num_images, *SIZE, 3)).astype("float32")
     labels = np.array([[0, 1 if row % 2 == 0 else -1, -1] for row in range(num_images)], "int32")
@@ -39,7 +40,7 @@ def data(num_images=6, masks=None):
 
 
 class Detections(keras.layers.Layer):
-    """Three boxes in every picture: a sure one, one below the threshold, and padding."""
+    """Three boxes in every image: a sure one, one below the threshold, and padding."""
 
     def __init__(self, masks=False):
         super().__init__()
@@ -93,7 +94,7 @@ def fit(*callbacks, masks=False, epochs=1):
 def recorded(images, masks=False, epochs=1):
     recorder = Recorder()
     fit(images, recorder, masks=masks, epochs=epochs)
-    return [event for event in recorder.events if isinstance(event, Pictures)]
+    return [event for event in recorder.events if isinstance(event, Images)]
 
 
 def batches(num_images, size):
@@ -128,9 +129,9 @@ def test_the_first_pictures_are_drawn_each_epoch(source):
             assert found["labels"].tolist() == [1]
             assert found["scores"] == pytest.approx([0.9])
             assert len(true["boxes"]) == (2 if row % 2 == 0 else 1)
-            assert overlay.caption == f"picture {100 + row}: 1 found, {len(true['boxes'])} true"
-        assert list(event.pictures) == ["detections 1-2", "detections 3-4", "detections 5-5"]
-        assert all(picture.dtype == "uint8" for picture in event.pictures.values())
+            assert overlay.caption == f"image {100 + row}: 1 found, {len(true['boxes'])} true"
+        assert list(event.images) == ["detections 1-2", "detections 3-4", "detections 5-5"]
+        assert all(image.dtype == "uint8" for image in event.images.values())
 
 
 def test_every_so_many_epochs_above_a_score():
@@ -140,9 +141,9 @@ def test_every_so_many_epochs_above_a_score():
     assert overlay.layers["detections"]["labels"].tolist() == [1, 0]
 
 
-def test_grids_show_the_valid_part_of_the_pictures():
+def test_grids_show_the_valid_part_of_the_images():
     (event,) = recorded(DetectionImages(data(), num_images=1))
-    (sheet,) = event.pictures.values()
+    (sheet,) = event.images.values()
     _, columns = np.nonzero((sheet < 250).any(axis=-1))
     assert columns.max() - columns.min() + 1 == 312
     assert sheet.shape[0] < 312 * 30 / 48 + 40  # and a line for the caption
@@ -150,14 +151,14 @@ def test_grids_show_the_valid_part_of_the_pictures():
 
 def test_there_are_four_grids_at_most():
     (event,) = recorded(DetectionImages(data(23), num_images=23))
-    assert list(event.pictures) == ["detections 1-6", "detections 7-12", "detections 13-18", "detections 19-23"]
+    assert list(event.images) == ["detections 1-6", "detections 7-12", "detections 13-18", "detections 19-23"]
 
 
 def test_the_report_shows_the_grids(tmp_path):
     fit(DetectionImages(data(16), classes=NAMES), Report(tmp_path))
-    pictures = page_data(tmp_path / "report.html")["pictures"]
-    assert [picture["name"] for picture in pictures] == [f"detections {k}-{k + 3}" for k in (1, 5, 9, 13)]
-    assert all(picture["width"] == 639 for picture in pictures)  # not scaled down: letters stay sharp
+    images = page_data(tmp_path / "report.html")["images"]
+    assert [image["name"] for image in images] == [f"detections {k}-{k + 3}" for k in (1, 5, 9, 13)]
+    assert all(image["width"] == 639 for image in images)  # not scaled down: letters stay sharp
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
 
 
@@ -178,10 +179,10 @@ def home(tmp_path, monkeypatch):
 def test_boxes_reach_wandb(home):
     fit(DetectionImages(data(), num_images=3, classes=NAMES), WandbLogger())
     run = read_run(home)
-    ((step, logged),) = column(run, "pictures/detections")
+    ((step, logged),) = column(run, "images/detections")
     assert step == 2
     assert (logged["count"], logged["width"], logged["height"]) == (3, 48, 40)
-    assert logged["captions"] == [f"picture {100 + row}: 1 found, {2 - row % 2} true" for row in range(3)]
+    assert logged["captions"] == [f"image {100 + row}: 1 found, {2 - row % 2} true" for row in range(3)]
     for name in logged["filenames"]:
         with Image.open(run["path"] / "files" / name) as image:
             assert image.size == (48, 40)
@@ -195,7 +196,7 @@ def test_boxes_reach_wandb(home):
         assert [box["class_id"] for box in read["truth"]] == [0, 1][: 2 - row % 2]
         assert read["truth"][0]["position"]["maxX"] == pytest.approx(20 / 48)
         assert "scores" not in read["truth"][0]
-    assert not [name for name in run["history"][-1] if name.startswith("pictures/detections ")]
+    assert not [name for name in run["history"][-1] if name.startswith("images/detections ")]
 
 
 def boxes(run, layer):
@@ -206,7 +207,7 @@ def boxes(run, layer):
 def test_masks_reach_wandb(home, masks):
     fit(DetectionImages(data(masks=masks), num_images=1, classes=NAMES), WandbLogger(), masks=True)
     run = read_run(home)
-    ((_, logged),) = column(run, "pictures/detections")
+    ((_, logged),) = column(run, "images/detections")
     (layers,) = logged["all_masks"]
     found, true = (
         np.array(Image.open(run["path"] / "files" / layers[name]["path"])) for name in ("detections", "truth")

@@ -42,8 +42,8 @@ class Finder(keras.Model):
         return self.error**2
 
 
-def pictures(images=10):
-    """Two objects a picture, a few pictures without any; and their targets."""
+def scenes(images=10):
+    """Two objects an image, a few images without any; and their targets."""
     rng = np.random.default_rng(0)
     boxes = rng.uniform(0, 50, (images, 2, 2)).astype("float32")
     boxes = np.concatenate([boxes, boxes + rng.uniform(10, 60, (images, 2, 2))], -1).astype("float32")
@@ -63,13 +63,13 @@ def fit(callbacks, epochs=4, model=None, rate=0.1):
     model = model or Finder()
     if not model.compiled:
         model.compile(keras.optimizers.SGD(rate))
-    images, targets = pictures()
+    images, targets = scenes()
     data = images[:8], {name: array[:8] for name, array in targets.items()}
     return model, model.fit(*data, batch_size=4, epochs=epochs, verbose=0, callbacks=callbacks).history
 
 
 def test_the_numbers_that_objects_decide_enter_the_logs():
-    images, targets = pictures()
+    images, targets = scenes()
     measured = []
 
     class Direct(keras.callbacks.Callback):
@@ -96,14 +96,14 @@ def batches(kind, images, targets):
         return tuple(pairs)
     if kind == "PyDataset":
 
-        class Pictures(keras.utils.PyDataset):
+        class Images(keras.utils.PyDataset):
             def __len__(self):
                 return len(pairs)
 
             def __getitem__(self, place):
                 return pairs[place % 3]  # never out of range
 
-        return Pictures()
+        return Images()
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices((images, targets)).batch(4)
@@ -111,7 +111,7 @@ def batches(kind, images, targets):
 
 @pytest.mark.parametrize("kind", ["list", "three of a batch", "tuple of batches", "PyDataset", "tf.data"])
 def test_data_of_every_kind_give_the_same_numbers(kind):
-    images, targets = pictures()
+    images, targets = scenes()
     _, want = fit([DetectionMetrics((images, targets), batch_size=3)], epochs=2)
     _, got = fit([DetectionMetrics(batches(kind, images, targets))], epochs=2)
     assert got == want
@@ -119,7 +119,7 @@ def test_data_of_every_kind_give_the_same_numbers(kind):
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_masks_are_measured_when_asked_for(masks):
-    _, history = fit([DetectionMetrics(pictures(), masks=masks)], epochs=1)
+    _, history = fit([DetectionMetrics(scenes(), masks=masks)], epochs=1)
     small = {f"val_mask_{name}" for name in DECIDED if not name.endswith("medium")}
     assert {name for name in history if "mask" in name} == (small if masks else set())
     if masks:
@@ -129,7 +129,7 @@ def test_masks_are_measured_when_asked_for(masks):
 
 def test_early_stopping_waits_for_it():
     stop = keras.callbacks.EarlyStopping(monitor="val_AP", mode="max", patience=2)
-    _, history = fit([DetectionMetrics(pictures()), stop], epochs=40, rate=0.3)
+    _, history = fit([DetectionMetrics(scenes()), stop], epochs=40, rate=0.3)
     best = int(np.argmax(history["val_AP"]))
     assert history["val_AP"][best] == pytest.approx(1.0)
     assert len(history["val_AP"]) == best + 1 + 2 < 40
@@ -137,7 +137,7 @@ def test_early_stopping_waits_for_it():
 
 @pytest.mark.parametrize("tracker_first", [True, False])
 def test_trackers_record_it_wherever_they_stand(tmp_path, tracker_first):
-    trackers, metrics = [RunHistory(tmp_path), Report(tmp_path)], [DetectionMetrics(pictures())]
+    trackers, metrics = [RunHistory(tmp_path), Report(tmp_path)], [DetectionMetrics(scenes())]
     _, history = fit(trackers + metrics if tracker_first else metrics + trackers, epochs=2)
     logs = [event["logs"] for event in read_history(tmp_path) if event["event"] == "epoch"]
     assert [entry["val_AP50"] for entry in logs] == history["val_AP50"]
@@ -148,13 +148,13 @@ def test_trackers_record_it_wherever_they_stand(tmp_path, tracker_first):
 def test_every_second_epoch():
     seen = []
     tell = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append("val_AP" in logs))
-    fit([DetectionMetrics(pictures(), every=2), tell], epochs=5)
+    fit([DetectionMetrics(scenes(), every=2), tell], epochs=5)
     assert seen == [False, True, False, True, False]
 
 
 def test_another_metric():
     metric = VOCAveragePrecision(classes=["a", "b", "c"])
-    callback = DetectionMetrics(pictures(), metric=metric)
+    callback = DetectionMetrics(scenes(), metric=metric)
     _, history = fit([callback], epochs=2, rate=0.3)
     assert set(history) == {"loss", "val_AP"}
     assert callback.metric is metric
@@ -163,7 +163,7 @@ def test_another_metric():
 
 
 def test_batches_are_read_one_by_one_and_let_go():
-    images, targets = pictures()
+    images, targets = scenes()
     alive, read = weakref.WeakSet(), []
 
     class Batch(dict):
@@ -212,13 +212,13 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 from kvision.callbacks import DetectionMetrics
-from tests.callbacks.test_detection_metrics import Finder, fit, pictures
+from tests.callbacks.test_detection_metrics import Finder, fit, scenes
 
-one = fit([DetectionMetrics(pictures(), batch_size=4)], epochs=2)[1]
+one = fit([DetectionMetrics(scenes(), batch_size=4)], epochs=2)[1]
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model = Finder()
     model.compile(keras.optimizers.SGD(0.1 / 2))  # each replica adds the whole of this model's loss
-two = fit([DetectionMetrics(pictures(), batch_size=4)], epochs=2, model=model)[1]
+two = fit([DetectionMetrics(scenes(), batch_size=4)], epochs=2, model=model)[1]
 print(max(abs(a - b) for a, b in zip(one["val_AP"], two["val_AP"], strict=True)), one["val_AP"])
 """
 
@@ -235,13 +235,13 @@ def test_two_replicas_give_the_numbers_of_one():
 
 
 def test_it_prints_nothing(capfd):
-    _, history = fit([DetectionMetrics(pictures())], epochs=1)
+    _, history = fit([DetectionMetrics(scenes())], epochs=1)
     assert history["val_AP"]
     assert capfd.readouterr() == ("", "")
 
 
 def without(name):
-    images, targets = pictures()
+    images, targets = scenes()
     return images, {key: array for key, array in targets.items() if key != name}
 
 
@@ -250,8 +250,8 @@ def without(name):
     [
         (without("boxes"), {}, r'"boxes".*"labels".*got \[.labels., .masks.\]'),
         (without("labels"), {}, "labels"),
-        ([(pictures()[0], np.zeros(10))], {}, "got ndarray"),
-        ([pictures()[0]], {}, r"pairs \(images, targets\): got ndarray"),
+        ([(scenes()[0], np.zeros(10))], {}, "got ndarray"),
+        ([scenes()[0]], {}, r"pairs \(images, targets\): got ndarray"),
         ([], {}, "Validation data are empty"),
         (without("masks"), {"masks": True}, 'masks=True needs "masks" or "box_masks".*got'),
     ],
@@ -266,16 +266,16 @@ def test_data_that_cannot_be_scored_are_an_error_before_training(data, options, 
 def endless():
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensors(pictures()).repeat()
+    return tf.data.Dataset.from_tensors(scenes()).repeat()
 
 
 @pytest.mark.parametrize(
     "make, options, message",
     [
-        (lambda: iter([pictures()]), {}, "read at the end of every epoch: got a list_iterator"),
+        (lambda: iter([scenes()]), {}, "read at the end of every epoch: got a list_iterator"),
         (endless, {}, r"infinite tf.data.Dataset. Leave out repeat\(\)"),
-        (pictures, {"every": 0}, "got every=0, expected at least 1"),
-        (pictures, {"masks": True, "metric": VOCAveragePrecision()}, "give the one or the other"),
+        (scenes, {"every": 0}, "got every=0, expected at least 1"),
+        (scenes, {"masks": True, "metric": VOCAveragePrecision()}, "give the one or the other"),
     ],
 )
 def test_what_cannot_work_is_an_error_at_once(make, options, message):
@@ -287,7 +287,7 @@ def test_a_model_that_finds_nothing_of_the_kind_is_an_error():
     model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="Detections are a dict with 'boxes', 'scores', 'labels': got ndarray"):
-        model.fit(np.zeros((4, SIDE, SIDE, 3)), np.zeros(4), verbose=0, callbacks=[DetectionMetrics(pictures())])
+        model.fit(np.zeros((4, SIDE, SIDE, 3)), np.zeros(4), verbose=0, callbacks=[DetectionMetrics(scenes())])
 
 
 def test_it_is_reached_from_the_package():

@@ -91,8 +91,8 @@ def test_a_number_is_a_constant_rate():
     assert logged == [0.25]
 
 
-@pytest.mark.parametrize("rate, want", [(0.5, [0.5, 0.5]), (DECAY, [float(DECAY(4)), float(DECAY(8))])])
-def test_without_a_schedule_the_rate_is_only_logged(rate, want):
+@pytest.mark.parametrize("rate, want", [(0.5, [0.5, 0.5]), (DECAY, [float(DECAY(3)), float(DECAY(7))])])
+def test_without_a_schedule_the_rate_of_the_last_step_is_only_logged(rate, want):
     _, logged = rates_of(LearningRate(), keras.optimizers.SGD(rate))
     np.testing.assert_allclose(logged, want, rtol=1e-6)
 

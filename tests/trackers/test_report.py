@@ -14,9 +14,11 @@ from kvision.callbacks import RunHistory, read_history
 from kvision.callbacks.vitals.vitals import Vitals
 from kvision.trackers import report as report_module
 from kvision.trackers import report_gallery
+from kvision.trackers.clock import optimizer_steps
+from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.report import Report
-from kvision.trackers.report_gallery import ONE, SIDE, PictureBook, encoded
-from kvision.trackers.tracker import Advice, Measurement, Pictures, emit, optimizer_steps
+from kvision.trackers.report_gallery import ONE, SIDE, Gallery, encoded
+from kvision.trackers.tracker import emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 from tests.trackers.report_page import page_data, parse
 
@@ -144,14 +146,14 @@ def test_names_from_the_run_cannot_break_the_page(tmp_path):
     report = started(tmp_path, model)
     report.record(Measurement("update_ratio", 1, {EVIL: 1e-3, "<!-- <script>": 1e-3}, (1e-5, 2e-2)))
     report.record(Advice(EVIL, 1, 0, EVIL + "\u2028 ü"))
-    report.record(Pictures(1, {EVIL: np.zeros((4, 4, 3), "uint8")}))
+    report.record(Images(1, {EVIL: np.zeros((4, 4, 3), "uint8")}))
     report.on_epoch_end(0, {EVIL: 1.0})
     page, data = parse(report.path), page_data(report.path)
     assert page.tags.count("script") == 2 and "b" not in page.tags
     assert "<title>&lt;b&gt;&amp; (" in report.path.read_text()
     assert data["advice"][0]["text"] == EVIL + "\u2028 ü"
     assert data["grids"]["update_ratio"]["rows"] == [EVIL, "<!-- <script>"]
-    assert data["curves"][EVIL] == [[0, 0, 1.0]] and data["pictures"][0]["name"] == EVIL
+    assert data["curves"][EVIL] == [[0, 0, 1.0]] and data["images"][0]["name"] == EVIL
 
 
 def test_numbers_that_are_not_finite_stay_visible(tmp_path):
@@ -281,7 +283,7 @@ def long_run(directory, layers=200, steps=100_000, epochs=200, every=100):
         f"layer{n // 10}.{n % 10}.{part}" for n in range(layers) for part in ("conv1/kernel", "bn1/gamma", "bn1/beta")
     ]
     relus = [f"layer{n // 10}.{n % 10}.relu" for n in range(layers)]
-    pictures = {f"picture {n}": numbers.integers(0, 256, (300, 400, 3), "uint8") for n in range(8)}
+    images = {f"image {n}": numbers.integers(0, 256, (300, 400, 3), "uint8") for n in range(8)}
     report.history.record = lambda event: None
     report.history.record_epoch = lambda epoch, logs, late: None
     metrics = [f"{prefix}metric_{n}" for n in range(10) for prefix in ("", "val_")]
@@ -289,10 +291,10 @@ def long_run(directory, layers=200, steps=100_000, epochs=200, every=100):
         for name in ("update_ratio", "gradient_norm"):
             ratios = 10 ** numbers.normal(-3, 1, len(names))
             report.record(Measurement(name, step, dict(zip(names, ratios.tolist(), strict=True)), (1e-5, 2e-2)))
-        shares = numbers.random(layers).tolist()
-        report.record(Measurement("dead_relu", step, dict(zip(relus, shares, strict=True)), (0.0, 0.4)))
+        fractions = numbers.random(layers).tolist()
+        report.record(Measurement("dead_relu", step, dict(zip(relus, fractions, strict=True)), (0.0, 0.4)))
         report.record(Advice("update_ratio", step, 0, "a sentence of the usual length " * 4))
-    report.record(Pictures(steps, pictures))
+    report.record(Images(steps, images))
     for epoch in range(epochs):
         report.model.optimizer.iterations.assign((epoch + 1) * steps // epochs)
         report.record_epoch(epoch, dict(zip(metrics, numbers.random(len(metrics)).tolist(), strict=True)))
@@ -308,8 +310,8 @@ def test_a_long_run_stays_under_two_megabytes(tmp_path):
     assert data["grids"]["update_ratio"]["steps"][-1][1] == 99_900
 
 
-def decoded(picture):
-    return Image.open(io.BytesIO(base64.b64decode(picture["source"].partition("base64,")[2])))
+def decoded(image):
+    return Image.open(io.BytesIO(base64.b64decode(image["source"].partition("base64,")[2])))
 
 
 def test_pictures_are_in_the_page(tmp_path):
@@ -319,14 +321,14 @@ def test_pictures_are_in_the_page(tmp_path):
     figure.subplots().plot([0, 1])
     gradient = np.linspace(0, 255, 40 * 60 * 3).reshape(40, 60, 3).astype("uint8")
     report = started(tmp_path)
-    report.record(Pictures(1, {"gradient": np.zeros((4, 4, 3), "uint8")}))
-    report.record(Pictures(2, {"figure": figure, "gradient": gradient, "floats": gradient / 255}))
+    report.record(Images(1, {"gradient": np.zeros((4, 4, 3), "uint8")}))
+    report.record(Images(2, {"figure": figure, "gradient": gradient, "floats": gradient / 255}))
     report.on_train_end()
-    pictures = {picture["name"]: picture for picture in page_data(report.path)["pictures"]}
-    assert {name: picture["step"] for name, picture in pictures.items()} == {"figure": 2, "gradient": 2, "floats": 2}
-    assert decoded(pictures["figure"]).size == (300, 200) == (pictures["figure"]["width"], pictures["figure"]["height"])
+    images = {image["name"]: image for image in page_data(report.path)["images"]}
+    assert {name: image["step"] for name, image in images.items()} == {"figure": 2, "gradient": 2, "floats": 2}
+    assert decoded(images["figure"]).size == (300, 200) == (images["figure"]["width"], images["figure"]["height"])
     for name in ("gradient", "floats"):
-        assert np.abs(np.asarray(decoded(pictures[name]), "float32") - gradient).mean() < 2
+        assert np.abs(np.asarray(decoded(images[name]), "float32") - gradient).mean() < 2
 
 
 def test_pictures_are_small_and_the_newest(monkeypatch):
@@ -336,15 +338,15 @@ def test_pictures_are_small_and_the_newest(monkeypatch):
     assert height == pytest.approx(1.5 * width, abs=2)
     one = len(encoded(noise[:30, :30])[1])
     monkeypatch.setattr(report_gallery, "ALL", 3 * one)
-    book = PictureBook()
+    book = Gallery()
     for step in range(12):
-        book.add(Pictures(step, {f"noise {step}": noise[:30, :30]}))
-    assert [picture["step"] for picture in book.page()] == [11, 10, 9]
+        book.add(Images(step, {f"noise {step}": noise[:30, :30]}))
+    assert [image["step"] for image in book.page()] == [11, 10, 9]
 
 
 def test_a_picture_that_is_none_stops_nothing(tmp_path, capsys):
     report = started(tmp_path)
-    report.record(Pictures(1, {"broken": np.zeros((2, 2, 2, 2))}))
+    report.record(Images(1, {"broken": np.zeros((2, 2, 2, 2))}))
     report.on_epoch_end(0, {"loss": 1.0})
-    assert "a picture failed" in capsys.readouterr().out
+    assert "an image failed" in capsys.readouterr().out
     assert values(page_data(report.path), "loss") == [1.0]

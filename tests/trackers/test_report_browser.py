@@ -8,8 +8,8 @@ import re
 import pytest
 
 from kvision.callbacks.vitals.vitals import Vitals
+from kvision.trackers.events import Advice, Measurement
 from kvision.trackers.report import Report
-from kvision.trackers.tracker import Advice, Measurement
 from tests.callbacks.runs import STEPS, fit_tiny, tiny_model
 from tests.trackers.report_page import open_in_browser, page_data
 from tests.trackers.test_report import EVIL, long_run, started

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import LearningRate, RunHistory, read_history
+from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.files import replace_file, writable_directory
-from kvision.trackers.tracker import Advice, Measurement, Pictures, emit
+from kvision.trackers.tracker import emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 
 
@@ -68,7 +69,7 @@ def test_events_of_vitals_are_lines(tmp_path):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 1:
                 emit(self, Measurement("ratio", 2, {"a/kernel": np.float32(0.5), "b": np.nan}, (1e-5, 2e-2)))
-                emit(self, Pictures(2, {"filters": np.zeros((2, 2, 3), "uint8")}))
+                emit(self, Images(2, {"filters": np.zeros((2, 2, 3), "uint8")}))
 
     fit_tiny(tiny_model(), [Vital(), RunHistory(tmp_path)], epochs=1)
     advice, measurement, epoch = strict_lines(tmp_path)

@@ -6,7 +6,9 @@ import keras
 import pytest
 
 from kvision.trackers import tracker
-from kvision.trackers.tracker import Advice, Measurement, Pictures, Tracker, emit, optimizer_steps
+from kvision.trackers.clock import optimizer_steps
+from kvision.trackers.events import Advice, Images, Measurement
+from kvision.trackers.tracker import Tracker, emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 
 
@@ -28,7 +30,7 @@ class Vital(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         emit(self, Advice("ratio", optimizer_steps(self.model), epoch, "Lower the rate."))
-        emit(self, Pictures(optimizer_steps(self.model), {}))
+        emit(self, Images(optimizer_steps(self.model), {}))
 
 
 @pytest.mark.parametrize("tracker_first", [True, False])
@@ -36,7 +38,7 @@ def test_events_arrive_in_either_order(tracker_first):
     recorder = Recorder()
     callbacks = [recorder, Vital()] if tracker_first else [Vital(), recorder]
     fit_tiny(tiny_model(), callbacks)
-    assert [type(event).__name__ for event in recorder.events] == (["Measurement"] * STEPS + ["Advice", "Pictures"]) * 2
+    assert [type(event).__name__ for event in recorder.events] == (["Measurement"] * STEPS + ["Advice", "Images"]) * 2
     assert [event.step for event in recorder.events if isinstance(event, Measurement)] == list(range(1, 2 * STEPS + 1))
 
 
@@ -52,7 +54,7 @@ def test_events_stay_within_their_fit():
 def test_a_vital_outside_fit_emits_to_nobody():
     recorder = Recorder()
     recorder.set_model(tiny_model())
-    emit(Vital(), Pictures(0, {}))
+    emit(Vital(), Images(0, {}))
     assert not recorder.events
 
 

@@ -1,1 +1,1 @@
-"""Training vitals: one tap inside the compiled step, and what reads it."""
+"""Training vitals: one measurement inside the compiled step, and what reads it."""

@@ -1,29 +1,70 @@
-"""How a step tap records on JAX: the compiled step calls back to the host, under a condition."""
+"""How a tapped step records on JAX: the compiled step calls back to the host, under a condition.
+
+What a step is to measure comes with its data: a compiled step on JAX sees nothing else that changes.
+"""
+
+import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from kvision._keras import calls_variable
+from kvision.callbacks.vitals.readings import Activations
 
 
 class Recorder:
-    """Holds the numbers of the last measured step, and the units that fired since they were last read.
+    """Holds the numbers of the last measured step, and the units that were active since they were last taken.
 
     Args:
         model: The model whose steps are recorded.
+        size: Length of the plan: the first step, the window, and the intervals.
     """
 
-    def __init__(self, model):
-        model.jax_state_sync()  # its variables are empty while an epoch runs
+    def __init__(self, model, size):
         self._model = model
-        self._last = None
-        self._fired = {}
+        self.begin([0] * size)
 
-    def calls(self, optimizer, arguments):
-        """Calls of `optimizer.apply` before this step; `arguments` are those of `train_step`."""
-        (_, _, optimizer_variables, _), *_ = arguments
-        places = [variable is calls_variable(optimizer) for variable in self._model.optimizer.variables]
-        return optimizer_variables[places.index(True)]
+    def begin(self, plan):
+        """Forget what was recorded, and measure by this plan from now on."""
+        self._model.jax_state_sync()  # the model's variables are empty while an epoch runs
+        self._host_plan = np.array(plan, "int32")
+        self._batches = 0
+        self._last = None
+        self._activations = {}
+
+    def call(self, function, arguments):
+        """Call the train function that was made of `run`."""
+        state, iterator = arguments
+        self._read = []
+        return function(state, self._with_plan(iterator))
+
+    def unread(self, arguments):
+        """The arguments of the last `call`, with the data that it has read."""
+        state, iterator = arguments
+        return state, itertools.chain(self._read, iterator)
+
+    def _with_plan(self, iterator):
+        for data in iterator:
+            self._read.append(data)
+            self._batches += 1
+            yield data, self._host_plan, np.int32(self._batches)
+
+    def run(self, step, arguments):
+        """Run the model's `train_step`."""
+        state, (data, self._plan, self._batch) = arguments
+        return step(state, data)
+
+    def plan(self):
+        """The first step to measure and the window, as tensors."""
+        return self._plan[0], self._plan[1]
+
+    def batch(self):
+        """The number of this batch in the fit, from 1, as a tensor."""
+        return self._batch
+
+    def is_due(self, step):
+        """Whether an optimizer step is to be measured, as a tensor."""
+        return (step == self._plan[0]) | jnp.any(step % self._plan[2:] == 0)
 
     def value(self, variable):
         """What a Keras variable holds now, as a tensor that stays when the variable moves on."""
@@ -47,32 +88,32 @@ class Recorder:
         update()
         jax.lax.cond(due, lambda: jax.debug.callback(self._keep, *after(read)), lambda: None)
 
-    def count_fired(self, key, look, units, fired, examples):
-        """Where `look`, remember which of the `units` of activation `key` fired on so many `examples`."""
+    def count_active(self, name, due, units, active, examples):
+        """Where `due`, remember which of the `units` of a ReLU were active on so many `examples`."""
 
         def count():
-            jax.debug.callback(lambda fired: self._add(key, fired, examples), fired())
+            jax.debug.callback(lambda active: self._add(name, active, examples), active())
 
-        jax.lax.cond(look, count, lambda: None)
+        jax.lax.cond(due, count, lambda: None)
 
     def measured(self):
-        """The last measured optimizer step and its vector, or None before the first."""
+        """The last measured optimizer step and a function that gives its vector, or None before the first."""
         jax.effects_barrier()
         if self._last is None:
             return None
         step, values = self._last
         return step, lambda: values
 
-    def take_fired(self):
-        """`{key: (units that fired, examples looked at)}` since the last call."""
+    def take_activations(self):
+        """`{name: Activations}` since the last call."""
         jax.effects_barrier()
-        taken, self._fired = self._fired, {}
+        taken, self._activations = self._activations, {}
         return taken
 
     def _keep(self, step, values):
         if self._last is None or step >= self._last[0]:  # callbacks of one call may arrive in any order
             self._last = int(step), np.array(values)
 
-    def _add(self, key, fired, examples):
-        before, seen = self._fired.get(key, (False, 0))
-        self._fired[key] = (np.array(fired) | before, seen + examples)
+    def _add(self, name, active, examples):
+        new = Activations(np.array(active), examples)
+        self._activations[name] = self._activations[name] + new if name in self._activations else new

@@ -1,4 +1,4 @@
-"""How a step tap records on TensorFlow: free variables, filled inside the graph.
+"""How a tapped step records on TensorFlow: free variables, filled inside the graph.
 
 They belong to the tap alone: a variable tracked by the model or its optimizer would change what is saved and reloaded.
 """
@@ -8,26 +8,58 @@ import concurrent.futures
 import numpy as np
 import tensorflow as tf
 
-from kvision._keras import calls_variable
+from kvision.callbacks.vitals.readings import Activations
 
 
 class Recorder:
-    """Holds the numbers of the last measured step, and the units that fired since they were last read.
+    """Holds the numbers of the last measured step, and the units that were active since they were last taken.
 
     Args:
         model: The model whose steps are recorded.
+        size: Length of the plan: the first step, the window, and the intervals.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, size):
         self._strategy = model.distribute_strategy
         self._replicas = self._strategy.num_replicas_in_sync
-        self._step = None
+        self._plan = self._variable([size], "int64")
+        self._batches = self._variable([], "int64")
+        self._step = self._variable([], "int64")
         self._values = None
-        self._fired = {}
+        self._activations = {}
 
-    def calls(self, optimizer, arguments):
-        """Calls of `optimizer.apply` before this step; `arguments` are those of `train_step`."""
-        return self.value(calls_variable(optimizer))
+    def begin(self, plan):
+        """Forget what was recorded, and measure by this plan from now on."""
+        self._plan.assign(np.array(plan, "int64"))
+        for variable in (self._batches, self._step, *self._activations.values()):
+            variable.assign(tf.zeros_like(variable))
+
+    def call(self, function, arguments):
+        """Call the train function that was made of `run`."""
+        return function(*arguments)
+
+    def unread(self, arguments):
+        """The arguments of the last `call`: a step that failed to trace has read no data."""
+        return arguments
+
+    def run(self, step, arguments):
+        """Run the model's `train_step`."""
+        self._batches.assign_add(1)
+        return step(*arguments)
+
+    def plan(self):
+        """The first step to measure and the window, as tensors."""
+        first, window = tf.unstack(tf.cast(self._plan[:2], "int32"))
+        return first, window
+
+    def batch(self):
+        """The number of this batch in the fit, from 1, as a tensor."""
+        return tf.convert_to_tensor(self._batches)
+
+    def is_due(self, step):
+        """Whether an optimizer step is to be measured, as a tensor."""
+        plan = tf.cast(tf.convert_to_tensor(self._plan), step.dtype)
+        return tf.equal(step, plan[0]) | tf.reduce_any(tf.equal(step % plan[2:], 0))
 
     def value(self, variable):
         """What a Keras variable holds now, as a tensor that stays when the variable moves on."""
@@ -52,8 +84,7 @@ class Recorder:
             after: Function of what was read; returns the optimizer step and a float32 vector of `size`.
         """
         if self._values is None:
-            self._step = self._variable([], "int64", tf.VariableAggregation.ONLY_FIRST_REPLICA)
-            self._values = self._variable([size], "float32", tf.VariableAggregation.ONLY_FIRST_REPLICA)
+            self._values = self._variable([size], "float32")
         if self._replicas > 1:
             # The update of several replicas cannot stand inside a condition: read the weights at every step.
             read = before()
@@ -79,37 +110,35 @@ class Recorder:
 
         tf.cond(due, measured, plain)
 
-    def count_fired(self, key, look, units, fired, examples):
-        """Where `look`, remember which of the `units` of activation `key` fired on so many `examples`."""
-        if key not in self._fired:
-            self._fired[key] = self._variable([units + 1], "float32", tf.VariableAggregation.SUM)
-        counts = self._fired[key]
+    def count_active(self, name, due, units, active, examples):
+        """Where `due`, remember which of the `units` of a ReLU were active on so many `examples`."""
+        if name not in self._activations:
+            self._activations[name] = self._variable([units + 1], "float32", tf.VariableAggregation.SUM)
+        counts = self._activations[name]
 
         def count():
             seen = tf.cast(tf.reshape(examples, [1]), "float32")
-            counts.assign_add(tf.concat([tf.cast(fired(), "float32"), seen], axis=0))
+            counts.assign_add(tf.concat([tf.cast(active(), "float32"), seen], axis=0))
             return tf.constant(True)
 
-        tf.cond(tf.convert_to_tensor(look), count, lambda: tf.constant(False))
+        tf.cond(tf.convert_to_tensor(due), count, lambda: tf.constant(False))
 
     def measured(self):
-        """The last measured optimizer step and its vector, or None before the first."""
-        if self._values is None:
-            return None
+        """The last measured optimizer step and a function that gives its vector, or None before the first."""
         step = int(self._step.numpy())
         return (step, lambda: np.array(self._values.numpy())) if step else None
 
-    def take_fired(self):
-        """`{key: (units that fired, examples looked at)}` since the last call."""
+    def take_activations(self):
+        """`{name: Activations}` since the last call."""
         taken = {}
-        for key, counts in self._fired.items():
-            *fired, examples = counts.numpy()
+        for name, counts in self._activations.items():
+            *active, examples = counts.numpy()
             if examples:
-                taken[key] = (np.array(fired) > 0, int(examples))
+                taken[name] = Activations(np.array(active) > 0, int(examples))
                 counts.assign(tf.zeros_like(counts))
         return taken
 
-    def _variable(self, shape, dtype, aggregation):
+    def _variable(self, shape, dtype, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA):
         def make():
             with self._strategy.scope():
                 return tf.Variable(

@@ -3,7 +3,7 @@
 Rules for the update ratio after CS231n, "Babysitting the learning process", and for dead units after its "Commonly
 used activation functions". A rule speaks only about kernels (weights of rank 2 or more with a root mean square above
 1e-6), not in the first steps of a fit nor while the learning rate rises, and only where two measurements in a row say
-the same: fresh biases, zero-initialised layers, Adam's first steps, warm-up and a rate that decays to zero are healthy.
+the same: fresh biases, zero-initialized layers, Adam's first steps, warm-up and a rate that decays to zero are healthy.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from kvision.callbacks.vitals import dead_relu, update_ratio
 
 WARM_UP = 50  # optimizer steps at the start of a fit about which nothing is said
 GROWN = 5.0  # how many times larger the median layer's weights may become
-START = (0.1, 3.0)  # the root mean square of healthy initial kernels, relative to He's
+START = (0.1, 3.0)  # the root mean square of healthy initial kernels, relative to He initialization
 SPIKE = 20.0  # how far above its largest value so far the gradient norm may lie
 SPREAD = 1e5  # how far apart the relative gradients of two layers may lie
 EXPLODED = 10.0  # the relative gradient of the median layer from which it has exploded
@@ -28,7 +28,7 @@ class Adviser:
 
     ```python
     adviser = Adviser()
-    adviser.see_norms(norms)  # a `step_tap.Norms`, as often as there is one
+    adviser.see_norms(norms)  # a `readings.Norms`, as often as there is one
     adviser.sentences()  # {"update_ratio": "layer2.1.conv1: updates are 8e-2 of the weights, ..."}
     ```
     """
@@ -46,15 +46,15 @@ class Adviser:
         self._ratio.see(norms)
         self._gradient.see(norms)
 
-    def see_dead(self, shares, units):
-        """Take in `{layer path: share of dead units}` and `{layer path: units}` of one window."""
-        self._dead.see(shares, units)
+    def see_dead(self, fractions, units):
+        """Take in `{layer path: fraction of dead units}` and `{layer path: units}` of one window."""
+        self._dead.see(fractions, units)
 
     def sentences(self, finite=True):
         """`{vital: sentence}` of what is wrong now and was not said since it was last right.
 
         Args:
-            finite: Whether the loss is; if not, units are silent because of that and are not spoken of.
+            finite: Whether the loss is; if not, units are inactive because of that and are not spoken of.
         """
         ratio, gradient, dead = self._ratio.verdict(), self._gradient.verdict(), self._dead.verdict()
         if not finite:
@@ -79,11 +79,12 @@ class _Finding:
 
 
 class _Start:
-    """How a fit began: its first step, its kernels before that beside He's initialiser, its warm-up."""
+    """How a fit began: its first step, its kernels before that beside He initialization, its warm-up."""
 
     def __init__(self):
         self._step = None
         self._rate = 0.0
+        self._healthy = True
         self.sizes = {}
         self.settled = False
         self.rising = False
@@ -101,13 +102,13 @@ class _Start:
         self._rate = norms.learning_rate
 
     def finding(self, kind, layer, says, cure, certain=False):
-        """A finding whose cure is another initialiser, if the kernels were far from He's."""
+        """A finding whose cure is another initializer, if the kernels were far from He initialization."""
         if not self._healthy:
             own = [path for path, off in self._off.items() if _layer(path) == layer and off > math.log(START[1])]
             path = own[0] if own else max(self._off, key=self._off.get)
             kind = "start"
             cure = (
-                f"start from He's initialiser, {_short(self._he[path])} root mean square "
+                f"use He initialization, {_short(self._he[path])} root mean square "
                 f"(the weights of {_layer(path)} started at {_short(self.sizes[path])})"
             )
         return _Finding(kind, f"{layer}: {says}: {cure}", certain)
@@ -185,13 +186,13 @@ class _GradientRule(_Rule):
         self._largest = max(self._largest, size)
         if statistics.median(relative.values()) > EXPLODED:
             says = f"its gradient is {_short(relative[largest])} times its weights, healthy is under 1"
-            cure = "normalise the activations, or scale inputs and loss down"
+            cure = "normalize the activations, or scale inputs and loss down"
             return self._start.finding("exploding", _layer(largest), says, cure)
         if relative[largest] < SPREAD * relative[smallest]:
             return None
-        kind, path, cure = "exploding", largest, "normalise the activations, or clip by the global norm"
+        kind, path, cure = "exploding", largest, "normalize the activations, or clip by the global norm"
         if norms.kernels.index(smallest) < norms.kernels.index(largest):
-            kind, path, cure = "vanishing", smallest, "normalise the activations, use ReLU, or add skip connections"
+            kind, path, cure = "vanishing", smallest, "normalize the activations, use ReLU, or add skip connections"
         other = smallest if path == largest else largest
         says = (
             f"its gradient is {_short(relative[path])} times its weights where that of {_layer(other)} is "
@@ -205,18 +206,18 @@ class _DeadRule(_Rule):
         super().__init__(start)
         self._at_first = {}
 
-    def find(self, shares, units):
-        self._at_first = shares | self._at_first
+    def find(self, fractions, units):
+        self._at_first = fractions | self._at_first
         healthy = dead_relu.HEALTHY[1]
-        dead = {path: round(share * units[path]) for path, share in shares.items() if share >= healthy}
+        dead = {path: round(fraction * units[path]) for path, fraction in fractions.items() if fraction >= healthy}
         dead = {path: count for path, count in dead.items() if count >= FEWEST_DEAD}
         if not dead:
             return None
-        worst = max(dead, key=shares.get)
-        says = f"{dead[worst]} of {units[worst]} units never fire, healthy is under {100 * healthy:.0f} %"
-        if shares[worst] > self._at_first[worst] + 0.1:
+        worst = max(dead, key=fractions.get)
+        says = f"{dead[worst]} of {units[worst]} units are dead, healthy is under {100 * healthy:.0f} %"
+        if fractions[worst] > self._at_first[worst] + 0.1:
             return self._start.finding("dying", worst, says, "lower the learning rate about ten times")
-        return self._start.finding("dead", worst, says, "start its biases at 0.01 and its weights by He's initialiser")
+        return self._start.finding("dead", worst, says, "start its biases at 0.01 and its weights by He initialization")
 
 
 def _layer(path):

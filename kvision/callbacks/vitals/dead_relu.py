@@ -1,30 +1,31 @@
-"""Which ReLUs never fire."""
+"""Which units of ReLUs are dead: never active."""
 
-import keras
 import numpy as np
-from keras import ops
 
-from kvision._keras import layers_of, print_message
-from kvision.callbacks.vitals.step_tap import EXAMPLES, Vital, replaced
-from kvision.trackers.tracker import optimizer_steps, unique_names
+from kvision._keras import print_message
+from kvision.callbacks.vitals.relu import bare_relus, inactive_on
+from kvision.callbacks.vitals.tapped_step import EXAMPLES
+from kvision.callbacks.vitals.vital import Vital
 
 FEWEST_EXAMPLES = 256  # where an epoch has fewer than EXAMPLES
 HEALTHY = (0.0, 0.4)
 
 
 class DeadReLU(Vital):
-    """Finds the channels of convolutions and units of dense layers whose ReLU no longer fires.
+    """Finds the channels of convolutions and units of dense layers whose ReLU is dead.
 
     A ReLU that is 0 for every example has no gradient and stays dead; CS231n ("Commonly used activation functions")
     reports up to 40 % of a network dead after a learning rate set too high.
 
     Every ReLU-like activation is watched: a `ReLU` or `Activation` layer, `activation=` of any layer, with `max_value`
     or `negative_slope=0`, in nested models too; a leaky ReLU or PReLU is not. The last axis holds the channels. A unit
-    is dead when it was 0, at every position, for the last 1,024 examples that were looked at (for one epoch where that
-    has fewer, but 256 at least). Per window of `every` steps as many steps are looked at as give 1,024 examples,
-    spread evenly: all of them where batches are small, one in three at batch 32 and `every=100`.
+    is dead when it was 0, at every position, for the last 1,024 examples that were read (for one epoch where that has
+    fewer, but 256 at least). Per window of `every` steps as many steps are read as give 1,024 examples, spread evenly:
+    all of them where batches are small, one in three at batch 32 and `every=100`. A ReLU that is used in several places
+    is one row a place; in a part of the network that is called several times, a unit lives where any call activates it.
 
-    The share of dead units of all layers goes into `logs["dead_relu"]`; trackers receive the share of each layer.
+    The fraction of dead units of all layers goes into `logs["dead_relu"]` (NaN until enough examples were read);
+    trackers receive the fraction of each layer.
 
     A bare `keras.ops.relu` in a functional model is not a layer: it is watched by a forward pass of `data` after every
     window, or named once as not watched. A ReLU written inside the `call` of a layer cannot be seen. Right with
@@ -37,7 +38,7 @@ class DeadReLU(Vital):
 
     Attributes:
         dead: `{layer path: indices}` of the layers that have dead units.
-        shares: `{layer path: share of its units that are dead, 0...1}`, of all layers with enough examples.
+        fractions: `{layer path: fraction of its units that are dead, in [0, 1]}`, of all layers with enough examples.
         units: `{layer path: number of its units}` of the same layers.
 
     Example:
@@ -53,11 +54,12 @@ class DeadReLU(Vital):
         super().__init__(every)
         self.data = data
         self._listed = False
+        self._bare = []
         self._reset()
 
     def _reset(self):
-        self.dead, self.shares, self.units = {}, {}, {}
-        self._silences = {}
+        self.dead, self.fractions, self.units = {}, {}, {}
+        self._inactive = {}
         self._fresh, self._judged = False, None
 
     def on_train_begin(self, logs=None):
@@ -71,52 +73,53 @@ class DeadReLU(Vital):
                 "Pass `data=`, one batch of inputs, or use `keras.layers.ReLU`."
             )
 
-    def looked(self, fired):
-        self._fresh = True
-        for path, (units, examples) in fired.items():
-            self._silences.setdefault(path, _Silence()).add(units, examples)
-
-    def measured(self, norms):
-        self._judge(norms.step)
+    def on_activations(self, step, activations):
+        self._fresh = self._fresh or bool(activations)
+        for path, each in activations.items():
+            self._inactive.setdefault(path, _Inactive()).add(each)
+        self._judge(step)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._tap.look()
-        fewer_suffice = [silence.end_epoch() for silence in self._silences.values()]
+        self._tap.end_epoch(self, epoch)
+        fewer_suffice = [inactive.end_epoch() for inactive in self._inactive.values()]
         self._fresh = self._fresh or any(fewer_suffice)
-        self._judge(optimizer_steps(self.model))
+        self._judge(self._tap.step)
         super().on_epoch_end(epoch, logs)
 
     def summary(self):
         units = sum(self.units.values())
-        return {"dead_relu": sum(map(len, self.dead.values())) / units} if units else {}
+        if units:
+            return {"dead_relu": sum(map(len, self.dead.values())) / units}
+        watched = self._tap.watches_relus() or (self._bare and self.data is not None)
+        return {"dead_relu": None} if watched else {}
 
     def _judge(self, step):
         probed = self.data is not None and self._bare and step != self._judged
         if not self._fresh and not probed:
             return
         self._fresh, self._judged = False, step
-        verdicts = {path: silence.dead() for path, silence in self._silences.items() if silence.judged()}
+        verdicts = {path: inactive.dead() for path, inactive in self._inactive.items() if inactive.is_judged()}
         if self.data is not None:
-            verdicts |= silent_on(self.data, self.model, self._bare)
+            verdicts |= inactive_on(self.data, self.model, self._bare)
         self.dead = {path: np.flatnonzero(dead).tolist() for path, dead in verdicts.items() if dead.any()}
-        self.shares = {path: float(dead.mean()) for path, dead in verdicts.items()}
+        self.fractions = {path: float(dead.mean()) for path, dead in verdicts.items()}
         self.units = {path: len(dead) for path, dead in verdicts.items()}
         if verdicts:
-            self.emit("dead_relu", step, self.shares, HEALTHY)
+            self.emit("dead_relu", step, self.fractions, HEALTHY)
 
 
-class _Silence:
-    """For how many examples the units of one activation have not fired."""
+class _Inactive:
+    """For how many examples the units of one ReLU have not been active."""
 
     def __init__(self):
         self._examples = 0
-        self._silent = 0
+        self._inactive = 0
         self._needed = EXAMPLES
         self._first_epoch = True
 
-    def add(self, fired, examples):
-        self._examples += examples
-        self._silent = np.where(fired, 0, self._silent + examples)
+    def add(self, activations):
+        self._examples += activations.examples
+        self._inactive = np.where(activations.active, 0, self._inactive + activations.examples)
 
     def end_epoch(self):
         """After the first epoch its examples are enough; returns whether that makes them fewer."""
@@ -126,39 +129,8 @@ class _Silence:
         self._needed = min(max(self._examples, FEWEST_EXAMPLES), EXAMPLES)
         return self._needed < EXAMPLES
 
-    def judged(self):
+    def is_judged(self):
         return self._examples >= self._needed
 
     def dead(self):
-        return self._silent >= self._needed
-
-
-def bare_relus(model):
-    """`(name, operation)` of the ReLUs in the graphs of `model` that no layer holds."""
-    operations = {
-        id(operation): operation
-        for layer in layers_of(model, include_self=True)
-        for operation in getattr(layer, "operations", ())
-        if type(operation).__name__ in ("Relu", "Relu6", "ReLU", "LeakyRelu")
-        and not isinstance(operation, keras.Layer)
-        and getattr(operation, "negative_slope", 0) == 0
-    }.values()
-    return list(zip(unique_names(operation.name for operation in operations), operations, strict=True))
-
-
-def silent_on(data, model, operations):
-    """`{name: units that are 0 for all of data}` of bare ReLUs, by one forward pass with wrappers on for as long."""
-    fired = {}
-
-    def recording(name, call):
-        def recorded(*args, **kwargs):
-            outputs = call(*args, **kwargs)
-            axes = tuple(range(len(outputs.shape) - 1))
-            fired[name] = fired.get(name, False) | ops.convert_to_numpy(ops.any(outputs > 0, axis=axes))
-            return outputs
-
-        return recorded
-
-    with replaced([(operation, "call", recording(name, operation.call)) for name, operation in operations]):
-        model(data, training=False)
-    return {name: ~units for name, units in fired.items()}
+        return self._inactive >= self._needed

@@ -2,7 +2,7 @@
 
 import math
 
-from kvision.callbacks.vitals.step_tap import Vital
+from kvision.callbacks.vitals.vital import Vital
 
 
 class GradientNorm(Vital):
@@ -14,8 +14,8 @@ class GradientNorm(Vital):
     `jit_compile=True`, `steps_per_execution` or gradient accumulation, there is nothing to measure). A step that loss
     scaling skipped is not seen. With `steps_per_execution=k` at most one step of the k is read.
 
-    The global norm goes into `logs["gradient_norm"]` at the end of each epoch, as last measured; trackers receive the
-    norms of all weights.
+    The global norm goes into `logs["gradient_norm"]` at the end of each epoch, as last measured (NaN before that);
+    trackers receive the norms of all weights.
 
     Args:
         every: Optimizer steps from one measurement to the next; the first step is measured as well.
@@ -38,10 +38,10 @@ class GradientNorm(Vital):
         self.norms = {}
         self.global_norm = None
 
-    def measured(self, norms):
+    def on_norms(self, norms):
         self.norms = norms.gradients
         self.global_norm = math.hypot(*self.norms.values())
-        self.emit("gradient_norm", norms.step, self.norms, None)
+        self.emit("gradient_norm", norms.step, self.norms)
 
     def summary(self):
-        return {} if self.global_norm is None else {"gradient_norm": self.global_norm}
+        return {"gradient_norm": self.global_norm}

@@ -1,115 +1,24 @@
-"""The one place that reaches into a training step: what vitals read is measured here, once for all of them.
+"""Who reads a training step, and when: one tap a `fit`, shared by all its vitals.
 
 A vital cannot stand around the step: it would see the update of k steps where `steps_per_execution=k`, no gradient at
-all, and no activation. So the tap measures inside the compiled step. It lets Keras make a second train function from a
-`train_step` of its own, which puts wrappers around `optimizer.apply`, activations and ReLU layers while Keras's step
-runs, and takes them off in a `finally`. A compiled step runs as Python only while it is traced; the wrappers are on
-for as long as that and at no other time, so no exception, wherever it comes from, can leave one behind, and every
-retracing (a last batch of another size) is tapped as the first one was.
+all, and no activation. So the tap measures inside the compiled step (`tapped_step`): `on_train_batch_begin` puts the
+tapped train function in the place of Keras's for one call, which puts Keras's own back before it runs. A later fit
+without vitals runs the function it always ran.
 
-The tapped train function is put in place by `on_train_batch_begin` for one call, and puts Keras's own back before it
-runs. It belongs to one `fit` and is dropped with it; a later fit without vitals runs the function it always ran.
+The walk of `every`: `Vital.every` -> `StepTap._begin_fit` -> `TappedStep.begin` -> `Recorder.is_due`, inside the step.
 """
 
-import contextlib
-import dataclasses
-import functools
-import math
 import weakref
 
-import keras
-import numpy as np
-from keras import ops
+from kvision._keras import print_message
+from kvision.callbacks.vitals.tapped_step import MeasurementError, tapped_step_of
+from kvision.trackers.clock import optimizer_steps, unwrapped_optimizer
+from kvision.trackers.events import Advice
+from kvision.trackers.tracker import emit
 
-from kvision._keras import accumulated_gradient, calls_variable, layers_of, optimized_variables
-from kvision.trackers import tracker
-
-if keras.backend.backend() == "jax":
-    from kvision.callbacks.vitals._recorder_jax import Recorder
-else:
-    from kvision.callbacks.vitals._recorder_tensorflow import Recorder
-
-EXAMPLES = 1024  # examples to look at before a unit that never fired is called dead
+LONGEST_WINDOW = 100_000  # batches over which the examples of one verdict are spread
 
 _taps = weakref.WeakValueDictionary()
-
-
-@dataclasses.dataclass(frozen=True)
-class Norms:
-    """What one optimizer step did.
-
-    Args:
-        step: Optimizer steps taken, this one included.
-        learning_rate: The rate this step was taken with.
-        shapes: `{weight path: shape}` of the trainable weights, in the model's order.
-        gradients: `{weight path: norm}`, before clipping, unscaled; weights without a gradient are missing.
-        weights: `{weight path: norm}` before the step.
-        updates: `{weight path: norm}` of what the step added.
-    """
-
-    step: int
-    learning_rate: float
-    shapes: dict
-    gradients: dict
-    weights: dict
-    updates: dict
-
-    @property
-    def kernels(self):
-        """Paths of the weights that medians and advice look at: rank 2 or more, root mean square above 1e-6."""
-        return [path for path, shape in self.shapes.items() if len(shape) >= 2 and self.root_mean_square(path) > 1e-6]
-
-    def root_mean_square(self, path):
-        """Root mean square of the elements of a weight before the step."""
-        return self.weights[path] / math.sqrt(max(1, math.prod(self.shapes[path])))
-
-
-class Vital(keras.callbacks.Callback):
-    """Base of the callbacks that read a step tap.
-
-    Args:
-        every: Optimizer steps from one measurement to the next. The first step of a fit is measured as well.
-    """
-
-    def __init__(self, every=100):
-        super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` counts optimizer steps: got {every!r}, expected an integer of at least 1.")
-        self.every = every
-        self._tap = None
-
-    def measured(self, norms):
-        """Receive the `Norms` of a step; the first of a fit, and every `every`-th."""
-
-    def looked(self, fired):
-        """Receive `{layer path: (units that fired, examples looked at)}` since the last call."""
-
-    def summary(self):
-        """What goes into `logs` at the end of an epoch: the numbers last measured."""
-        return {}
-
-    def emit(self, name, step, values, healthy):
-        """Hand numbers by weight or layer to the trackers of this fit, once however often a vital is listed."""
-        if self._tap.first(type(self)) is self:
-            tracker.emit(self, tracker.Measurement(name, step, values, healthy))
-
-    def on_train_begin(self, logs=None):
-        self._tap = tap_of(self)
-        self._tap.join(self)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._tap.before_batch(self, batch)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._tap.after_batch(self, batch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._tap.look()
-        if logs is not None:
-            logs.update(self.summary())
-
-    def on_train_end(self, logs=None):
-        self._tap.close()
 
 
 def tap_of(vital):
@@ -126,239 +35,152 @@ class StepTap:
     Args:
         model: A compiled model.
         params: The `params` of the callbacks of this fit; held, so that its identity stands for the fit.
+
+    Attributes:
+        unmeasured: The `Advice` that says why no norms are measured, once it was told; else None.
     """
 
     def __init__(self, model, params):
         self.model = model
         self.params = params
+        self.unmeasured = None
         self._history = getattr(model, "history", None)
         self._vitals = []
+        self._waiting = {}  # activations not yet delivered, by vital
+        self._emitted = {}
+        self._reads_norms = False
         self._plain = None
         self._tapped = None
+        self._reason = None  # why this fit is not tapped
+        self._batches = 0
+        self._step = self._next = self._reachable = self._begin = 0
 
-    def join(self, vital):
+    def join(self, vital, reads_norms):
         """Let `vital` receive what is measured; before the first batch."""
         self._vitals.append(vital)
+        self._waiting[id(vital)] = {}
+        self._reads_norms = self._reads_norms or reads_norms
 
     def first(self, kind):
         """The first vital of a class that joined."""
         return next(vital for vital in self._vitals if isinstance(vital, kind))
 
+    def is_new(self, name, step):
+        """Whether `name` was not yet emitted at this step."""
+        new = self._emitted.get(name) != step
+        self._emitted[name] = step
+        return new
+
+    @property
+    def step(self):
+        """Optimizer steps taken; batches of this fit where the optimizer is not the one that is applied."""
+        return optimizer_steps(self.model) if self._measures_norms() else self._batches
+
+    def watches_relus(self):
+        """Whether the model has a ReLU that is watched."""
+        return self._tapped is not None and bool(self._tapped.relus)
+
     def before_batch(self, vital, batch):
         """Put the tapped train function in place for one call."""
         if vital is not self._vitals[0]:
             return
-        if self._tapped is None or self.model.train_function is not self._plain:
-            self._make()
         self._begin = batch
-        self.model.train_function = self._once
+        plain = self.model.train_function
+        if isinstance(getattr(plain, "__self__", None), StepTap):  # left in place by a fit that broke off
+            plain = self.model.train_function = plain.__self__._plain
+        if plain is not self._plain:
+            self._plain = plain
+            self._begin_fit()
+        if self._tapped is not None:
+            self.model.train_function = self._once
 
     def after_batch(self, vital, batch):
         """Tell the vitals of a new measurement, if there is one."""
         if vital is not self._vitals[0]:
             return
         executed = batch - self._begin + 1
+        self._batches += executed
+        if self._tapped is None:
+            return
+        if not self._measures_norms():
+            self._after_batches(executed)
+            return
         self._reachable += executed
         if self._reachable < self._next:
             return
-        found = self._recorder.measured()
+        found = self._tapped.recorder.measured()
         if found is None or found[0] <= self._step:
             return
         self._step, values = found
         self._reachable = self._step + executed - 1
         self._next = min((self._step // vital.every + 1) * vital.every for vital in self._vitals)
-        self.look()
-        norms = self._norms(values())
+        norms = self._tapped.norms(self._step, values())
+        self._collect()
         for vital in self._vitals:
             if self._step == self._first or self._step % vital.every == 0:
-                vital.measured(norms)
+                vital.on_norms(norms)
+                self._deliver(vital, self._step)
 
-    def look(self):
-        """Tell the vitals which units fired since the last look."""
-        fired = self._recorder.take_fired() if self._tapped is not None else {}
-        if fired:
-            paths = tracker.unique_names(layer.path or layer.name for layer, _ in self._relus.values())
-            fired = {path: fired[key] for key, path in zip(self._relus, paths, strict=True) if key in fired}
-            for vital in self._vitals:
-                vital.looked(fired)
+    def end_epoch(self, vital, epoch):
+        """Deliver to `vital` what is left, and tell once what cannot be measured."""
+        if self._reason is None and self._reads_norms and self._batches and not self._measures_norms():
+            self._reason = (
+                f"the training step of {self.model.name} does not apply the optimizer it was compiled with, or that is "
+                "a MultiOptimizer that accumulates gradients; compile the model with the optimizer that trains it"
+            )
+        if self._reason is not None and self.unmeasured is None:
+            what = "Update ratios and gradient norms are" if self._tapped is not None else "The vitals of this run are"
+            text = f"{what} not measured: {self._reason}."
+            print_message(f"\n{text}")
+            self.unmeasured = Advice("update_ratio", self.step, epoch, text)
+            emit(vital, self.unmeasured)
+        self._collect()
+        self._deliver(vital, self.step)
 
     def close(self):
-        """Deliver what is left and drop the tapped function."""
-        self.look()
-        self._tapped = self._recorder = None
+        """Let the tapped function go; it stays with Keras's own for the next fit."""
+        self._tapped = self._plain = None
+
+    def _measures_norms(self):
+        return self._tapped is not None and bool(self._tapped.variables)
+
+    def _begin_fit(self):
+        self._tapped, self._reason = tapped_step_of(self.model, self._plain)
+        if self._tapped is None:
+            return
+        optimizer = unwrapped_optimizer(self.model)
+        self._step = self._reachable = 0 if optimizer is None else optimizer_steps(self.model)
+        self._first = self._next = self._step + 1
+        window = min(vital.every for vital in self._vitals)
+        window *= getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        window = min(window, (self.params or {}).get("steps") or window, LONGEST_WINDOW)
+        self._tapped.begin(self._first, window, {vital.every for vital in self._vitals})
 
     def _once(self, *arguments):
+        """The tapped train function, for one call."""
         self.model.train_function = self._plain
         if self.model.history is not self._history:  # left in place by a fit that broke off before its step
             return self._plain(*arguments)
-        return self._tapped(*arguments)
-
-    def _make(self):
-        model = self.model
-        self._optimizer = model.optimizer
-        if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
-            self._optimizer = self._optimizer.inner_optimizer
-        self._recorder = Recorder(model)
-        self._relus = {
-            id(layer): (layer, name) for layer in layers_of(model, include_self=True) if (name := relu_attribute(layer))
-        }
-        self._variables = []
-        self._without_gradient = set()
-        self._running = 0
-        self._step = self._reachable = tracker.optimizer_steps(model)
-        self._first = self._next = self._step + 1
-        self._plain = model.train_function
-        step = model.train_step
-
-        def tapped_step(*arguments):
-            self._calls = self._recorder.calls(self._optimizer, arguments)
-            with self._wrapped():
-                return step(*arguments)
-
-        with replaced([(model, "train_step", tapped_step)]):
-            model.make_train_function(force=True)
-        self._tapped, model.train_function = model.train_function, self._plain
-
-    @contextlib.contextmanager
-    def _wrapped(self):
-        """Put the wrappers on while Keras's step runs as Python; the replicas of one step share them."""
-        if self._running == 0:
-            self._wrappers = contextlib.ExitStack()
-            self._wrappers.enter_context(replaced(list(self._wrapped_attributes())))
-        self._running += 1
         try:
-            yield
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._wrappers.close()
+            return self._tapped(*arguments)
+        except MeasurementError as error:
+            arguments = self._tapped.recorder.unread(arguments)
+            self._tapped, self._reason = None, f"{type(error.__cause__).__name__}: {error.__cause__}"
+            return self._plain(*arguments)
 
-    def _wrapped_attributes(self):
-        yield self._optimizer, "apply", self._measure(self._optimizer.apply)
-        for key, (layer, name) in self._relus.items():
-            yield layer, name, self._watch(key, getattr(layer, name))
+    def _after_batches(self, executed):
+        self._collect()
+        for vital in self._vitals:
+            if self._batches // vital.every > (self._batches - executed) // vital.every:
+                self._deliver(vital, self._batches)
 
-    def _measure(self, apply):
-        optimizer, recorder = self._optimizer, self._recorder
-        every = {vital.every for vital in self._vitals}
-        accumulation = optimizer.gradient_accumulation_steps or 1
+    def _collect(self):
+        """Take the activations out of the recorder, for every vital."""
+        taken = self._tapped.recorder.take_activations() if self._tapped is not None else {}
+        for waiting in self._waiting.values():
+            for name, activations in taken.items():
+                waiting[name] = waiting[name] + activations if name in waiting else activations
 
-        @functools.wraps(apply)
-        def measured_apply(grads, trainable_variables=None):
-            grads = list(grads)
-            variables = list(optimized_variables(optimizer) if trainable_variables is None else trainable_variables)
-            if not optimizer.built:  # its variables cannot be made inside a condition
-                with keras.name_scope(optimizer.name, caller=optimizer):
-                    optimizer.build(variables)
-            self._variables = variables
-            self._without_gradient = {index for index, gradient in enumerate(grads) if gradient is None}
-            calls = recorder.value(calls_variable(optimizer)) + 1
-            step = calls // accumulation
-            due = step == self._first
-            for interval in every:
-                due = due | (step % interval == 0)
-            due = due & (calls % accumulation == 0)
-
-            def before():
-                gradients = recorder.whole_batch(grads)
-                if optimizer.loss_scale_factor:
-                    gradients = [None if grad is None else grad / optimizer.loss_scale_factor for grad in gradients]
-                if accumulation > 1:
-                    sums = [recorder.value(accumulated_gradient(optimizer, variable)) for variable in variables]
-                    pairs = zip(gradients, sums, strict=True)
-                    gradients = [None if grad is None else (grad + sum) / accumulation for grad, sum in pairs]
-                return optimizer.learning_rate, gradients, [recorder.value(variable) for variable in variables]
-
-            def after(read):
-                rate, gradients, weights = read
-                squares = [0.0 if gradient is None else sum_of_squares(gradient) for gradient in gradients]
-                squares += map(sum_of_squares, weights)
-                for new, old in zip(variables, weights, strict=True):
-                    squares.append(sum_of_squares(float32(recorder.value(new)) - float32(old)))
-                return step, ops.concatenate([ops.reshape(float32(rate), [1]), ops.sqrt(ops.stack(squares))])
-
-            def update():
-                apply(grads, trainable_variables=trainable_variables)
-
-            recorder.around_update(due, 1 + 3 * len(variables), before, update, after)
-
-        return measured_apply
-
-    def _watch(self, key, function):
-        """`function`, a ReLU, with a look at the units that fire at some of the steps."""
-        window = min(vital.every for vital in self._vitals) * (self._optimizer.gradient_accumulation_steps or 1)
-        window = min(window, (self.params or {}).get("steps") or window, 100_000)
-
-        @functools.wraps(function)
-        def watched(*args, **kwargs):
-            outputs = function(*args, **kwargs)
-            units = outputs.shape[-1]
-            if len(outputs.shape) > 1 and units is not None and not isinstance(outputs, keras.KerasTensor):
-                examples = ops.shape(outputs)[0]
-                # Look at about EXAMPLES a window, at steps spread by the golden section: no period of the data hides.
-                stride = ops.clip(ops.cast(window * examples // EXAMPLES, "int32"), 1, 4096)
-                look = ops.cast(self._calls % 4096, "int32") * 2531 % 4096 < 4096 // stride
-                values = outputs
-
-                def fired():
-                    axes = tuple(range(len(values.shape) - 1))
-                    return ops.logical_not(ops.max(ops.stop_gradient(values), axis=axes) <= 0)
-
-                self._recorder.count_fired(key, look, units, fired, examples)
-            return outputs
-
-        return watched
-
-    def _norms(self, values):
-        rate, values = float(values[0]), values[1:].reshape(3, -1).tolist()
-        paths = tracker.unique_names(variable.path for variable in self._variables)
-        shapes = {path: tuple(variable.shape) for path, variable in zip(paths, self._variables, strict=True)}
-        gradients, weights, updates = (dict(zip(paths, row, strict=True)) for row in values)
-        for index in self._without_gradient:
-            del gradients[paths[index]]
-        return Norms(self._step, rate, shapes, gradients, weights, updates)
-
-
-def float32(tensor):
-    """`tensor` in the precision that numbers are measured in, under any policy."""
-    return ops.cast(tensor, "float32")
-
-
-def sum_of_squares(tensor):
-    """Sum of the squared elements."""
-    return ops.sum(ops.square(float32(tensor)))
-
-
-def relu_attribute(layer):
-    """Name of the attribute of `layer` that is a ReLU: `"call"`, `"activation"`, or None."""
-    if isinstance(layer, keras.layers.ReLU | keras.layers.LeakyReLU):
-        return "call" if layer.negative_slope == 0 else None
-    return "activation" if is_relu(vars(layer).get("activation")) else None
-
-
-def is_relu(function):
-    """Whether `function` is 0 left of 0 and positive far right of it, by trying: any ReLU, however it is written."""
-    if not callable(function) or isinstance(function, keras.Layer):
-        return False
-    try:
-        left, right = np.split(ops.convert_to_numpy(function(ops.convert_to_tensor([-8.0, -1.0, -0.1, 8.0]))), [3])
-    except Exception:  # a function of something else: no ReLU
-        return False
-    return bool(np.all(left == 0) and np.all(right > 0))
-
-
-@contextlib.contextmanager
-def replaced(attributes):
-    """Instance attributes `(object, name, value)` replaced for a while, past Keras's tracking of attributes."""
-    absent = object()
-    before = [(vars(owner), name, vars(owner).get(name, absent)) for owner, name, _ in attributes]
-    try:
-        for owner, name, value in attributes:
-            vars(owner)[name] = value
-        yield
-    finally:
-        for namespace, name, value in before:
-            if value is absent:
-                namespace.pop(name, None)
-            else:
-                namespace[name] = value
+    def _deliver(self, vital, step):
+        activations, self._waiting[id(vital)] = self._waiting[id(vital)], {}
+        vital.on_activations(step, activations)

@@ -6,9 +6,10 @@ from kvision._keras import print_message
 from kvision.callbacks.vitals.advice import Adviser
 from kvision.callbacks.vitals.dead_relu import DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm
-from kvision.callbacks.vitals.step_tap import Vital
 from kvision.callbacks.vitals.update_ratio import UpdateRatio
-from kvision.trackers import tracker
+from kvision.callbacks.vitals.vital import Vital
+from kvision.trackers.events import Advice
+from kvision.trackers.tracker import emit
 
 
 class Vitals(Vital):
@@ -25,9 +26,9 @@ class Vitals(Vital):
 
     Attributes:
         update_ratio: The `UpdateRatio`, with `ratios`.
-        dead_relu: The `DeadReLU`, with `dead` and `shares`.
+        dead_relu: The `DeadReLU`, with `dead` and `fractions`.
         gradient_norm: The `GradientNorm`, with `norms` and `global_norm`.
-        advice: The sentences of the latest fit, as `kvision.trackers.tracker.Advice`.
+        advice: The sentences of the latest fit, as `kvision.trackers.Advice`.
 
     Example:
 
@@ -61,7 +62,7 @@ class Vitals(Vital):
             part.on_train_begin(logs)
         super().on_train_begin(logs)
         self._adviser = Adviser()
-        self._shares = self.dead_relu.shares
+        self._fractions = self.dead_relu.fractions
         self._step = 0
         self.advice, self._unprinted = [], []
 
@@ -71,9 +72,12 @@ class Vitals(Vital):
     def on_train_batch_end(self, batch, logs=None):
         self.update_ratio.on_train_batch_end(batch, logs)
 
-    def measured(self, norms):
+    def on_norms(self, norms):
         self._step = norms.step
         self._adviser.see_norms(norms)
+
+    def on_activations(self, step, activations):
+        self._step = step
         self._see_dead()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -82,14 +86,16 @@ class Vitals(Vital):
     def on_epoch_end(self, epoch, logs=None):
         for part in self._parts:
             part.on_epoch_end(epoch, logs)
-        self._see_dead()
+        super().on_epoch_end(epoch)
+        if self._tap.unmeasured is not None and self._tap.unmeasured not in self.advice:
+            self.advice.append(self._tap.unmeasured)
         finite = math.isfinite((logs or {}).get("loss", 0.0))
         for vital, text in self._adviser.sentences(finite).items():
-            advice = tracker.Advice(vital, self._step, epoch, text)
+            advice = Advice(vital, self._step, epoch, text)
             self.advice.append(advice)
             if self._tap.first(Vitals) is self:
                 self._unprinted.append(text)
-                tracker.emit(self, advice)
+                emit(self, advice)
 
     def on_train_end(self, logs=None):
         for part in self._parts:
@@ -97,9 +103,9 @@ class Vitals(Vital):
         self._print()
 
     def _see_dead(self):
-        if self.dead_relu.shares is not self._shares:
-            self._shares = self.dead_relu.shares
-            self._adviser.see_dead(self._shares, self.dead_relu.units)
+        if self.dead_relu.fractions is not self._fractions:
+            self._fractions = self.dead_relu.fractions
+            self._adviser.see_dead(self._fractions, self.dead_relu.units)
 
     def _print(self):
         """On a line of its own: at the end of an epoch Keras's progress bar still stands in the line."""

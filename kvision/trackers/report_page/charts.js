@@ -32,8 +32,8 @@ function epochTicks(points, width) {  // rows of [step, epoch from 1]; between t
   return ticks.filter(Number.isInteger).map((epoch) => {
     const before = points.findLast((point) => point[1] + 1 <= epoch) ?? points[0];
     const after = points.find((point) => point[1] + 1 >= epoch) ?? before;
-    const share = after[1] === before[1] ? 0 : (epoch - before[1] - 1) / (after[1] - before[1]);
-    return [before[0] + share * (after[0] - before[0]), epoch];
+    const fraction = after[1] === before[1] ? 0 : (epoch - before[1] - 1) / (after[1] - before[1]);
+    return [before[0] + fraction * (after[0] - before[0]), epoch];
   });
 }
 

@@ -4,8 +4,8 @@ const MISSING = -10000, ZERO = -9999, NOT_FINITE = 9999;
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const cssColor = (name) => getComputedStyle(root).getPropertyValue(name);
 
-function shade(share) {  // lightness falls (in dark mode: rises) with the number, so it reads in black and white
-  const t = Math.max(0, Math.min(1, share));
+function shade(fraction) {  // lightness falls (in dark mode: rises) with the number, so it reads in black and white
+  const t = Math.max(0, Math.min(1, fraction));
   const lightness = dark.matches ? 0.24 + 0.7 * t : 0.97 - 0.7 * t;
   return `oklch(${lightness} ${0.02 + 0.11 * Math.sin(Math.PI * t)} ${95 + 165 * (dark.matches ? 1 - t : t)})`;
 }
@@ -27,7 +27,7 @@ function scaleOf(grid) {
     if (from === to) to += 100;
   }
   const encode = (number) => (linear ? 1000 * number : 100 * Math.log10(number));
-  return { linear, decode, from, to, share: (code) => (code - from) / (to - from), encode };
+  return { linear, decode, from, to, fraction: (code) => (code - from) / (to - from), encode };
 }
 
 function side(grid, number) {  // -1 below, 1 above, 0 inside the healthy range
@@ -45,15 +45,15 @@ function legend(parent, grid, scale) {
   };
   paint();
   dark.addEventListener("change", paint);
-  const mark = (share, text) => { add(marks, "span", {}, text).style.left = `${100 * share}%`; };
+  const mark = (fraction, text) => { add(marks, "span", {}, text).style.left = `${100 * fraction}%`; };
   const decades = (scale.to - scale.from) / 100;
   const every = scale.linear ? 1 : Math.ceil(decades / 5);
   for (let index = 0; index <= (scale.linear ? 4 : decades); index += every) {
-    const share = scale.linear ? index / 4 : index / decades;
-    mark(share, scale.linear ? `${25 * index} %` : `1e${scale.from / 100 + index}`);
+    const fraction = scale.linear ? index / 4 : index / decades;
+    mark(fraction, scale.linear ? `${25 * index} %` : `1e${scale.from / 100 + index}`);
   }
   if (!grid.healthy) return;
-  const [low, high] = grid.healthy.map((number) => (number ? scale.share(scale.encode(number)) : 0));
+  const [low, high] = grid.healthy.map((number) => (number ? scale.fraction(scale.encode(number)) : 0));
   const range = add(box, "div", { class: "range" });
   range.style.left = `${100 * low}%`;
   range.style.width = `${100 * (high - low)}%`;
@@ -75,7 +75,7 @@ function shorten(context, text, room) {
   return `…${text.slice(-kept)}`;
 }
 
-const contrast = (share) => ((share > 0.5) !== dark.matches ? "#fff" : "#000");
+const contrast = (fraction) => ((fraction > 0.5) !== dark.matches ? "#fff" : "#000");
 
 // Where the rows and columns of a map lie on its canvas.
 function layoutOf(map, width) {
@@ -115,11 +115,11 @@ function paint(map) {
     }
     grid.cells[row].forEach((code, column) => {
       if (code === MISSING) return;
-      const x = labels + column * cell, share = Math.max(0, Math.min(1, scale.share(code)));
-      context.fillStyle = code === NOT_FINITE ? alarm : shades[Math.round(128 * share)];
+      const x = labels + column * cell, fraction = Math.max(0, Math.min(1, scale.fraction(code)));
+      context.fillStyle = code === NOT_FINITE ? alarm : shades[Math.round(128 * fraction)];
       context.fillRect(x, y, cell + (gap ? -Math.min(1, cell / 8) : 0.5), rowHeight - gap);
       const out = side(grid, scale.decode(code));
-      if (out) mark(context, x, y, out, map.layout, contrast(share));
+      if (out) mark(context, x, y, out, map.layout, contrast(fraction));
     });
   });
   context.fillStyle = quiet;

@@ -2,7 +2,7 @@
 
 const VITALS = {
   update_ratio: "Size of each update beside the weights it changes.",
-  dead_relu: "Share of each layer's units whose ReLU never fires.",
+  dead_relu: "Fraction of each layer's units that are dead: their ReLU is never active.",
   gradient_norm: "Size of each weight's gradient.",
 };
 
@@ -97,10 +97,10 @@ function fillVitals() {
   for (const [name, grid] of Object.entries(data.grids)) heatMap(parent, name, grid, VITALS[name] ?? "");
 }
 
-function fillPictures() {
-  if (!data.pictures.length) return section("pictures").remove();
-  const charts = add(section("pictures"), "div", { class: "charts" });
-  for (const { name, step, source, width, height } of data.pictures) {
+function fillImages() {
+  if (!data.images.length) return section("images").remove();
+  const charts = add(section("images"), "div", { class: "charts" });
+  for (const { name, step, source, width, height } of data.images) {
     const figure = add(charts, "figure");
     const caption = add(figure, "figcaption", {});
     add(caption, "h3", {}, name);
@@ -152,6 +152,6 @@ function fillNumbers() {
       ordered.map((row) => [row.epoch + 1, row.step, ...columns.map((name) => row[name])])));
 }
 
-for (const fill of [fillHead, fillHeadline, fillAdvice, fillCurves, fillVitals, fillPictures, fillModel,
+for (const fill of [fillHead, fillHeadline, fillAdvice, fillCurves, fillVitals, fillImages, fillModel,
   fillConfiguration, fillNumbers]) fill();
 root.dataset.drawn = "yes";

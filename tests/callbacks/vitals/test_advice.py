@@ -10,14 +10,14 @@ from keras import layers
 
 from kvision.callbacks import Vitals
 from kvision.callbacks.vitals.advice import Adviser
-from kvision.callbacks.vitals.step_tap import Norms
+from kvision.callbacks.vitals.readings import Norms
 from tests.callbacks.vitals.vital_runs import Record
 
 EXAMPLES, BATCH, EPOCHS, EVERY = 256, 16, 12, 30  # 16 steps an epoch: measured at 1, 30, 60, ..., 180
 
 
 def images():
-    """Four classes of noisy pictures."""
+    """Four classes of noisy images."""
     numbers = np.random.default_rng(0)
     centres, y = numbers.normal(size=(4, 8, 8, 2)), numbers.integers(0, 4, EXAMPLES)
     return (0.5 * centres[y] + numbers.normal(size=(EXAMPLES, 8, 8, 2))).astype("float32"), y
@@ -113,7 +113,7 @@ PLANTED = {
     "units dead from the start": (
         lambda: (dense(bias_initializer=keras.initializers.Constant(-9.0)), sgd(0.02)),
         "dead_relu",
-        "dense0: 32 of 32 units never fire, healthy is under 40 %: start its biases at 0.01",
+        "dense0: 32 of 32 units are dead, healthy is under 40 %: start its biases at 0.01",
     ),
     "gradient that is not finite": (
         lambda: (dense(), sgd(1e3)),
@@ -123,22 +123,22 @@ PLANTED = {
     "exploding gradient": (
         lambda: (dense(depth=8, scale=4.0), keras.optimizers.Adam(1e-3)),
         "gradient_norm",
-        "times its weights, healthy is under 1: normalise the activations",
+        "times its weights, healthy is under 1: normalize the activations",
     ),
     "vanishing gradient": (
         lambda: (dense(depth=12, activation="sigmoid"), keras.optimizers.Adam(1e-3)),
         "gradient_norm",
-        "dense[01]: its gradient is .* times its weights where that of head is .*: normalise the activations, use ReLU",
+        "dense[01]: its gradient is .* times its weights where that of head is .*: normalize the activations, use ReLU",
     ),
     "initial weights too large": (
         lambda: (dense(depth=5, kernel_initializer=normal(1.0)), sgd(0.02)),
         None,
-        "start from He's initialiser, .* root mean square .the weights of dense. started at (1|0.9.?)",
+        "use He initialization, .* root mean square .the weights of dense. started at (1|0.9.?)",
     ),
     "initial weights too small": (
         lambda: (dense(depth=5, kernel_initializer=normal(1e-4)), sgd(0.02)),
         "gradient_norm",
-        "start from He's initialiser, .* root mean square .the weights of dense. started at 1e-4",
+        "use He initialization, .* root mean square .the weights of dense. started at 1e-4",
     ),
 }
 
@@ -161,9 +161,7 @@ def test_relus_that_die_in_the_run_are_told():
 
     advice = advice_of(dense(), sgd(0.01), [Kill()])
     texts = [item.text for item in advice if item.vital == "dead_relu"]
-    assert texts == [
-        "dense1: 20 of 32 units never fire, healthy is under 40 %: lower the learning rate about ten times"
-    ]
+    assert texts == ["dense1: 20 of 32 units are dead, healthy is under 40 %: lower the learning rate about ten times"]
 
 
 # What follows feeds numbers to the rules: the sentence of the issue, and the edges that runs reach only by chance.
@@ -262,19 +260,19 @@ EDGES = {
     "gradient beside the weights": (
         lambda times: thrice(gradient=times * norms(1).weights["conv1/kernel"]),
         (9.9, 10.1),
-        "conv1: its gradient is 10 times its weights, healthy is under 1: normalise the activations",
+        "conv1: its gradient is 10 times its weights, healthy is under 1: normalize the activations",
     ),
     "gradient that shrinks towards the input": (
         lambda times: thrice(gradients={"conv1/kernel": 1 / times}),
         (0.9e5, 1.1e5),
         "conv1: its gradient is 2e-6 times its weights where that of layer2.1.conv1 is 0.25, healthy is within 1e5 of "
-        "each other: normalise the activations, use ReLU",
+        "each other: normalize the activations, use ReLU",
     ),
     "gradient that grows towards the input": (
         lambda times: thrice(gradients={"head/kernel": 1 / times}),
         (0.9e5, 1.1e5),
         "conv1: its gradient is 0.25 times its weights where that of head is 2e-6, healthy is within 1e5 of each "
-        "other: normalise the activations, or clip by the global norm",
+        "other: normalize the activations, or clip by the global norm",
     ),
 }
 
@@ -289,7 +287,7 @@ def test_the_edge_of_each_rule(measured, numbers, sentence):
 
 @pytest.mark.parametrize(
     ("factor", "cure"),
-    [(0.09, "He's initialiser"), (0.11, "learning rate"), (2.9, "learning rate"), (3.1, "He's initialiser")],
+    [(0.09, "He initialization"), (0.11, "learning rate"), (2.9, "learning rate"), (3.1, "He initialization")],
 )
 def test_the_edges_of_a_healthy_start(factor, cure):
     assert cure in said(*[scaled(made, factor) for made in thrice(ratio=0.5)])["update_ratio"]
@@ -355,26 +353,29 @@ def test_dead_units_are_not_told_where_the_loss_is_not_finite():
     assert "32 of 32" in adviser.sentences()["dead_relu"]
 
 
-BIASES, RATE = "start its biases at 0.01 and its weights by He's initialiser", "lower the learning rate about ten times"
+BIASES, RATE = (
+    "start its biases at 0.01 and its weights by He initialization",
+    "lower the learning rate about ten times",
+)
 
 
 @pytest.mark.parametrize(
-    ("shares", "units", "sentence"),
+    ("fractions", "units", "sentence"),
     [
         ([1.0], 32, None),  # one window
         ([1.0, 1.0], 3, None),
-        ([1.0, 1.0], 4, f"relu: 4 of 4 units never fire, healthy is under 40 %: {BIASES}"),
+        ([1.0, 1.0], 4, f"relu: 4 of 4 units are dead, healthy is under 40 %: {BIASES}"),
         ([0.39, 0.39], 100, None),
-        ([0.4, 0.4], 10, f"relu: 4 of 10 units never fire, healthy is under 40 %: {BIASES}"),
-        ([0.45, 0.5, 0.5], 20, f"relu: 10 of 20 units never fire, healthy is under 40 %: {BIASES}"),
-        ([0.1, 0.5, 0.5], 20, f"relu: 10 of 20 units never fire, healthy is under 40 %: {RATE}"),
+        ([0.4, 0.4], 10, f"relu: 4 of 10 units are dead, healthy is under 40 %: {BIASES}"),
+        ([0.45, 0.5, 0.5], 20, f"relu: 10 of 20 units are dead, healthy is under 40 %: {BIASES}"),
+        ([0.1, 0.5, 0.5], 20, f"relu: 10 of 20 units are dead, healthy is under 40 %: {RATE}"),
     ],
 )
-def test_dead_units_are_told_by_share_number_and_beginning(shares, units, sentence):
+def test_dead_units_are_told_by_share_number_and_beginning(fractions, units, sentence):
     adviser = Adviser()
     adviser.see_norms(norms(1))
-    for share in shares:
-        adviser.see_dead({"mild": 0.35, "relu": share}, {"mild": 40, "relu": units})
+    for fraction in fractions:
+        adviser.see_dead({"mild": 0.35, "relu": fraction}, {"mild": 40, "relu": units})
     assert adviser.sentences() == ({"dead_relu": sentence} if sentence else {})
 
 

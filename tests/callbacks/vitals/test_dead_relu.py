@@ -1,4 +1,4 @@
-"""The units that never fire are found, and none other, whatever kind of ReLU they are and in every mode."""
+"""The units that are dead are found, and none other, whatever kind of ReLU they are and in every mode."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from kvision.callbacks import DeadReLU
-from kvision.callbacks.vitals.step_tap import is_relu
+from kvision.callbacks.vitals.relu import is_relu
 from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
 
 BATCH, BATCHES = 32, 8  # 256 examples an epoch: the fewest that a verdict rests on
@@ -69,10 +69,10 @@ def test_planted_units_are_found_and_none_other(mode):
         assert np.flatnonzero(~fired(model, layer, x)).tolist() == want[name], name
     sizes = {"conv": 6, "relu": 5, "conv (2)": 5, "no_slope": 6, "activation": 7}
     assert callback.units == sizes
-    assert callback.shares == {path: len(want[path]) / sizes[path] for path in want}
+    assert callback.fractions == {path: len(want[path]) / sizes[path] for path in want}
     assert history["dead_relu"][-1] == 7 / 29
     events = [event for event in record.events if event.name == "dead_relu"]
-    assert events[-1].values == callback.shares and events[-1].healthy == (0.0, 0.4)
+    assert events[-1].values == callback.fractions and events[-1].healthy == (0.0, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_unit_that_fires_once_in_an_epoch_is_alive(position):
     model, x, y = one_unit(position)
     record, callback = Record(), DeadReLU(every=4)
     history = fit(model, [callback, record], x, y, batch_size=32, epochs=3).history
-    assert callback.dead == {} and callback.shares == {"dense": 0.0}
+    assert callback.dead == {} and callback.fractions == {"dense": 0.0}
     assert all(event.values == {"dense": 0.0} for event in record.events)
     assert history["dead_relu"] == [0.0, 0.0, 0.0]
 
@@ -134,22 +134,22 @@ def test_nothing_is_said_after_too_few_examples():
     model, x, y = one_unit(examples=255)
     callback = DeadReLU(every=1)
     history = fit(model, [callback], x, y, batch_size=32).history
-    assert callback.dead == {} and callback.shares == {} and "dead_relu" not in history
+    assert callback.dead == {} and callback.fractions == {} and np.isnan(history["dead_relu"]).all()
     fit(model, [callback], x, y, batch_size=32, epochs=2)
     assert callback.dead == {"dense": [1]}
 
 
 def test_steps_are_looked_at_as_often_as_examples_are_needed():
     model, x, y = one_unit(examples=2 * 64 * 100)
-    looked = []
+    read = []
 
     class Looks(DeadReLU):
-        def looked(self, fired):
-            looked.append(fired["dense"][1])
-            super().looked(fired)
+        def on_activations(self, step, activations):
+            read.extend(each.examples for each in activations.values())
+            super().on_activations(step, activations)
 
     fit(model, [Looks(every=50)], x, y, batch_size=64)
-    assert sum(looked) == pytest.approx(4 * 1024, rel=0.1)  # of 12,800
+    assert sum(read) == pytest.approx(4 * 1024, rel=0.1)  # of 12,800
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
@@ -158,7 +158,7 @@ def test_a_unit_that_fires_in_every_third_batch_is_alive_where_a_third_is_looked
     x.reshape(192, 32, 2)[offset::3, :, 1] = 1
     callback = DeadReLU(every=96)
     fit(model, [callback], x, y, batch_size=32)
-    assert callback.dead == {} and callback.shares == {"dense": 0.0}
+    assert callback.dead == {} and callback.fractions == {"dense": 0.0}
 
 
 def test_a_unit_that_dies_is_found_and_one_that_revives_is_forgotten():
@@ -177,17 +177,91 @@ def test_a_unit_that_dies_is_found_and_one_that_revives_is_forgotten():
     assert seen == [{}, {"dense": [1]}, {"dense": [1]}, {"dense": [1]}, {}]
 
 
-def test_a_layer_called_twice_is_alive_where_one_call_fires():
+def twice(make_relu, widths=(4, 6)):
+    """One ReLU object behind two dense layers, the second of which has dead units; in every way that Keras allows."""
+    inputs, relu = keras.Input((4,)), make_relu()
+    dense = [layers.Dense(width, name=f"dense{index}") for index, width in enumerate(widths)]
+    hidden = relu(dense[0](inputs))
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(relu(dense[1](hidden))))
+    plant(dense[1], [1, 2])
+    return model
+
+
+def subclassed(widths=(4, 6)):
+    class Twice(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.relu = [layers.Dense(width) for width in widths], layers.ReLU(name="shared")
+            self.logits = layers.Dense(3)
+
+        def call(self, x):
+            for dense in self.dense:
+                x = self.relu(dense(x))
+            return self.logits(x)
+
+    model = Twice()
+    model(np.zeros((1, 4)))
+    plant(model.dense[1], [1, 2])
+    return model
+
+
+def in_a_block(widths=(4, 6)):
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__(name="shared")
+            self.dense, self.activation = [layers.Dense(width) for width in widths], keras.activations.relu
+
+        def call(self, x):
+            for dense in self.dense:
+                x = self.activation(dense(x))
+            return x
+
+    block = Block()
+    model = keras.Sequential([keras.Input((4,)), block, layers.Dense(3)])
+    plant(block.dense[1], [1, 2])
+    return model
+
+
+def as_activation(widths=(4, 6)):
+    relu = layers.ReLU(name="shared")
+    dense = [layers.Dense(width, activation=relu) for width in widths]
+    model = keras.Sequential([keras.Input((4,)), *dense, layers.Dense(3)])
+    plant(dense[1], [1, 2])
+    return model
+
+
+SHARED = {
+    "ReLU": lambda **widths: twice(lambda: layers.ReLU(name="shared"), **widths),
+    "Activation": lambda **widths: twice(lambda: layers.Activation("relu", name="shared"), **widths),
+    "subclassed": subclassed,
+    "activation of a block": in_a_block,
+    "activation=layer": as_activation,
+}
+
+
+@pytest.mark.parametrize("widths", [(4, 6), (5, 5)], ids=str)
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_relu_used_twice_is_watched_at_each_use(kind, widths):
+    model, callback = SHARED[kind](widths=widths), DeadReLU()
+    x, y = np.random.default_rng(0).normal(size=(256, 4)), np.zeros(256)
+    fit(compiled(model, {}, learning_rate=1e-6), [callback], x, y, batch_size=64)
+    assert list(callback.units.values()) == list(widths)
+    first, second = (callback.dead.get(name, []) for name in callback.units)
+    assert {1, 2} <= set(second) and not {1, 2} <= set(first)
+
+
+def test_a_head_called_at_several_levels_is_alive_where_one_call_activates_it():
     inputs = keras.Input((4,))
-    shared = layers.ReLU(name="shared")
-    dense = layers.Dense(4, name="dense")
-    x = layers.Concatenate()([shared(dense(inputs)), shared(-dense(inputs))])
+    dense = layers.Dense(4, activation="relu", name="dense")
+    head = keras.Sequential([keras.Input((4,)), dense, layers.ReLU(name="relu")], name="head")
+    x = layers.Concatenate()([head(inputs), head(-inputs)])
     model = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    dense.kernel.assign(np.eye(4))
+    plant(dense, [3])
     callback = DeadReLU()
     x, y = np.random.default_rng(0).uniform(size=(256, 4)), np.zeros(256)
-    dense.kernel.assign(np.abs(to_numpy(dense.kernel)))
-    fit(compiled(model, {}, learning_rate=1e-6), [callback], x, y)
-    assert callback.shares == {"shared": 0.0}
+    fit(compiled(model, {}, learning_rate=1e-6), [callback], x, y, batch_size=64)
+    assert callback.fractions == {"head/dense": 0.25, "relu": 0.25}
 
 
 def bare():

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import UpdateRatio
+from tests.callbacks.vitals.test_gradient_norm import gradients
 from tests.callbacks.vitals.vital_runs import (
+    AVERAGED,
     ROWS,
     Record,
     compiled,
+    data,
     dense_model,
     fit,
     measured_run,
@@ -28,7 +31,7 @@ def ratios(saved, step):
     return {path: np.linalg.norm(after[path] - before[path]) / norms[path] for path in before if norms[path] > 0}
 
 
-@pytest.mark.parametrize("mode", ROWS)
+@pytest.mark.parametrize("mode", [row for row in ROWS if row.values[0] not in AVERAGED])
 def test_equals_the_ratio_of_saved_weights(mode):
     record, callback, _, history = measured_run(mode)
     saved, measured = saved_run(mode), record.measurements("update_ratio")
@@ -38,6 +41,24 @@ def test_equals_the_ratio_of_saved_weights(mode):
     last = {without_model(path): ratio for path, ratio in callback.ratios.items()}
     assert last == values
     assert history["update_ratio"] == [statistics.median([last["hidden/kernel"], last["logits/kernel"]])]
+
+
+def test_averages_that_overwrite_the_weights_are_no_update():
+    """The update of SGD with momentum, by hand: the averages replace the weights at every third step."""
+    record, *_ = measured_run("averages")
+    saved, (x, y) = saved_run("averages"), data()
+    velocity = dict.fromkeys(saved[0], 0.0)
+    want = {}
+    for step, weights in enumerate(saved[:-1], 1):
+        batch = slice(8 * (step - 1), 8 * step)
+        for path, gradient in gradients(weights, x[batch], y[batch]).items():
+            velocity[path] = 0.9 * velocity[path] - 0.1 * gradient
+        norms = {path: np.linalg.norm(weight) for path, weight in weights.items()}
+        want[step] = {path: np.linalg.norm(velocity[path]) / norm for path, norm in norms.items() if norm > 0}
+    measured = record.measurements("update_ratio")
+    assert list(measured) == [1, 3, 6, 9, 12, 15]
+    for step, values in measured.items():
+        assert values == pytest.approx(want[step], rel=1e-3), step
 
 
 def test_a_weight_that_is_zero_has_no_ratio_until_it_has_moved():

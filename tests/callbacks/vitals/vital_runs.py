@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import GradientNorm, UpdateRatio
-from kvision.trackers.tracker import Advice, Measurement, Tracker
+from kvision.trackers.events import Advice, Measurement
+from kvision.trackers.tracker import Tracker
 
 MODES = {
     "plain": {},

@@ -1,0 +1,308 @@
+"""The training step with the measurements inside: the one place that reaches into it.
+
+Keras makes a second train function out of a `train_step` of ours, which puts wrappers around `optimizer.apply` and
+around the ReLUs while Keras's step runs, and takes them off in a `finally`. A compiled step runs as Python only while
+it is traced; the wrappers are on for as long as that and at no other time, so no exception, wherever it comes from, can
+leave one behind, and every retracing (a last batch of another size) is tapped as the first one was.
+
+The tapped function hangs on Keras's own train function: the next fit finds it there and traces nothing, and a model
+that is compiled anew or forgotten takes it along.
+"""
+
+import collections
+import contextlib
+import functools
+import math
+import threading
+
+import keras
+from keras import ops
+
+from kvision._keras import (
+    accumulated_gradient,
+    before_averaging,
+    calls_variable,
+    is_traced,
+    layers_of,
+    optimized_variables,
+)
+from kvision.callbacks.vitals.attributes import replaced
+from kvision.callbacks.vitals.readings import Norms
+from kvision.callbacks.vitals.relu import active_units, relu_attribute
+from kvision.trackers.clock import learning_rate, unwrapped_optimizer
+from kvision.trackers.events import unique_names
+
+if keras.backend.backend() == "jax":
+    from kvision.callbacks.vitals._recorder_jax import Recorder
+else:
+    from kvision.callbacks.vitals._recorder_tensorflow import Recorder
+
+EXAMPLES = 1024  # examples to read before a unit that was never active is called dead
+INTERVALS = 14  # different `every` in one fit; where there are more, their common divisor serves all
+NEVER = 2**31 - 1
+_ATTRIBUTE = "kvision_tapped_step"
+
+
+class MeasurementError(Exception):
+    """The measurement itself failed while the step was traced; its cause is the exception."""
+
+
+def tapped_step_of(model, plain):
+    """The tapped step that belongs to the train function `plain` of `model`, made where there is none.
+
+    Returns:
+        The `TappedStep` and None; or None and the reason why this model's step is left alone.
+    """
+    tapped = getattr(plain, _ATTRIBUTE, None)
+    if tapped is not None:
+        return tapped, None
+    if _trains_other_weights(model, plain):
+        return None, (
+            f"`trainable` was changed after {model.name} had been trained, and Keras goes on with the weights it was "
+            "compiled with; compile the model again"
+        )
+    tapped = TappedStep(model, plain)
+    with contextlib.suppress(AttributeError):  # a train function of the user's own may take no attributes
+        setattr(plain, _ATTRIBUTE, tapped)
+    return tapped, None
+
+
+def _trains_other_weights(model, plain):
+    """Whether TensorFlow has traced the step with other trainable weights: a second trace could not train these."""
+    optimizer = unwrapped_optimizer(model)
+    if optimizer is None or not optimizer.built or not is_traced(plain):
+        return False
+    own = type(model).train_step is not keras.Model.train_step
+    return not own and list(map(id, optimized_variables(optimizer))) != list(map(id, model.trainable_weights))
+
+
+class TappedStep:
+    """A train function of `model` that measures; called as Keras's own.
+
+    Args:
+        model: A compiled model.
+        plain: Its train function, as Keras made it; left in place.
+
+    Attributes:
+        recorder: Where the numbers lie until the host reads them.
+        relus: `{id(layer): attribute}` of the ReLUs that are watched.
+        variables: The weights whose norms are measured; empty until a step that calls `optimizer.apply` was traced.
+    """
+
+    def __init__(self, model, plain):
+        self.recorder = Recorder(model, 2 + INTERVALS)
+        self.variables = []
+        layers = {id(layer): layer for layer in layers_of(model, include_self=True)}
+        self.relus = {key: name for key, layer in layers.items() if (name := relu_attribute(layer))}
+        self._layers = layers
+        self._optimizer = unwrapped_optimizer(model)
+        self._names = {}  # of the watched calls, in the order of the first trace
+        self._without_gradient = set()
+        self._running = 0
+        self._calls = threading.local()  # replicas are traced in turns, each in a thread of its own
+        step = model.train_step
+
+        def tapped_step(*arguments):
+            with self._wrapped():
+                return self.recorder.run(step, arguments)
+
+        with replaced([(model, "train_step", tapped_step)]):
+            model.make_train_function(force=True)
+        self._function, model.train_function = model.train_function, plain
+
+    def begin(self, first, window, intervals):
+        """Set what a fit measures.
+
+        Args:
+            first: The optimizer step to measure first.
+            window: Batches over which the examples of one verdict on the units are spread.
+            intervals: Optimizer steps from one measurement to the next, of every vital.
+        """
+        self.recorder.begin([first, window, *_few(intervals)])
+
+    def __call__(self, *arguments):
+        return self.recorder.call(self._function, arguments)
+
+    def norms(self, step, values):
+        """The `Norms` in a vector that the recorder held."""
+        rate, values = float(values[0]), values[1:].reshape(3, -1).tolist()
+        paths = unique_names(variable.path for variable in self.variables)
+        shapes = {path: tuple(variable.shape) for path, variable in zip(paths, self.variables, strict=True)}
+        gradients, weights, updates = (dict(zip(paths, row, strict=True)) for row in values)
+        for index in self._without_gradient:
+            del gradients[paths[index]]
+        return Norms(step, rate, shapes, gradients, weights, updates)
+
+    @contextlib.contextmanager
+    def _wrapped(self):
+        """Put the wrappers on while Keras's step runs as Python; the replicas of one step share them."""
+        self._calls.stack = [(None, collections.Counter())]
+        if self._running == 0:
+            self._wrappers = contextlib.ExitStack()
+            self._wrappers.enter_context(replaced(list(self._wrapped_attributes())))
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._wrappers.close()
+
+    def _wrapped_attributes(self):
+        if self._optimizer is not None:
+            yield self._optimizer, "apply", self._measured_apply(self._optimizer.apply)
+        for key, layer in self._layers.items() if self.relus else ():
+            attribute = self.relus.get(key)
+            if attribute != "call":
+                yield layer, "call", self._counted_call(key, layer.call)
+            if attribute is not None:
+                yield layer, attribute, self._watched(layer, getattr(layer, attribute))
+
+    # The weights
+
+    def _measured_apply(self, apply):
+        optimizer, recorder = self._optimizer, self.recorder
+        accumulation = optimizer.gradient_accumulation_steps or 1
+
+        @functools.wraps(apply)
+        def measured_apply(grads, trainable_variables=None):
+            grads = list(grads)
+            built = optimized_variables(optimizer) if optimizer.built else []
+            variables = built if trainable_variables is None else list(trainable_variables)
+            if not self._measures(variables):
+                return apply(grads, trainable_variables=trainable_variables)
+            if not optimizer.built:  # its variables cannot be made inside a condition
+                with keras.name_scope(optimizer.name, caller=optimizer):
+                    optimizer.build(variables)
+            self._without_gradient = {index for index, gradient in enumerate(grads) if gradient is None}
+            averaged = []
+
+            def keep_before_averaging():
+                averaged[:] = [recorder.value(variable) for variable in variables]
+
+            def update():
+                hooks = [before_averaging(optimizer, keep_before_averaging)] if _overwrites(optimizer) else []
+                with replaced(hooks):
+                    apply(grads, trainable_variables=trainable_variables)
+
+            with _as_measurement_error():
+                calls = recorder.value(calls_variable(optimizer)) + 1
+                step = calls // accumulation
+                due = recorder.is_due(step) & (calls % accumulation == 0)
+
+            @_as_measurement_error()
+            def before():
+                gradients = recorder.whole_batch(grads)
+                if optimizer.loss_scale_factor:
+                    gradients = [None if grad is None else grad / optimizer.loss_scale_factor for grad in gradients]
+                if accumulation > 1:
+                    sums = [recorder.value(accumulated_gradient(optimizer, variable)) for variable in variables]
+                    pairs = zip(gradients, sums, strict=True)
+                    gradients = [None if grad is None else (grad + sum) / accumulation for grad, sum in pairs]
+                return learning_rate(optimizer), gradients, [recorder.value(variable) for variable in variables]
+
+            @_as_measurement_error()
+            def after(read):
+                rate, gradients, weights = read
+                updated = [recorder.value(variable) for variable in variables]
+                if averaged:  # moving averages that overwrite the weights are no update
+                    overwritten = step % optimizer.ema_overwrite_frequency == 0
+                    pairs = zip(averaged, updated, strict=True)
+                    updated = [ops.where(overwritten, own, weight) for own, weight in pairs]
+                squares = [0.0 if gradient is None else sum_of_squares(gradient) for gradient in gradients]
+                squares += map(sum_of_squares, weights)
+                for new, old in zip(updated, weights, strict=True):
+                    squares.append(sum_of_squares(float32(new) - float32(old)))
+                return step, ops.concatenate([ops.reshape(float32(rate), [1]), ops.sqrt(ops.stack(squares))])
+
+            return recorder.around_update(due, 1 + 3 * len(variables), before, update, after)
+
+        return measured_apply
+
+    def _measures(self, variables):
+        """Whether a call of `apply` is one to measure: the first of a step decides for which weights."""
+        if any(part.gradient_accumulation_steps for part in getattr(self._optimizer, "optimizers", ())):
+            return False
+        if not self.variables:
+            self.variables = list(variables)
+        return bool(variables) and list(map(id, self.variables)) == list(map(id, variables))
+
+    # The units
+
+    def _counted_call(self, key, call):
+        """`call` of a layer that may hold ReLUs: inside it their calls are counted from 0."""
+
+        @functools.wraps(call)
+        def counted(*args, **kwargs):
+            self._calls.stack.append((key, collections.Counter()))
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._calls.stack.pop()
+
+        return counted
+
+    def _watched(self, layer, function):
+        """`function`, a ReLU, which records the active units of some of the steps."""
+
+        @functools.wraps(function)
+        def watched(*args, **kwargs):
+            outputs = function(*args, **kwargs)
+            rank, units = len(outputs.shape), outputs.shape[-1] if len(outputs.shape) else None
+            if rank > 1 and units is not None and not isinstance(outputs, keras.KerasTensor):
+                with _as_measurement_error():
+                    self._count(layer, outputs)
+            return outputs
+
+        return watched
+
+    def _count(self, layer, outputs):
+        examples = ops.shape(outputs)[0]
+        # Read about EXAMPLES a window, at batches spread by the golden section: no period of the data hides.
+        _, window = self.recorder.plan()
+        stride = ops.clip(window * ops.cast(examples, "int32") // EXAMPLES, 1, 4096)
+        due = ops.cast(self.recorder.batch() % 4096, "int32") * 2531 % 4096 < 4096 // stride
+        name = self._name(layer, outputs.shape[-1])
+        self.recorder.count_active(name, due, outputs.shape[-1], lambda: active_units(outputs), examples)
+
+    def _name(self, layer, units):
+        """One ReLU may stand behind several layers: what counts is the how-manieth call of its surroundings it is."""
+        surroundings, counts = self._calls.stack[-1]
+        call = id(layer), surroundings, counts[id(layer)], units
+        counts[id(layer)] += 1
+        if call not in self._names:
+            path = layer.path or layer.name
+            same = sum(1 for known in self._names.values() if known[0] == path)
+            self._names[call] = path, path if same == 0 else f"{path} ({same + 1})"
+        return self._names[call][1]
+
+
+def float32(tensor):
+    """`tensor` in the precision that numbers are measured in, under any policy."""
+    return ops.cast(tensor, "float32")
+
+
+def sum_of_squares(tensor):
+    """Sum of the squared elements."""
+    return ops.sum(ops.square(float32(tensor)))
+
+
+@contextlib.contextmanager
+def _as_measurement_error():
+    """What fails in here is the measurement, not the user's step."""
+    try:
+        yield
+    except Exception as error:
+        raise MeasurementError from error
+
+
+def _overwrites(optimizer):
+    return bool(optimizer.use_ema and optimizer.ema_overwrite_frequency)
+
+
+def _few(intervals):
+    """The intervals in a list of fixed length."""
+    intervals = sorted(intervals)
+    if len(intervals) > INTERVALS:
+        intervals = [functools.reduce(math.gcd, intervals)]
+    return intervals + [NEVER] * (INTERVALS - len(intervals))
