@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import pathlib
 import time
 
@@ -29,8 +30,9 @@ class RunHistory(Tracker):
     - `{"event": "measurement", "name", "step", "values": {path: number}, "healthy": [low, high] or null}` and
       `{"event": "advice", "vital", "step", "epoch", "text"}` as vitals emit them. Images are not kept.
 
-    `history.csv` holds the epochs alone, one row each; it is replaced as a whole, so a column that appears late is
-    empty in the rows before. A second `fit` and a resumed run are appended to what the directory holds.
+    `history.csv` holds the epochs alone, one row each, appended as the epoch ends; only where a column appears that was
+    not there before is the file replaced as a whole, and the column is empty in the rows before. A second `fit` and a
+    resumed run are appended to what the directory holds.
 
     JSON knows no NaN and no infinity: they are written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`
     (`read_history` turns them back into numbers), in the CSV file as `nan`, `inf` and `-inf`.
@@ -53,7 +55,7 @@ class RunHistory(Tracker):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self._start = time.perf_counter()
-        self._columns, self._rows = [], []
+        self._columns, self._row, self._last_row = [], {}, 0
         self._failed = False
 
     @property
@@ -71,7 +73,7 @@ class RunHistory(Tracker):
         writable_directory(self.directory)
         try:
             _complete_last_line(self.jsonl)
-            self._read_csv()
+            self._columns = _columns_of(self.csv)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ValueError(
                 f"Cannot append to the history: got {str(self.directory)!r} ({error}), expected a directory whose "
@@ -93,12 +95,8 @@ class RunHistory(Tracker):
             "seconds": round(time.perf_counter() - self._start, 3),
         }
         self._append({"event": "epoch", **row, "logs": logs} | ({"late": True} if late else {}))
-        if late:
-            self._rows[-1].update(logs)
-        else:
-            self._rows.append(logs | row)
-        self._columns.extend(name for name in logs if name not in self._columns)
-        self._save(self._write_csv)
+        self._row = self._row | logs if late else row | logs | row
+        self._save(self._replace_row if late else self._append_row)
 
     def _append(self, event):
         def write():
@@ -107,23 +105,32 @@ class RunHistory(Tracker):
 
         self._save(write)
 
-    def _read_csv(self):
-        text = self.csv.read_text(encoding="utf-8") if self.csv.exists() else ""
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        self._rows = list(reader)
-        self._columns = list(dict.fromkeys([*(reader.fieldnames or []), "epoch", "step", "seconds"]))
+    def _append_row(self):
+        """Add the row of the epoch; a file whose columns do not suffice is replaced."""
+        if not self.csv.exists():
+            self._columns = []
+        new = [name for name in self._row if name not in self._columns]
+        if new:
+            rows = _rows_of(self.csv)
+            self._columns += new
+            head = _csv_lines(self._columns, [dict(zip(self._columns, self._columns, strict=True)), *rows])
+            self._last_row = len(head)
+            replace_file(self.csv, head + _csv_lines(self._columns, [self._row]))
+            return
+        with open(self.csv, "ab") as file:
+            self._last_row = file.tell()
+            file.write(_csv_lines(self._columns, [self._row]))
 
-    def _write_csv(self):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        replace_file(self.csv, text.getvalue())
+    def _replace_row(self):
+        """Write the row of the epoch anew, with the entries that came late."""
+        if self.csv.exists():
+            os.truncate(self.csv, self._last_row)
+        self._append_row()
 
     def _save(self, write):
         try:
             write()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             if not self._failed:
                 print_message(f"\nRunHistory cannot write to {self.directory}; the training goes on: {error}")
             self._failed = True
@@ -186,6 +193,27 @@ def _complete_last_line(path):
             file.write(b"\n")
         elif rest:
             file.truncate(len(whole) + 1 if whole else 0)
+
+
+def _columns_of(path):
+    """The columns of a CSV file; half a row, left by a kill, is taken out."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    columns = next(csv.reader(io.StringIO(content.decode(), newline="")), [])
+    if whole != content:
+        os.truncate(path, len(whole))
+    return columns if whole else []
+
+
+def _rows_of(path):
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))) if path.exists() else []
+
+
+def _csv_lines(columns, rows):
+    """Rows of a CSV file, as bytes."""
+    text = io.StringIO()
+    csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _plain(value):

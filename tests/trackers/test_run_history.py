@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import LearningRate, RunHistory, read_history
+from kvision.trackers import run_history
 from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.files import replace_file, writable_directory
 from kvision.trackers.tracker import emit
@@ -105,6 +106,41 @@ def test_a_column_may_appear_and_vanish(history, tmp_path):
     epoch_end(history, 2, {"AP, small": 0.5})
     assert (tmp_path / "history.csv").read_text().splitlines()[0] == 'epoch,step,seconds,loss,"AP, small"'
     assert [(row["loss"], row["AP, small"]) for row in rows(tmp_path)] == [("3.0", ""), ("2.0", "0.25"), ("", "0.5")]
+
+
+def test_rows_are_appended_and_not_rewritten(history, tmp_path, monkeypatch):
+    """A run of 100,000 epochs would write 100,000 times the whole file; late entries replace their own row alone."""
+    epoch_end(history, 0, {"loss": 3.0})
+    written = []
+    monkeypatch.setattr(run_history, "replace_file", lambda path, content: written.append(path))
+    for epoch in range(1, 4):
+        epoch_end(history, epoch, {"loss": 3.0 - epoch})
+    assert written == []
+    assert [row["loss"] for row in rows(tmp_path)] == ["3.0", "2.0", "1.0", "0.0"]
+
+
+@pytest.mark.parametrize("late", [{"score": 0.5}, {"score": "a, long text\nof two lines"}], ids=["number", "text"])
+def test_late_entries_replace_the_row_of_their_epoch(history, tmp_path, late):
+    for epoch in range(3):
+        history.on_epoch_begin(epoch)
+        logs = {"loss": float(epoch)}
+        history.on_epoch_end(epoch, logs)
+        logs |= late
+        history.on_epoch_begin(epoch + 1)
+    assert [(row["epoch"], row["loss"], row["score"]) for row in rows(tmp_path)] == [
+        (str(epoch), str(float(epoch)), str(late["score"])) for epoch in range(3)
+    ]
+
+
+@pytest.mark.parametrize("cut", ["1,8,0.5,2", "1"])
+def test_a_row_cut_short_is_left_out_and_appended_to_cleanly(history, tmp_path, cut):
+    epoch_end(history, 0, {"loss": 3.0})
+    with open(tmp_path / "history.csv", "a") as file:
+        file.write(cut)
+    resumed = RunHistory(tmp_path)
+    resumed.set_model(history.model)
+    epoch_end(resumed, 1, {"loss": 2.0})
+    assert [(row["epoch"], row["loss"]) for row in rows(tmp_path)] == [("0", "3.0"), ("1", "2.0")]
 
 
 @pytest.mark.parametrize("same_callback", [True, False])
