@@ -20,6 +20,7 @@ class Row:
         proof: Where the numbers come from that prove the outputs, and the test that compares.
         levels: `{label: (builder, {level: (stride, shape of the map without the batch, name of its layer)})}` at the
             builder's own input size.
+        short: Arguments that shorten the tiny network where each block is compiled.
         shape: A small input of the tiny network.
         odd_shape: An input of odd sizes; None where the paper's network takes one size only.
         stride: Of the last map: a smaller input is refused. None where only one size is taken.
@@ -34,6 +35,7 @@ class Row:
     counts: dict
     proof: str
     levels: dict
+    short: dict = dataclasses.field(default_factory=dict)
     shape: tuple = (32, 32, 3)
     odd_shape: tuple | None = (43, 37, 3)
     stride: int | None = 32
@@ -96,6 +98,7 @@ ROWS = [
     Row(
         module="resnet",
         tiny=lambda **options: A.ResNet("tiny", **options),
+        short={"depths": (1, 1)},
         counts={
             "ResNet18": (A.ResNet18, 11_689_512),
             "ResNet34": (A.ResNet34, 21_797_672),
@@ -172,6 +175,7 @@ ROWS = [
     Row(
         module="swin",
         tiny=lambda **options: A.Swin("tiny", **options),
+        short={"depths": (2, 1)},
         counts={
             "SwinT": (A.SwinT, 28_288_354),
             "SwinS": (A.SwinS, 49_606_258),
