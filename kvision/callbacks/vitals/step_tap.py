@@ -163,9 +163,9 @@ class StepTap:
             return self._plain(*arguments)
         try:
             return self._tapped(*arguments)
-        except MeasurementError as error:
-            arguments = self._tapped.recorder.unread(arguments)
-            self._tapped, self._reason = None, f"{type(error.__cause__).__name__}: {error.__cause__}"
+        except MeasurementError:
+            arguments, failure = self._tapped.recorder.unread(arguments), self._tapped.failure
+            self._tapped, self._reason = None, f"{type(failure).__name__}: {failure}"
             return self._plain(*arguments)
 
     def _after_batches(self, executed):

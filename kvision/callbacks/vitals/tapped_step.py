@@ -44,7 +44,7 @@ _ATTRIBUTE = "kvision_tapped_step"
 
 
 class MeasurementError(Exception):
-    """The measurement itself failed while the step was traced; its cause is the exception."""
+    """The measurement itself failed while the step was traced."""
 
 
 def tapped_step_of(model, plain):
@@ -61,10 +61,21 @@ def tapped_step_of(model, plain):
             f"`trainable` was changed after {model.name} had been trained, and Keras goes on with the weights it was "
             "compiled with; compile the model again"
         )
+    _build_optimizer(model)
     tapped = TappedStep(model, plain)
     with contextlib.suppress(AttributeError):  # a train function of the user's own may take no attributes
         setattr(plain, _ATTRIBUTE, tapped)
     return tapped, None
+
+
+def _build_optimizer(model):
+    """Before the first step: TensorFlow traces a step that makes variables twice, and one that fails spoils them."""
+    own = type(model).train_step is not keras.Model.train_step
+    optimizer = model.optimizer
+    if keras.backend.backend() != "tensorflow" or own or not model.built or optimizer is None or optimizer.built:
+        return
+    with model.distribute_strategy.scope():
+        optimizer.build(model.trainable_weights)
 
 
 def _trains_other_weights(model, plain):
@@ -87,11 +98,13 @@ class TappedStep:
         recorder: Where the numbers lie until the host reads them.
         relus: `{id(layer): attribute}` of the ReLUs that are watched.
         variables: The weights whose norms are measured; empty until a step that calls `optimizer.apply` was traced.
+        failure: The exception behind a `MeasurementError`; Keras takes it away as that one passes.
     """
 
     def __init__(self, model, plain):
         self.recorder = Recorder(model, 2 + INTERVALS)
         self.variables = []
+        self.failure = None
         layers = {id(layer): layer for layer in layers_of(model, include_self=True)}
         self.relus = {key: name for key, layer in layers.items() if (name := relu_attribute(layer))}
         self._layers = layers
@@ -158,6 +171,15 @@ class TappedStep:
             if attribute is not None:
                 yield layer, attribute, self._watched(layer, getattr(layer, attribute))
 
+    @contextlib.contextmanager
+    def _measuring(self):
+        """What fails in here is the measurement, not the user's step."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise MeasurementError(str(error)) from error
+
     # The weights
 
     def _measured_apply(self, apply):
@@ -167,13 +189,13 @@ class TappedStep:
         @functools.wraps(apply)
         def measured_apply(grads, trainable_variables=None):
             grads = list(grads)
+            if not optimizer.built and trainable_variables is not None:  # its variables cannot be made in a condition
+                with keras.name_scope(optimizer.name, caller=optimizer):
+                    optimizer.build(list(trainable_variables))
             built = optimized_variables(optimizer) if optimizer.built else []
             variables = built if trainable_variables is None else list(trainable_variables)
             if not self._measures(variables):
                 return apply(grads, trainable_variables=trainable_variables)
-            if not optimizer.built:  # its variables cannot be made inside a condition
-                with keras.name_scope(optimizer.name, caller=optimizer):
-                    optimizer.build(variables)
             self._without_gradient = {index for index, gradient in enumerate(grads) if gradient is None}
             averaged = []
 
@@ -185,12 +207,12 @@ class TappedStep:
                 with replaced(hooks):
                     apply(grads, trainable_variables=trainable_variables)
 
-            with _as_measurement_error():
+            with self._measuring():
                 calls = recorder.value(calls_variable(optimizer)) + 1
                 step = calls // accumulation
                 due = recorder.is_due(step) & (calls % accumulation == 0)
 
-            @_as_measurement_error()
+            @self._measuring()
             def before():
                 gradients = recorder.whole_batch(grads)
                 if optimizer.loss_scale_factor:
@@ -201,7 +223,7 @@ class TappedStep:
                     gradients = [None if grad is None else (grad + sum) / accumulation for grad, sum in pairs]
                 return learning_rate(optimizer), gradients, [recorder.value(variable) for variable in variables]
 
-            @_as_measurement_error()
+            @self._measuring()
             def after(read):
                 rate, gradients, weights = read
                 updated = [recorder.value(variable) for variable in variables]
@@ -250,7 +272,7 @@ class TappedStep:
             outputs = function(*args, **kwargs)
             rank, units = len(outputs.shape), outputs.shape[-1] if len(outputs.shape) else None
             if rank > 1 and units is not None and not isinstance(outputs, keras.KerasTensor):
-                with _as_measurement_error():
+                with self._measuring():
                     self._count(layer, outputs)
             return outputs
 
@@ -285,15 +307,6 @@ def float32(tensor):
 def sum_of_squares(tensor):
     """Sum of the squared elements."""
     return ops.sum(ops.square(float32(tensor)))
-
-
-@contextlib.contextmanager
-def _as_measurement_error():
-    """What fails in here is the measurement, not the user's step."""
-    try:
-        yield
-    except Exception as error:
-        raise MeasurementError from error
 
 
 def _overwrites(optimizer):
