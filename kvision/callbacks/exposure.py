@@ -106,7 +106,7 @@ class Exposure(keras.callbacks.Callback):
             )
         if not self._budgets.keys() <= set(self._units):
             raise ValueError(
-                f"stop_at_pixels needs the size of the pictures: {model.name} has no input [h, w, c] of a fixed size. "
+                f"stop_at_pixels needs the size of the images: {model.name} has no input [h, w, c] of a fixed size. "
                 "Build it with a fixed input_shape, or give stop_at_images."
             )
 
@@ -176,7 +176,7 @@ def _observing(model):
 
 
 def _input_area(model):
-    """Pixels of all pictures among the inputs of one example; None if there is none of a fixed size."""
+    """Pixels of all images among the inputs of one example; None if there is none of a fixed size."""
     shapes = [value.shape for value in getattr(model, "inputs", None) or ()]
     areas = [shape[1:3] for shape in shapes if len(shape) == 4]
     if not areas or any(side is None for area in areas for side in area):

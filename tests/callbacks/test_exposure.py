@@ -330,7 +330,7 @@ def test_a_model_without_pictures_counts_no_pixels():
     history = model.fit(x, y, verbose=0, callbacks=[Exposure()]).history
     assert history["images_seen"] == history["instances_seen"] == [6]
     assert "pixels_seen" not in history
-    with pytest.raises(ValueError, match="stop_at_pixels needs the size of the pictures"):
+    with pytest.raises(ValueError, match="stop_at_pixels needs the size of the images"):
         model.fit(x, y, verbose=0, callbacks=[Exposure(stop_at_pixels=9)])
     with pytest.raises(ValueError, match="fixed size"):
         classifier(shape=(None, None, 3)).fit(*photos(), verbose=0, callbacks=[Exposure(stop_at_pixels=9)])

@@ -120,6 +120,7 @@ ROWS = [
         },
         box_losses=R_CNN_BOX_LOSSES,
         proof="torchvision fasterrcnn_resnet50_fpn: test_detector_parity.py",
+        slow=True,
     ),
     Row(
         name="mask_rcnn",
@@ -137,6 +138,7 @@ ROWS = [
         counts={"CascadeRCNN": (lambda: A.CascadeRCNN(**FROZEN), 69_341_646)},
         box_losses=CASCADE_BOX_LOSSES,
         proof="the parts of `faster_rcnn`, and a NumPy twin: test_cascade_rcnn.py",
+        slow=True,
     ),
     Row(
         name="cascade_rcnn with masks",
