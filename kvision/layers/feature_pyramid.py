@@ -27,7 +27,7 @@ class FeaturePyramid(keras.layers.Layer):
             top level itself (torchvision's RetinaNet). None: none.
         norm: After every 1x1 and 3x3 convolution of the paper's pyramid; as in `kvision.layers.conventions`. None,
             the paper's, gives the convolutions a bias. The extra convolutions always have a bias and no norm.
-        initializer: Of all kernels; the default is the uniform LeCun law, which is Caffe2's and torchvision's.
+        initializer: Of all kernels; the default is LeCun uniform initialization, Caffe2's and torchvision's.
 
     Call: `{"C3": [b, h, w, c], "C4": …, "C5": …}`, neighbouring levels of static size, gives `{"P3": …, …}`, finest
     first.

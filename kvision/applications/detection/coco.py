@@ -90,7 +90,15 @@ def finish(detector, weights, published=None):
         weights: None, a published name, or a path.
         published: The family's `WEIGHTS`, if the detector is of the form they belong to.
     """
-    return building.finish(detector, weights, published, RENAMES, OLDER_NAMES)
+    try:
+        return building.finish(detector, weights, published, RENAMES, OLDER_NAMES)
+    except ValueError as error:
+        if "nothing was changed" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}\nWith weights=, norms are frozen by default, neck and heads have none; a detector trained from "
+            'scratch has group norm: pass backbone_norm="group" and norm="group" again.'
+        ) from error
 
 
 def num_classes(family, classes, weights, published, default=80):

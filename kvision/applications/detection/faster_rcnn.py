@@ -91,8 +91,9 @@ def FasterRCNN(
             `cut(model, {...})`. None is a ResNet-50 of `backbone_norm`.
         weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default: its 90
             labels are those of `coco.class_names()`; with another number of `classes` the last layers start fresh, and
-            say so. Or the path of weights of the whole detector; of torchvision's, pass `anchor_strides="torchvision"`
-            and `aligned=False`, and see `kvision.weights.set_epsilon`.
+            say so. Or the path of weights of the whole detector: of one trained from scratch, pass
+            `backbone_norm="group"` and `norm="group"`; of torchvision's, `anchor_strides="torchvision"` and
+            `aligned=False`, and see `kvision.weights.set_epsilon`.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
             `"auto"`: frozen with `weights`, else group norm, which trains from scratch. Frozen without weights is for
             loading some afterwards: `fit` refuses it before.

@@ -83,8 +83,9 @@ def RetinaNet(
         weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default. These have
             91 classes: the label is the category's id, label 0 is nothing, and the names are `coco.class_names(91)`,
             one place further than those of `FasterRCNN`; with another number of `classes` the last layer starts fresh,
-            and says so. Or the path of weights of the whole detector; of torchvision's, pass
-            `anchor_strides="torchvision"`, and see `kvision.weights.set_epsilon`.
+            and says so. Or the path of weights of the whole detector: of one trained from scratch, pass
+            `backbone_norm="group"` and `norm="group"`; of torchvision's, `anchor_strides="torchvision"`, and see
+            `kvision.weights.set_epsilon`.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
             `"auto"`: frozen with `weights`, else group norm, which trains from scratch. Frozen without weights is for
             loading some afterwards: `fit` refuses it before.

@@ -71,6 +71,20 @@ def test_the_bare_default_trains(name, monkeypatch):
     assert any(isinstance(layer, GroupNormalization) for layer in model.trunk.get_layer("vgg_tiny").layers)
 
 
+def test_weights_of_a_detector_from_scratch_need_its_norms_again(monkeypatch, tmp_path):
+    monkeypatch.setattr("kvision.applications.detection.retinanet.ResNet50", lambda **options: A.VGG("tiny", **options))
+    shape = {"input_shape": (SIZE, SIZE, 3), "classes": 3, "channels": 8}
+    trained = A.RetinaNet(**shape)
+    trained.save_weights(tmp_path / "own.weights.h5")
+    with pytest.raises(
+        ValueError, match=r'nothing was changed(.|\n)*pass backbone_norm="group" and norm="group" again'
+    ):
+        A.RetinaNet(**shape, weights=tmp_path / "own.weights.h5")
+    again = A.RetinaNet(**shape, weights=tmp_path / "own.weights.h5", backbone_norm="group", norm="group")
+    for ours, theirs in zip(again.weights, trained.weights, strict=True):
+        assert np.array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+
+
 @pytest.mark.parametrize("builder", [A.RetinaNet, A.FasterRCNN])
 def test_a_frozen_form_is_built_fresh_and_refused_in_fit_until_something_is_loaded(builder, monkeypatch):
     module = importlib.import_module(builder.__module__)
