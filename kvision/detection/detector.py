@@ -21,7 +21,7 @@ class Detector(TaskModel):
 
     ```python
     detector = kvision.applications.RetinaNet(input_shape=(256, 256, 3), classes=3)
-    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     detector.fit(images, {"boxes": boxes, "labels": labels})
     detector.predict(images)["boxes"]
     ```

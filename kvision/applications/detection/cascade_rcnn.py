@@ -73,7 +73,7 @@ def CascadeRCNN(
 
     ```python
     detector = kvision.applications.CascadeRCNN(input_shape=(256, 256, 3), classes=3)
-    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     ```
     """
     for argument, value in (("num_mask_samples", num_mask_samples), ("mask_channels", mask_channels)):

@@ -84,7 +84,7 @@ def FastRCNN(
 
     ```python
     detector = kvision.applications.FastRCNN(input_shape=(256, 256, 3), classes=3)
-    detector.compile(keras.optimizers.SGD(0.001, momentum=0.9))
+    detector.compile(keras.optimizers.SGD(0.001, momentum=0.9, global_clipnorm=1.0))
     detector.fit({"images": images, "proposals": proposals}, targets)
     ```
     """

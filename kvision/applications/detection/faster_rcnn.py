@@ -134,9 +134,11 @@ def FasterRCNN(
         ValueError: on a wrong shape, an unknown norm or neck, a backbone without the levels needed or with a level of
             another stride, or an argument that the neck has no use for.
 
+    From scratch, a batch of few images needs its gradient clipped, or a warm-up: without either the loss rises first.
+
     ```python
     detector = kvision.applications.FasterRCNN(input_shape=(256, 256, 3), classes=3)
-    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     ```
     """
     build = choose("neck of FasterRCNN", {"fpn": pyramid_base, "c4": _c4_base}, neck)

@@ -81,7 +81,7 @@ def MaskRCNN(
 
     ```python
     detector = kvision.applications.MaskRCNN(input_shape=(256, 256, 3), classes=3)
-    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     ```
     """
     base = pyramid_base(

@@ -117,9 +117,11 @@ def RetinaNet(
         ValueError: on a wrong shape, an unknown norm, a backbone without the levels C3 to C5 or with a level of another
             stride, thresholds out of order.
 
+    From scratch, a batch of few images needs its gradient clipped, or a warm-up: without either the loss rises first.
+
     ```python
     detector = kvision.applications.RetinaNet(input_shape=(256, 256, 3), classes=3)
-    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+    detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     ```
     """
     classes = coco.num_classes("RetinaNet", classes, weights, CLASSES)
