@@ -45,7 +45,9 @@ def test_every_step_has_the_rate_of_the_schedule(schedule, unit):
     np.testing.assert_allclose(logged, want[STEPS - 1 :: STEPS], rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=["graph", "jit"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)], ids=["graph", "jit"]
+)
 def test_training_equals_that_with_the_schedule_in_the_optimizer(options):
     inside = tiny_model(keras.optimizers.SGD(DECAY, momentum=0.9), **options)
     fit_tiny(inside, validation_data=None)

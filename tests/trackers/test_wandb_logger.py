@@ -10,9 +10,9 @@ import time
 import keras
 import numpy as np
 import pytest
-import wandb
 
 import kvision.trackers
+import wandb
 from kvision.callbacks import LearningRate, WandbLogger
 from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.run_config import mask_secrets
@@ -212,7 +212,11 @@ def test_config(tmp_path):
     assert (optimizer["class_name"], optimizer["learning_rate"]) == ("SGD", pytest.approx(0.1))
 
 
-@pytest.mark.parametrize("answer", [200, 401, 429, 500, "hang", "down"])
+def some_slow(answers, quick):
+    return [pytest.param(answer, marks=() if answer in quick else pytest.mark.slow) for answer in answers]
+
+
+@pytest.mark.parametrize("answer", some_slow([200, 401, 429, 500, "hang", "down"], quick=(200, 500, "down")))
 def test_no_server_changes_the_training(tmp_path, online, capsys, answer):
     with serve(200 if answer == "down" else answer) as server:
         online(server.url)
@@ -237,7 +241,7 @@ def test_no_server_changes_the_training(tmp_path, online, capsys, answer):
         assert files_with(KEY, tmp_path) == []
 
 
-@pytest.mark.parametrize("answer", [500, "hang"])
+@pytest.mark.parametrize("answer", some_slow([500, "hang"], quick=(500,)))
 def test_a_server_that_fails_later_changes_nothing(tmp_path, online, answer):
     class Fail(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -373,7 +377,7 @@ def test_a_run_left_open_by_a_broken_fit_is_finished_by_the_next(tmp_path):
     [
         (lambda model: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda model: {"bad": "no image"}, "ValueError: could not convert"),
-        (lambda model: None, None),
+        pytest.param(lambda model: None, None, marks=pytest.mark.slow),
     ],
 )
 def test_media_that_fails_is_told_once_and_the_training_goes_on(tmp_path, capsys, media, told):

@@ -4,6 +4,7 @@ What a step is to measure comes with its data: a compiled step on JAX sees nothi
 """
 
 import itertools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,12 @@ class Recorder:
     """
 
     def __init__(self, model, size):
-        self._model = model
+        self._model = weakref.ref(model)  # JAX keeps what a compiled step calls back to
         self.begin([0] * size)
 
     def begin(self, plan):
         """Forget what was recorded, and measure by this plan from now on."""
-        self._model.jax_state_sync()  # the model's variables are empty while an epoch runs
+        self._model().jax_state_sync()  # the model's variables are empty while an epoch runs
         self._host_plan = np.array(plan, "int32")
         self._batches = 0
         self._last = None

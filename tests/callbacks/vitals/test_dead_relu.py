@@ -9,6 +9,7 @@ from kvision.callbacks import DeadReLU
 from kvision.callbacks.vitals.relu import is_relu
 from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
 
+QUICK = ("plain", "several steps a call")  # the network is large: the others are slow
 BATCH, BATCHES = 32, 8  # 256 examples an epoch: the fewest that a verdict rests on
 
 
@@ -49,7 +50,13 @@ def fired(model, layer, x):
     return outputs.max(axis=tuple(range(outputs.ndim - 1))) > 0
 
 
-@pytest.mark.parametrize("mode", ROWS[: len(MODES)])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(row.values[0], marks=[*row.marks, *([] if row.values[0] in QUICK else [pytest.mark.slow])])
+        for row in ROWS[: len(MODES)]
+    ],
+)
 def test_planted_units_are_found_and_none_other(mode):
     keras.mixed_precision.set_dtype_policy(MODES[mode].get("policy", "float32"))
     model, inner = network()

@@ -39,11 +39,17 @@ class Stop(keras.callbacks.Callback):
         setattr(self, hook, raising)
 
 
+ERRORS = {"error": RuntimeError("planted"), "interrupt": KeyboardInterrupt()}
 HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_epoch_begin", "on_epoch_end", "on_test_batch_end")
+QUICK = {("on_train_batch_begin", "interrupt"), ("on_epoch_end", "error")}
+BROKEN = [
+    pytest.param(hook, ERRORS[name], id=f"{hook}, {name}", marks=() if (hook, name) in QUICK else pytest.mark.slow)
+    for hook in HOOKS
+    for name in ERRORS
+]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("planted"), KeyboardInterrupt()], ids=["error", "interrupt"])
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(("hook", "error"), BROKEN)
 def test_nothing_stays_wrapped_after_an_exception_in_a_callback(hook, error):
     model = compiled(dense_model(), {})
     before = attributes(model)
@@ -150,7 +156,7 @@ def test_two_models_are_tapped_at_once():
         assert values == pytest.approx(inner_record.measurements("update_ratio")[step], rel=1e-4)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_with_vitals_is_the_run_without(jit):
     mode = {"compile": {"jit_compile": jit}}
     plain, _ = run(mode)
@@ -247,6 +253,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_two_replicas_measure_what_one_device_does():
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}

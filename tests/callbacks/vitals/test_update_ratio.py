@@ -43,6 +43,7 @@ def test_equals_the_ratio_of_saved_weights(mode):
     assert history["update_ratio"] == [statistics.median([last["hidden/kernel"], last["logits/kernel"]])]
 
 
+@pytest.mark.xdist_group("vitals, averages")
 def test_averages_that_overwrite_the_weights_are_no_update():
     """The update of SGD with momentum, by hand: the averages replace the weights at every third step."""
     record, *_ = measured_run("averages")
@@ -85,7 +86,7 @@ def test_frozen_weights_are_left_out():
     assert set(callback.ratios) == {"sequential/logits/kernel", "sequential/logits/bias"}
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_keeps_its_digits_over_a_million_elements(jit):
     def make():
         keras.utils.set_random_seed(1)

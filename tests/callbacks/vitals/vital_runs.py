@@ -34,7 +34,19 @@ CLIPPED = {
 AVERAGED = {"averages": {"optimizer": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3}}}
 ALL = MODES | CLIPPED | AVERAGED
 EVERY = 3
-ROWS = [pytest.param(name, marks=pytest.mark.tensorflow_only if name == "eager" else ()) for name in ALL]  # slow on JAX
+QUICK = ("plain", "jit", "several steps a call", "accumulation", "float16", "scaled accumulation", "averages")
+
+
+def _marks(name):
+    """The tests of one mode stand in one worker, where they share its runs."""
+    yield pytest.mark.xdist_group(f"vitals, {name}")
+    if name not in QUICK:
+        yield pytest.mark.slow
+    if name == "eager":  # very slow on JAX
+        yield pytest.mark.tensorflow_only
+
+
+ROWS = [pytest.param(name, marks=list(_marks(name))) for name in ALL]
 
 
 def dense_model(units=8):
