@@ -90,9 +90,12 @@ QUICK = ("dense, Adam", "rate 100 times too high, SGD", "units dead from the sta
 
 def rows(table):
     """The rows of a table of runs, as parameters."""
-    for name, row in table.items():
-        values = row if isinstance(row, tuple) else (row,)
-        yield pytest.param(*values, id=name, marks=() if name in QUICK else pytest.mark.slow)
+    return [
+        pytest.param(
+            *(row if isinstance(row, tuple) else (row,)), id=name, marks=() if name in QUICK else pytest.mark.slow
+        )
+        for name, row in table.items()
+    ]
 
 
 @pytest.mark.parametrize("row", rows(HEALTHY))
