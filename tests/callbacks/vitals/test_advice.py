@@ -403,9 +403,9 @@ def test_the_layer_with_most_dead_units_is_named():
     assert adviser.sentences()["dead_relu"].startswith("worst: 36 of 40")
 
 
-def test_trained_weights_far_from_an_initialiser_are_no_bad_start():
+def test_trained_weights_far_from_an_initializer_are_no_bad_start():
     def small(*steps):
         return [scaled(norms(step, 0.5), 0.001) for step in steps]
 
-    assert "initialiser" in said(*small(1, 100, 200))["update_ratio"]
+    assert "He initialization" in said(*small(1, 100, 200))["update_ratio"]
     assert "lower the learning rate" in said(*small(5001, 5100, 5200))["update_ratio"]
