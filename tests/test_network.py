@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kvision import weights
-from kvision.applications import GoogLeNet, ResNet, cut
+from kvision.applications import VGG, GoogLeNet, ResNet, cut
 from kvision.network import Network, Preprocessing
 from tests.support import assert_close
 
@@ -103,12 +103,14 @@ def test_a_plain_network_carries_nothing():
 def test_auxiliary_heads_keep_it_and_so_does_the_network_without_them(tmp_path):
     with keras.StatelessScope(initialize_variables=False):
         model = GoogLeNet("tiny", input_shape=(32, 32, 3), auxiliary=True)
+        weights.remember(model, RENAMES)
         others = [keras.models.clone_model(model), type(model).from_config(model.get_config()), model.inference_model()]
     assert list(model.feature_info) == ["C1", "C2", "C3", "C4", "C5"]
     assert [type(other).__name__ for other in others] == ["AuxiliaryClassifier", "AuxiliaryClassifier", "Network"]
     for other in others:
         assert other.feature_info == model.feature_info
         assert other.preprocessing == model.preprocessing
+        assert other.weight_sources == model.weight_sources != weights.WeightSources()
 
 
 def test_rules_that_a_function_computes_cannot_be_saved(tmp_path):
@@ -192,9 +194,16 @@ def test_cut_shares_weights_and_carries_on():
         "P": {"stride": 8, "channels": 32, "layer": "layer3.0.bn1"},
     }
     assert trunk.preprocessing is model.preprocessing
-    assert trunk.weight_sources == model.weight_sources
     again = cut(trunk, ("P",))
     assert again.feature_info == {"P": trunk.feature_info["P"]}
+    assert cut(network(), ("C1",)).weight_sources == network().weight_sources != weights.WeightSources()
+
+
+def test_cut_knows_better_than_sizes_what_the_builder_knew():
+    with keras.StatelessScope(initialize_variables=False):
+        model = VGG("tiny", input_shape=(43, 37, 3), include_top=False)
+        assert model.output_shape == (None, 1, 1, 16)  # which strides of 64 would explain as well
+        assert cut(model, ("C5",)).feature_info["C5"]["stride"] == 32
 
 
 def chain(size, layers, channels=3):
