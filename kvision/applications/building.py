@@ -43,7 +43,7 @@ def variant_of(family, variant, name, summary, **defaults):
     Returns:
         A function with the family's signature but for `variant`, its documented arguments and its module.
 
-    >>> tiny = variant_of(ResNet, "tiny", "tiny", "A small ResNet.", classes=10)
+    >>> tiny = variant_of(kvision.applications.ResNet, "tiny", "tiny", "A small ResNet.", classes=10)
     >>> tiny(input_shape=(32, 32, 3)).output_shape
     (None, 10)
     """
@@ -228,8 +228,7 @@ def _stride(shape, map_shape):
     if len(ratios) == 1 and min(ratios).is_integer():
         return int(min(ratios))
     powers = [2**k for k in range(12)]
-    for rounded in (math.ceil, math.floor):
-        for stride in powers:
-            if all(rounded(pixels / stride) == cells for pixels, cells in sizes):
-                return stride
+    for stride in powers:
+        if all(math.ceil(pixels / stride) == cells for pixels, cells in sizes):
+            return stride
     return min(powers, key=lambda stride: abs(math.log2(max(ratios) / stride)))
