@@ -59,7 +59,7 @@ class AnnotatedImage:
 
     Args:
         path: Of the image.
-        image_id: A whole number.
+        image_id: An integer.
         size: Height and width in pixels, measured.
         file: The file that lists its objects, for reports.
         annotations: Its `Annotation`s.

@@ -19,7 +19,7 @@ def check_labels(labels, classes, names=None):
         The labels as int32 array.
 
     Raises:
-        ValueError: on labels that are no whole numbers, not one-dimensional, or out of range; lists the first five.
+        ValueError: on labels that are not integers, not one-dimensional, or out of range; lists the first five.
 
     >>> check_labels([0, 2, 1], classes=3)
     array([0, 2, 1], dtype=int32)
@@ -32,7 +32,7 @@ def check_labels(labels, classes, names=None):
         rows = np.flatnonzero(wrong)
         shown = ", ".join(f"{names[row] if names is not None else f'row {row}'}: {labels[row]}" for row in rows[:5])
         raise ValueError(
-            f"{len(rows)} of {len(labels)} labels are not whole numbers from 0 to {classes - 1} ({shown}). "
+            f"{len(rows)} of {len(labels)} labels are not integers from 0 to {classes - 1} ({shown}). "
             "Number the classes from 0, without a background class, or give the network more classes."
         )
     return labels.astype("int32")

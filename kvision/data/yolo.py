@@ -83,8 +83,8 @@ def _rows(file, problems):
         shaped = len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
         if label < 0 or not float(label).is_integer() or not shaped:
             reason = (
-                f"{line.strip()[:60]!r} is neither `class cx cy width height` nor `class x1 y1 x2 y2 x3 y3 …` with a "
-                "whole number from 0 as class"
+                f"{line.strip()[:60]!r} is neither `class cx cy width height` nor `class x1 y1 x2 y2 x3 y3 …` with "
+                "an integer from 0 as class"
             )
             problems.append(Problem(str(file), row, reason))
         else:
