@@ -10,9 +10,9 @@ import time
 import keras
 import numpy as np
 import pytest
+import wandb
 
 import kvision.trackers
-import wandb
 from kvision.callbacks import LearningRate, WandbLogger
 from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.run_config import mask_secrets
