@@ -57,8 +57,8 @@ def losses_of(name, **options):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_bare_default_trains_at_its_real_depth(name):
     _, losses = losses_of(name)
-    assert min(losses[-3:]) < 0.8 * losses[0]
-    assert max(losses) < 3 * losses[0]
+    assert min(losses[-3:]) < 0.9 * losses[0]  # a second stage's sample is drawn anew and finds more positives
+    assert max(losses) < 1.5 * losses[0]
 
 
 @pytest.mark.parametrize("name", ["RetinaNet", pytest.param("FasterRCNN", marks=pytest.mark.slow)])
