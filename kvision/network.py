@@ -133,16 +133,18 @@ class Network(keras.Model):
         outputs = super()._run_through_graph(inputs, *args, **options)
         for tensor in keras.tree.flatten(outputs):
             if isinstance(tensor, keras.KerasTensor):
-                tensor.description = self._description
+                tensor.description = self._description, self._layer_names()
         return outputs
 
     def build(self, input_shape):
         super().build(input_shape)
         for tensor in self.outputs:
-            if hasattr(tensor, "description"):
-                self._description = tensor.description
-                names = {layer.name for layer in self.layers}
-                self.feature_info = {k: info for k, info in self.feature_info.items() if info["layer"] in names}
+            description, layers = getattr(tensor, "description", (None, set()))
+            if description is not None and layers <= self._layer_names():  # a clone, not a model around another
+                self._description = description
+
+    def _layer_names(self):
+        return {layer.name for layer in self.layers if not isinstance(layer, keras.layers.InputLayer)}
 
     def get_config(self):
         return super().get_config() | {

@@ -87,9 +87,16 @@ def test_networks_do_not_share_what_they_carry(tmp_path):
     assert saved(clone, tmp_path).preprocessing is None
 
 
-def test_a_network_around_another_has_none_of_its_levels():
+@pytest.mark.parametrize("size", [8, None])
+def test_a_network_around_another_has_nothing_of_it(size):
+    images = keras.Input((size, size, 3))
+    inner = Network(images, keras.layers.Conv2D(4, 3, name="conv")(images), name="inner")
+    inner.preprocessing = OTHER
+    inner.feature_info = {"C0": {"stride": 1, "channels": 4, "layer": "conv"}}
+    assert keras.models.clone_model(inner).preprocessing == OTHER
     images = keras.Input((8, 8, 3))
-    assert Network(images, network()(images)).feature_info == {}
+    outer = Network(images, inner(OTHER(images)))
+    assert (outer.preprocessing, outer.feature_info) == (None, {})
 
 
 def test_a_plain_network_carries_nothing():

@@ -36,4 +36,4 @@ def test_the_device_chooses_the_form(on_cpu, calls, monkeypatch):
 
 
 def test_the_device_of_this_machine_is_known():
-    assert convolution.kernels.on_cpu() == (not keras.distribution.list_devices("gpu"))
+    assert convolution.kernels.on_cpu() == all("cpu" in name.lower() for name in keras.distribution.list_devices())
