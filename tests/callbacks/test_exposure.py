@@ -47,16 +47,16 @@ class Head(Part):
 
 def detector(policy="float32", optimizer=None, **options):
     keras.config.set_dtype_policy(policy)
-    pictures = keras.Input(SHAPE)
-    maps = keras.layers.Conv2D(4, 3, activation="relu", name="maps")(keras.layers.Rescaling(1 / 255)(pictures))
-    model = Detector(keras.Model(pictures, {"maps": maps}), Head())
+    images = keras.Input(SHAPE)
+    maps = keras.layers.Conv2D(4, 3, activation="relu", name="maps")(keras.layers.Rescaling(1 / 255)(images))
+    model = Detector(keras.Model(images, {"maps": maps}), Head())
     model.compile(optimizer or keras.optimizers.SGD(0.01), **options)
     keras.config.set_dtype_policy("float32")
     return model
 
 
 def scenes(images=IMAGES):
-    """Pictures and targets: some rows padding, some crowds, some pictures smaller than the padded ones."""
+    """Images and targets: some rows padding, some crowds, some images smaller than the padded ones."""
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, (images, *SHAPE)).astype("float32")
     corner = rng.uniform(0, 8, (images, 5, 2))
@@ -252,9 +252,9 @@ def test_the_history_of_the_run_receives_the_numbers(tmp_path, tracker_first):
 
 
 def classifier(shape=(8, 6, 3), model=keras.Model, **options):
-    pictures = keras.Input(shape)
-    logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(pictures))
-    model = model(pictures, logits)
+    images = keras.Input(shape)
+    logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(images))
+    model = model(images, logits)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
     return model
 

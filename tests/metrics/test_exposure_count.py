@@ -1,4 +1,4 @@
-"""Images, instances and pixels are counted as a loop over the pictures counts them, however many they are."""
+"""Images, instances and pixels are counted as a loop over the images counts them, however many they are."""
 
 import keras
 import numpy as np

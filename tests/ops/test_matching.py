@@ -16,7 +16,7 @@ def matrix_twin(boxes, anchors):
 
 
 def match_twin(boxes, labels, anchors, low, high, allow_low_quality, crowd=None):
-    """One picture: the definition, anchor by anchor, over the whole matrix."""
+    """One image: the definition, anchor by anchor, over the whole matrix."""
     crowd = np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool)
     matrix = matrix_twin(boxes, anchors)
     real = [row for row in range(len(labels)) if labels[row] >= 0 and not crowd[row]]
@@ -40,9 +40,9 @@ def match_twin(boxes, labels, anchors, low, high, allow_low_quality, crowd=None)
 
 
 def example():
-    """Six pictures of up to six boxes, padding in between, one without any; 60 anchors, some equal to boxes.
+    """Six images of up to six boxes, padding in between, one without any; 60 anchors, some equal to boxes.
 
-    Half of the pictures and anchors lie on pixels, where overlaps tie. Every test has these shapes where it can: a new
+    Half of the images and anchors lie on pixels, where overlaps tie. Every test has these shapes where it can: a new
     shape is a new compilation.
     """
     rng = np.random.default_rng(0)
@@ -64,9 +64,7 @@ def run(boxes, labels, anchors, low=0.3, high=0.7, allow_low_quality=True):
 
 
 def twins(boxes, labels, anchors, *settings, crowd=(None,) * 6):
-    return [
-        match_twin(*picture[:2], anchors, *settings, picture[2]) for picture in zip(boxes, labels, crowd, strict=True)
-    ]
+    return [match_twin(*image[:2], anchors, *settings, image[2]) for image in zip(boxes, labels, crowd, strict=True)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -98,11 +96,11 @@ def test_crowds_equal_twin(mode):
 
 def test_proposals_by_picture_equal_one_by_one():
     boxes, labels, anchors = example()
-    proposals = np.stack([np.roll(anchors, picture, axis=0) for picture in range(6)])
+    proposals = np.stack([np.roll(anchors, image, axis=0) for image in range(6)])
     got = run(boxes, labels, proposals)
-    for picture in range(6):
+    for image in range(6):
         np.testing.assert_array_equal(
-            got[picture], match_twin(boxes[picture], labels[picture], proposals[picture], *SETTINGS[0])
+            got[image], match_twin(boxes[image], labels[image], proposals[image], *SETTINGS[0])
         )
 
 
@@ -182,6 +180,6 @@ def test_equals_torchvision(low, high, allow_low_quality, size, whole):
     got = keras.ops.convert_to_numpy(ops.match(boxes, np.zeros((4, 12)), anchors, low, high, allow_low_quality))
     assert (got >= 0).any()
     matcher = Matcher(high, low, allow_low_quality)
-    for picture in range(4):
-        matrix = np.nan_to_num(box_iou(torch.from_numpy(boxes[picture]), torch.from_numpy(anchors)))
-        np.testing.assert_array_equal(got[picture], matcher(torch.from_numpy(matrix)).numpy())
+    for image in range(4):
+        matrix = np.nan_to_num(box_iou(torch.from_numpy(boxes[image]), torch.from_numpy(anchors)))
+        np.testing.assert_array_equal(got[image], matcher(torch.from_numpy(matrix)).numpy())

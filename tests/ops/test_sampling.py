@@ -7,7 +7,7 @@ from tests.ops.execution import MODES, execute
 
 
 def sample_twin(matches, keys, num_samples, positive_fraction):
-    """One picture: the rows of each kind by falling key."""
+    """One image: the rows of each kind by falling key."""
     by_key = sorted(range(len(keys)), key=lambda row: -keys[row])
     positives = [row for row in by_key if matches[row] >= 0][: int(num_samples * positive_fraction)]
     background = [row for row in by_key if matches[row] == -1][: num_samples - len(positives)]
@@ -15,7 +15,7 @@ def sample_twin(matches, keys, num_samples, positive_fraction):
 
 
 def example(count=200):
-    """Five pictures: many positives, few, none, only positives, all ignored."""
+    """Five images: many positives, few, none, only positives, all ignored."""
     rng = np.random.default_rng(0)
     matches = np.full((5, count), -1, "int32")
     matches[:, rng.permutation(count)[: count // 5]] = -2
@@ -38,10 +38,10 @@ def test_equals_twin(num_samples, positive_fraction, mode):
         mode=mode,
     )
     assert indices.dtype == "int32" and indices.shape == drawn.shape == (5, num_samples)
-    for picture in range(5):
-        want = sample_twin(matches[picture], keys[picture], num_samples, positive_fraction)
-        assert drawn[picture].sum() == len(want)
-        np.testing.assert_array_equal(indices[picture][drawn[picture]], want)
+    for image in range(5):
+        want = sample_twin(matches[image], keys[image], num_samples, positive_fraction)
+        assert drawn[image].sum() == len(want)
+        np.testing.assert_array_equal(indices[image][drawn[image]], want)
     assert indices.min() >= 0 and indices.max() < 200
 
 
@@ -52,8 +52,8 @@ def run(matches, **options):
 def test_laws():
     matches, keys = example()
     indices, drawn = run(matches, keys=keys)
-    for picture in range(5):
-        assert len(set(indices[picture][drawn[picture]])) == drawn[picture].sum(), "without replacement"
+    for image in range(5):
+        assert len(set(indices[image][drawn[image]])) == drawn[image].sum(), "without replacement"
     order = np.random.default_rng(1).permutation(200)
     shuffled, _ = run(matches[:, order], keys=keys[:, order])
     np.testing.assert_array_equal(order[shuffled][drawn], indices[drawn])
@@ -115,6 +115,6 @@ def test_takes_as_many_of_each_kind_as_torchvision():
         indices, drawn = ops.sample_balanced(matches, num_samples, positive_fraction, keys=keys)
         kinds = np.take_along_axis(labels, keras.ops.convert_to_numpy(indices), axis=1)
         drawn = keras.ops.convert_to_numpy(drawn)
-        for picture in range(5):
-            assert ((kinds == 1) & drawn)[picture].sum() == positives[picture].sum()
-            assert ((kinds == 0) & drawn)[picture].sum() == background[picture].sum()
+        for image in range(5):
+            assert ((kinds == 1) & drawn)[image].sum() == positives[image].sum()
+            assert ((kinds == 0) & drawn)[image].sum() == background[image].sum()

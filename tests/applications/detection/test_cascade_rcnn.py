@@ -8,7 +8,7 @@ from kvision import applications as A
 from kvision.applications.detection.cascade_rcnn import DELTA_WEIGHTS, MATCHING_IOU_THRESHOLDS
 from kvision.detection.assigner import Sample
 from tests.applications.detection.rows import CLASSES, SHAPE, tiny_two_stage
-from tests.applications.detection.test_detectors import pictures, targets_of
+from tests.applications.detection.test_detectors import random_images, targets_of
 from tests.detection.test_box_branch import twin_of_losses
 from tests.support import assert_close
 
@@ -144,7 +144,7 @@ def test_stages_are_named_apart_and_keep_the_options_of_the_first():
 
 def test_masks_are_the_mean_of_the_stages():
     model = tiny_two_stage(A.CascadeRCNN, masks=True, score_threshold=0.0)
-    features = model(pictures(), training=True)
+    features = model(random_images(), training=True)
     found = model.head.decode(features)
     parts = [branch.scores(features, found["boxes"], found["labels"]) for branch in model.head.mask_stages]
     assert_close(found["box_masks"], np.mean([keras.ops.convert_to_numpy(part) for part in parts], axis=0))

@@ -164,11 +164,11 @@ def test_labels_are_named():
     with pytest.raises(ValueError, match=r"must be 90 .* or 91 .*got 80\. A detector of your own"):
         coco.class_names(80)
     blank = np.zeros((64, 96, 3))
-    pictures = [
+    images = [
         drawing.detections(blank, [[8, 24, 90, 60]], [label], classes=names)
         for label, names in ((17, coco.class_names(90)), (17, ["dog"] * 18), (18, coco.class_names(91)))
     ]
-    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(images[0], images[1])
     assert coco.class_names(91)[18] == "dog"
 
 

@@ -1,4 +1,4 @@
-"""The two-stage detectors against torchvision's: the same random weights, the same pictures, the same sample.
+"""The two-stage detectors against torchvision's: the same random weights, the same images, the same sample.
 
 Features, proposals, heads, detections, masks and all losses are compared. Sampling is made deterministic on both sides:
 of each kind the last rows are drawn, which are the ground truth's own boxes first.
@@ -177,7 +177,7 @@ def torch_targets(targets):
 
 
 def assert_same_detections(detections, found):
-    """Ours, padded, against torchvision's of each picture."""
+    """Ours, padded, against torchvision's of each image."""
     for image, want in enumerate(found):
         count = len(want["scores"])
         assert count > 5

@@ -67,12 +67,12 @@ ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 NUM_BOXES = 300  # one number for all cases: each other one would be compiled anew
 
 
-def pictures(count=2, seed=0):
+def random_images(count=2, seed=0):
     return np.random.default_rng(seed).uniform(0, 255, size=(count, *SHAPE)).astype("float32")
 
 
 def targets_of(*boxes_of_each, crowd=False):
-    """Targets of a batch from `[(x1, y1, x2, y2, label), …]` of each picture, padded."""
+    """Targets of a batch from `[(x1, y1, x2, y2, label), …]` of each image, padded."""
     boxes = np.zeros((len(boxes_of_each), NUM_BOXES, 4), "float32")
     labels = np.full((len(boxes_of_each), NUM_BOXES), -1, "int32")
     for image, rows in enumerate(boxes_of_each):
@@ -96,9 +96,9 @@ CASES = {
 
 
 def batch_of(row, case="two images"):
-    """Pictures and targets as this detector takes them."""
+    """Images and targets as this detector takes them."""
     targets = dict(CASES[case])
-    x = pictures(len(targets["labels"]))
+    x = random_images(len(targets["labels"]))
     if row.masks:
         rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
         left, top, right, bottom = (targets["boxes"][..., side, None, None] for side in range(4))

@@ -6,7 +6,7 @@ import pytest
 
 from kvision import applications as A
 from tests.applications.detection.rows import CLASSES, SHAPE, tiny_backbone, tiny_two_stage, with_preprocessing
-from tests.applications.detection.test_detectors import pictures, targets_of
+from tests.applications.detection.test_detectors import random_images, targets_of
 from tests.support import assert_close
 
 BOXES = [(4, 6, 30, 34, 0), (20, 20, 60, 50, 2)]
@@ -24,7 +24,7 @@ def test_no_gradient_flows_through_the_proposals():
 
     model = tiny_two_stage(A.FasterRCNN)
     with tf.GradientTape() as tape:
-        losses = model.head.losses(model(pictures(), training=True), targets_of(BOXES, []), training=True)
+        losses = model.head.losses(model(random_images(), training=True), targets_of(BOXES, []), training=True)
         total = losses["classification_loss"] + losses["box_loss"]
     rpn = [weight for weight in model.trainable_weights if weight.path.startswith("rpn.head")]
     assert len(rpn) == 6
@@ -46,7 +46,7 @@ def test_any_backbone_with_named_levels(backbone):
     levels = BACKBONES[backbone](("C2", "C3", "C4", "C5"))
     few = {"num_candidates": (60, 40), "num_proposals": (40, 20), "num_samples": 24}
     model = A.FasterRCNN(input_shape=SHAPE, classes=CLASSES, backbone=with_preprocessing(levels), channels=8, **few)
-    losses = model.head.losses(model(pictures(), training=True), targets_of(BOXES, []), training=True)
+    losses = model.head.losses(model(random_images(), training=True), targets_of(BOXES, []), training=True)
     assert all(np.isfinite(float(loss)) for loss in losses.values())
 
 
@@ -63,14 +63,14 @@ def test_on_c4_it_trains_and_is_saved(tmp_path):
     assert set(model.trunk.output) == {"C4", "objectness_logits", "anchor_deltas"}
     assert len(model.head.proposals._anchors[0]) == 4 * 4 * 15
     model.compile("sgd")
-    logs = model.train_on_batch(pictures(), targets_of(BOXES, []), return_dict=True)
+    logs = model.train_on_batch(random_images(), targets_of(BOXES, []), return_dict=True)
     assert np.isfinite(list(logs.values())).all()
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
     assert [weight.path for weight in copy.weights] == [weight.path for weight in model.weights]
     assert len({weight.path for weight in copy.weights}) == len(copy.weights)
-    features = model(pictures(), training=True)
-    assert_close(copy(pictures(), training=True)["C4"], features["C4"])
+    features = model(random_images(), training=True)
+    assert_close(copy(random_images(), training=True)["C4"], features["C4"])
     assert_close(copy.head.decode(features)["boxes"], model.head.decode(features)["boxes"])
 
 

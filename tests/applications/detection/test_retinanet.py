@@ -12,7 +12,7 @@ from kvision.detection.assigner import Assigner
 from kvision.detection.dense_head import DenseDecoder
 from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES
 from tests.applications.detection.rows import tiny_backbone
-from tests.applications.detection.test_detectors import pictures, targets_of
+from tests.applications.detection.test_detectors import random_images, targets_of
 from tests.applications.detection.torch_reference import randomise
 from tests.support import PARITY, assert_close
 
@@ -45,7 +45,7 @@ def test_every_anchor_starts_at_the_prior():
     model = A.RetinaNet(
         input_shape=(64, 64, 3), classes=3, backbone=tiny_backbone("C3", "C4", "C5"), channels=16, norm="group"
     )
-    scores = keras.ops.sigmoid(model(pictures())["class_logits"])
+    scores = keras.ops.sigmoid(model(random_images())["class_logits"])
     assert_close(keras.ops.mean(scores), 0.01, tolerance=(0.02, 0.0))
 
 
@@ -151,7 +151,7 @@ def test_arguments_reach_the_parts():
     for name, value in options.items():
         part = next(part for part in (model.head, model.head.assigner, model.head.decoder) if hasattr(part, name))
         assert getattr(part, name) == value
-    assert model.predict(pictures(), verbose=0)["scores"].shape == (2, 9)
+    assert model.predict(random_images(), verbose=0)["scores"].shape == (2, 9)
 
 
 def theirs(depth="resnet50"):
