@@ -46,6 +46,7 @@ class TaskModel(keras.Model):
     """
 
     predictions_name = "predictions"
+    weight_sources = None  # a `kvision.weights.WeightSources`: how others name its weights
 
     def __init__(self, trunk, head, name=None, **options):
         super().__init__(name=name, **{"autocast": False} | options)  # images stay as they came
@@ -295,12 +296,16 @@ class TaskModel(keras.Model):
             "head": keras.saving.serialize_keras_object(self.head),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "weight_sources": keras.saving.serialize_keras_object(self.weight_sources),
         }
 
     @classmethod
     def from_config(cls, config):
         parts = {part: keras.saving.deserialize_keras_object(config[part]) for part in ("trunk", "head")}
-        return cls(**config | parts)
+        sources = keras.saving.deserialize_keras_object(config.pop("weight_sources"))
+        model = cls(**config | parts)
+        model.weight_sources = sources
+        return model
 
 
 class _Given(keras.losses.Loss):

@@ -5,8 +5,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if not os.environ.get("KVISION_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    # A step that runs twice is not worth optimising: XLA's compiler takes most of the suite's time otherwise.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

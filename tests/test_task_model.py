@@ -85,11 +85,16 @@ class Batches(keras.utils.PyDataset):
 
 MODES = [
     {},
-    {"jit_compile": True},
-    {"policy": "mixed_bfloat16"},
     {"policy": "mixed_float16"},
-    {"run_eagerly": True},
-    {"steps_per_execution": 2},
+    *(
+        pytest.param(mode, marks=pytest.mark.slow)
+        for mode in (
+            {"jit_compile": True},
+            {"policy": "mixed_bfloat16"},
+            {"run_eagerly": True},
+            {"steps_per_execution": 2},
+        )
+    ),
 ]
 
 

@@ -100,7 +100,13 @@ MODES = {
 
 
 @pytest.mark.parametrize(
-    ("mode", "validation"), [("float32", False), ("several steps a call", False)] + [(mode, True) for mode in MODES]
+    ("mode", "validation"),
+    [("float32", True), ("jit, several steps a call", True), ("accumulation", True)]
+    + [
+        pytest.param(mode, validation, marks=pytest.mark.slow)
+        for mode, validation in [("float32", False), ("several steps a call", False)]
+        + [(mode, True) for mode in MODES if mode not in ("float32", "jit, several steps a call", "accumulation")]
+    ],
 )
 def test_a_detector_counts_what_it_trains_on(mode, validation):
     options = dict(MODES[mode])

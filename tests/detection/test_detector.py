@@ -102,6 +102,7 @@ def test_thresholds_changed_after_predict_hold(shared):
     assert shared.head.decoder.score_threshold == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_it_is_exported_to_what_predict_gives(shared, tmp_path):
     import tensorflow as tf

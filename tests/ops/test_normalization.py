@@ -251,7 +251,7 @@ def test_every_kernel_path_gives_the_same(monkeypatch, cpu, sizes):
             return tf.nest.flatten(value_and_gradients(function, (x,), upstream))
 
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "_on_cpu", lambda: cpu)
+            patch.setattr(kernels, "on_cpu", lambda: cpu)
             for got, want in zip(run(x, upstream), plain, strict=True):
                 assert_close(got, want)
 

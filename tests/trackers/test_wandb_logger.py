@@ -35,6 +35,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
+    wandb.teardown()  # what a test elsewhere began keeps its folder
     yield
     if wandb.run is not None:
         wandb.run.finish()

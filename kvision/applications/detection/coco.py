@@ -13,13 +13,13 @@ OLDER_NAMES = {
     "torchvision": [
         (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
         (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
-        (
-            r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$",
-            lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}",
+        *(
+            (rf"^roi_heads\.mask_head\.mask_fcn{index + 1}\.(weight|bias)$", rf"roi_heads.mask_head.{index}.0.\1")
+            for index in range(4)
         ),
-        (
-            r"^(head\.(?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)$",
-            lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
+        *(
+            (rf"^(head\.(?:classification|regression)_head\.conv)\.{2 * index}\.(weight|bias)$", rf"\1.{index}.0.\2")
+            for index in range(4)
         ),
     ]
 }

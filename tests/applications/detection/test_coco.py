@@ -111,6 +111,7 @@ def test_published_weights_load_by_name_and_by_path(name, small_trunks, download
     assert epsilons(weights.set_epsilon(by_path, 0.0)) == {0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -134,6 +135,16 @@ def test_other_forms_have_no_published_weights(name, options, small_trunks):
         options = {"backbone": detector_rows.tiny_backbone(*options["backbone"], norm="frozen_batch")}
     with pytest.raises(ValueError, match="weights='coco' is neither a file .*none for this variant"):
         build(name, 90, weights="coco", **options)
+
+
+@every_detector
+def test_a_detector_is_saved_with_what_its_files_call_its_weights(name, small_trunks, tmp_path):
+    model = build(name, 4)
+    model.save(tmp_path / "detector.keras")
+    copy = keras.saving.load_model(tmp_path / "detector.keras")
+    assert copy.weight_sources == model.weight_sources
+    assert {"torchvision"} == set(copy.weight_sources.renames) == set(copy.weight_sources.older_names)
+    assert weights.published_names(copy) == ("coco",)
 
 
 @every_detector

@@ -17,7 +17,7 @@ from tests.applications.detection.rows import CLASSES, ROWS, SHAPE
 from tests.support import assert_close
 
 # XLA and 16 bits take many seconds to compile: always for one detector of a kind, for the others in CI.
-ALWAYS = {"jit": ("retinanet", "faster_rcnn"), "mixed_float16": ("fast_rcnn",), "mixed_bfloat16": ("retinanet",)}
+ALWAYS = {"jit": ("retinanet",), "mixed_float16": ("fast_rcnn",), "mixed_bfloat16": ()}
 
 
 def cases(*modes):
@@ -281,8 +281,9 @@ for name in sys.argv[1:]:
 """
 
 
-def test_all_are_saved_and_loaded_in_a_fresh_process(tmp_path):
-    rows = ROWS
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_all_are_saved_and_loaded_in_a_fresh_process(slow, tmp_path):
+    rows = [row for row in ROWS if row.slow == slow or row.proposals]
     models = {row.name: row.tiny() for row in rows}
     for name, model in models.items():
         model.save(tmp_path / f"{name}.keras")
