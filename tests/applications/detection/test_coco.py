@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from kvision import applications as A
 from kvision import drawing, weights
 from kvision.applications.detection import coco
+from kvision.weights.comparison import weights_of
 from tests.applications.detection import rows as detector_rows
 from tests.applications.detection import test_detector_parity, test_retinanet
 from tests.applications.detection.torch_reference import published, with_older_names
@@ -57,7 +58,7 @@ def published_by(model, name, folder, monkeypatch):
 
 
 def values(model):
-    return {weight.path: keras.ops.convert_to_numpy(weight) for layer, weight in weights._weights(model)}
+    return {weight.path: keras.ops.convert_to_numpy(weight) for layer, weight in weights_of(model)}
 
 
 def epsilons(model):
