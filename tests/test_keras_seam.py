@@ -122,6 +122,20 @@ def knows_what_is_traced(capsys):
     return (before, _keras.is_traced(model.train_function)) == (False, keras.backend.backend() == "tensorflow")
 
 
+def clones_by_running_the_graph(capsys):
+    """`kvision.network.Network` overrides it, so that a clone carries what its model did."""
+    runs = []
+
+    class Watched(keras.Model):
+        def _run_through_graph(self, *args, **options):
+            runs.append(self.name)
+            return super()._run_through_graph(*args, **options)
+
+    inputs = keras.Input((4,))
+    model = Watched(inputs, keras.layers.Dense(2)(inputs), name="watched")
+    return isinstance(keras.models.clone_model(model), Watched) and runs == ["watched"]
+
+
 def remembers_where_downloads_lie(capsys):
     """Tests of published weights set it, since Keras reads its environment variable once."""
     return isinstance(keras.src.backend.config._KERAS_DIR, str)
