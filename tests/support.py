@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 # (relative, absolute) by the dtype the computation ran in. Loosening one needs a reason on the line that does it.
 TOLERANCES = {
@@ -10,6 +11,9 @@ TOLERANCES = {
     "float16": (2e-3, 2e-3),
 }
 PARITY = (1e-4, 1e-4)  # a whole network against another engine, outputs divided by the largest: sums in another order
+
+# For tests that TensorFlow's tracing makes slow; JAX, whose whole run is for CI, runs them always.
+SLOW = pytest.mark.slow if keras.backend.backend() == "tensorflow" else pytest.mark.skipif(False, reason="none")
 
 
 def assert_close(got, want, dtype="float32", tolerance=None):

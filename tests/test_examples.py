@@ -89,6 +89,7 @@ def test_an_error_of_the_main_job_is_one_sentence_and_no_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_spatial_transformer(tmp_path):
     done = run(ROOT / "examples" / "rotated_digits.py", "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

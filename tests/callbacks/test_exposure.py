@@ -16,6 +16,7 @@ from kvision.part import Part
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of
 from tests.callbacks.runs import tiny_model
+from tests.support import SLOW
 
 UNITS = ["images_seen", "instances_seen", "pixels_seen"]
 SHAPE = (16, 24, 3)
@@ -122,6 +123,7 @@ def test_a_detector_counts_what_it_trains_on(mode, validation):
     assert exposure.get_state() == dict(zip(UNITS, times(want, 3), strict=True))
 
 
+@SLOW
 def test_a_published_detector_is_counted():
     model = ROWS[0].tiny()
     model.compile(keras.optimizers.SGD(0.001))

@@ -11,7 +11,7 @@ from keras import ops
 
 from kvision.layers import Conv2D, DeformableConv2D
 from kvision.ops import deform_conv2d
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 9, 10, 4)).astype("float32")
 VERSIONS = pytest.mark.parametrize("modulated", [True, False], ids=["v2", "v1"])
@@ -109,8 +109,8 @@ def test_saves_and_loads(modulated, padding, tmp_path):
     assert loaded.layers[1].get_config() == keras.saving.load_model(tmp_path / "model.keras").layers[1].get_config()
 
 
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", pytest.param("mixed_float16", marks=SLOW)])
 def test_trains(policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     layer = DeformableConv2D(5, 3)

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from kvision.layers import FeaturePyramid
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 
 WIDTHS = {"C3": 3, "C4": 5, "C5": 7}
 SIZES = {
@@ -158,7 +158,14 @@ def test_norm_trains_and_infers():
 
 
 @pytest.mark.parametrize("options", [{"extra": "conv_input"}, {"extra": "pool", "norm": "group"}])
-@pytest.mark.parametrize(("policy", "jit"), [("float32", True), ("mixed_bfloat16", False), ("mixed_float16", False)])
+@pytest.mark.parametrize(
+    ("policy", "jit"),
+    [
+        pytest.param("float32", True, marks=SLOW),
+        ("mixed_bfloat16", False),
+        pytest.param("mixed_float16", False, marks=SLOW),
+    ],
+)
 def test_trains(options, policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     maps = maps_of("any")

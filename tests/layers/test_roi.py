@@ -7,7 +7,7 @@ from keras import ops
 
 from kvision.layers import RoIAlign, RoIPooling
 from kvision.ops import multilevel_roi_align, roi_align, roi_pool
-from tests.support import TOLERANCES, assert_close
+from tests.support import SLOW, TOLERANCES, assert_close
 
 RNG = np.random.default_rng(0)
 MAPS = {f"P{k}": RNG.normal(size=(2, 128 >> k, 160 >> k, 3)).astype("float32") for k in (2, 3, 4)}
@@ -70,7 +70,10 @@ def test_saves_and_loads(name, tmp_path):
 
 
 @EVERY_ROW
-@pytest.mark.parametrize(("policy", "jit"), [("float32", False), ("float32", True), ("mixed_bfloat16", False)])
+@pytest.mark.parametrize(
+    ("policy", "jit"),
+    [("float32", False), pytest.param("float32", True, marks=SLOW), pytest.param("mixed_bfloat16", False, marks=SLOW)],
+)
 def test_trains(name, policy, jit):
     keras.mixed_precision.set_dtype_policy(policy)
     model, data = model_of(name)

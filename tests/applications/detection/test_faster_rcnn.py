@@ -7,7 +7,7 @@ import pytest
 from kvision import applications as A
 from tests.applications.detection.rows import CLASSES, SHAPE, tiny_backbone, tiny_two_stage, with_preprocessing
 from tests.applications.detection.test_detectors import random_images, targets_of
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 
 BOXES = [(4, 6, 30, 34, 0), (20, 20, 60, 50, 2)]
 
@@ -50,6 +50,7 @@ def test_any_backbone_with_named_levels(backbone):
     assert all(np.isfinite(float(loss)) for loss in losses.values())
 
 
+@SLOW
 def test_on_c4_it_trains_and_is_saved(tmp_path):
     model = A.FasterRCNN(
         input_shape=SHAPE,

@@ -8,6 +8,7 @@ from keras import layers
 from kvision.callbacks import DeadReLU
 from kvision.callbacks.vitals.relu import is_relu
 from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
+from tests.support import SLOW
 
 QUICK = ("plain", "several steps a call")  # the network is large: the others are slow
 BATCH, BATCHES = 32, 8  # 256 examples an epoch: the fewest that a verdict rests on
@@ -246,7 +247,7 @@ SHARED = {
 }
 
 
-@pytest.mark.parametrize("widths", [(4, 6), (5, 5)], ids=str)
+@pytest.mark.parametrize("widths", [(4, 6), pytest.param((5, 5), marks=SLOW)], ids=str)
 @pytest.mark.parametrize("kind", SHARED)
 def test_a_relu_used_twice_is_watched_at_each_use(kind, widths):
     model, callback = SHARED[kind](widths=widths), DeadReLU()
@@ -257,6 +258,7 @@ def test_a_relu_used_twice_is_watched_at_each_use(kind, widths):
     assert {1, 2} <= set(second) and not {1, 2} <= set(first)
 
 
+@SLOW
 def test_a_head_called_at_several_levels_is_alive_where_one_call_activates_it():
     inputs = keras.Input((4,))
     dense = layers.Dense(4, activation="relu", name="dense")
