@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import collections
 import contextlib
+import gc
 import pathlib
 import resource
 
@@ -31,6 +32,20 @@ def fresh_session():
     yield
     keras.mixed_precision.set_dtype_policy("float32")
     keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def let_go():
+    """What a module has compiled goes with it: TensorFlow keeps every graph that has a gradient of its own for ever."""
+    yield
+    if keras.backend.backend() == "tensorflow":
+        from tensorflow.python.framework.ops import gradient_registry
+
+        registered = gradient_registry._registry
+        for name in [name for name in registered if name.startswith("CustomGradient-")]:
+            del registered[name]
+    keras.utils.clear_session(free_memory=False)
+    gc.collect()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 import os
 import pathlib
 import random
@@ -49,12 +48,10 @@ every_row = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def let_go():
+def let_go_of_detectors(let_go):
     """Compiled models hold gigabytes."""
     yield
     compiled.cache_clear()
-    keras.utils.clear_session()
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)
