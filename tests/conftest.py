@@ -36,14 +36,8 @@ def fresh_session():
 
 @pytest.fixture(autouse=True, scope="module")
 def let_go():
-    """What a module has compiled goes with it: TensorFlow keeps every graph that has a gradient of its own for ever."""
+    """What a module has compiled goes with it."""
     yield
-    if keras.backend.backend() == "tensorflow":
-        from tensorflow.python.framework.ops import gradient_registry
-
-        registered = gradient_registry._registry
-        for name in [name for name in registered if name.startswith("CustomGradient-")]:
-            del registered[name]
     keras.utils.clear_session(free_memory=False)
     gc.collect()
 
