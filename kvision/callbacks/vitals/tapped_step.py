@@ -112,7 +112,7 @@ class TappedStep:
         self._names = {}  # of the watched calls, in the order of the first trace
         self._without_gradient = set()
         self._running = 0
-        self._calls = threading.local()  # replicas are traced in turns, each in a thread of its own
+        self._calls = threading.local()  # replicas are traced one after another, each in a thread of its own
         step = model.train_step
 
         def tapped_step(*arguments):
