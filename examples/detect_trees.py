@@ -149,14 +149,14 @@ def detector():
 def draw(model, images, targets, path, score=0.3):
     """The detections, over the ground truth."""
     found = model.predict(images, verbose=0)
-    images = []
+    drawn = []
     for row, image in enumerate(images):
         confident, real = found["scores"][row] >= score, targets["labels"][row] >= 0
         shown = [found[name][row][confident] for name in ("boxes", "labels", "scores")]
         truth = {name: targets[name][row][real] for name in ("boxes", "labels")}
-        images.append(drawing.detections(image.astype("uint8"), *shown, classes=("tree",), truth=truth, side=512))
+        drawn.append(drawing.detections(image.astype("uint8"), *shown, classes=("tree",), truth=truth, side=512))
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(drawing.grid(images, columns=2)).save(path)
+    PIL.Image.fromarray(drawing.grid(drawn, columns=2)).save(path)
 
 
 if __name__ == "__main__":
