@@ -92,6 +92,7 @@ def test_training_gives_features_and_inference_detections_too(shared):
     assert set(shared(x)) == {"class_logits", "box_deltas", "detections"}
 
 
+@pytest.mark.slow
 def test_thresholds_changed_after_predict_hold(shared):
     x, _ = batch_of(ROW)
     numbers = []

@@ -162,7 +162,7 @@ def test_norm_trains_and_infers():
     ("policy", "jit"),
     [
         pytest.param("float32", True, marks=SLOW),
-        ("mixed_bfloat16", False),
+        pytest.param("mixed_bfloat16", False, marks=SLOW),
         pytest.param("mixed_float16", False, marks=SLOW),
     ],
 )

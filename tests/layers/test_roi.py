@@ -69,7 +69,7 @@ def test_saves_and_loads(name, tmp_path):
     assert_close(keras.saving.load_model(tmp_path / "model.keras")(data), model(data))
 
 
-@EVERY_ROW
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[SLOW] * (name != next(iter(ROWS)))) for name in ROWS])
 @pytest.mark.parametrize(
     ("policy", "jit"),
     [("float32", False), pytest.param("float32", True, marks=SLOW), pytest.param("mixed_bfloat16", False, marks=SLOW)],

@@ -40,8 +40,18 @@ OPTIONS = {
 
 
 # XLA for one of them; JAX compiles either way.
-ROWS = [(name, False) for name in OPTIONS] + [("momentum", True)]
-ROWS += [pytest.param(name, True, marks=pytest.mark.slow) for name in OPTIONS if name != "momentum"]
+QUICK = [
+    ("plain", False),
+    ("nesterov", False),
+    ("decay and clipping", False),
+    ("accumulation", False),
+    ("momentum", True),
+]
+ROWS = [
+    pytest.param(name, jit, marks=[pytest.mark.slow] * ((name, jit) not in QUICK))
+    for name in OPTIONS
+    for jit in (False, True)
+]
 
 
 @pytest.mark.parametrize(("name", "jit_compile"), ROWS)

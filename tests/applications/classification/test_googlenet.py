@@ -149,6 +149,7 @@ def test_evaluation_and_prediction_know_no_heads():
     assert model(keras.Input((32, 32, 3))).shape == (None, 3)
 
 
+@pytest.mark.slow
 def test_saved_with_its_heads_it_goes_on_training(tmp_path):
     model = with_heads()
     model.compile("sgd", "sparse_categorical_crossentropy")

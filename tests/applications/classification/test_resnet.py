@@ -51,6 +51,7 @@ def test_only_the_stages_asked_for_are_deformable():
     assert stages == {"layer2"}
 
 
+@pytest.mark.slow
 def test_deformable_stages_train(tmp_path):
     model = A.ResNet("tiny", input_shape=SHAPE, classes=3, deformable=("C5",), norm="group")
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")

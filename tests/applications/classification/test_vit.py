@@ -130,6 +130,7 @@ def test_standardised_convolution_equals_the_twin():
     assert_close(layer(images), want)
 
 
+@pytest.mark.slow
 def test_the_hybrid_trains_and_reloads(tmp_path):
     keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
     model = ViT("tiny_hybrid", input_shape=(32, 48, 3), classes=3)

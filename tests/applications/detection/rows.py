@@ -105,6 +105,7 @@ ROWS = [
         box_losses=("box_loss",),
         proof="torchvision's RoI heads, with RoIPool: test_detector_parity.py",
         proposals=True,
+        slow=True,
     ),
     Row(
         name="faster_rcnn",

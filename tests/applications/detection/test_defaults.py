@@ -61,7 +61,8 @@ def test_the_bare_default_trains_at_its_real_depth(name):
     assert max(losses) < 1.5 * losses[0]
 
 
-@pytest.mark.parametrize("name", ["RetinaNet", pytest.param("FasterRCNN", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RetinaNet", "FasterRCNN"])
 def test_the_bare_default_trains(name, monkeypatch):
     module = importlib.import_module(BUILDERS[name][0].__module__)
     monkeypatch.setattr(module, "ResNet50", lambda **options: A.VGG("tiny", **options))

@@ -41,7 +41,9 @@ BACKBONES = {
 }
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone", [pytest.param(name, marks=[pytest.mark.slow] * (name != "swin")) for name in BACKBONES]
+)
 def test_any_backbone_with_named_levels(backbone):
     levels = BACKBONES[backbone](("C2", "C3", "C4", "C5"))
     few = {"num_candidates": (60, 40), "num_proposals": (40, 20), "num_samples": 24}

@@ -34,7 +34,7 @@ CLIPPED = {
 AVERAGED = {"averages": {"optimizer": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3}}}
 ALL = MODES | CLIPPED | AVERAGED
 EVERY = 3
-QUICK = ("plain", "jit", "several steps a call", "accumulation", "float16", "scaled accumulation", "averages")
+QUICK = ("plain", "jit", "several steps a call", "scaled accumulation", "averages")
 
 
 def _marks(name):
