@@ -67,3 +67,13 @@ def test_deformable_stages_train(tmp_path):
 def test_an_unknown_level_is_refused():
     with pytest.raises(ValueError, match="deformable level"):
         A.ResNet50(deformable=("C6",))
+
+
+def test_the_stride_of_a_bottleneck_sits_on_its_3x3_convolution():
+    """Version 1.5: with the stride on the first 1x1, as in the paper, three quarters of the map would go unseen."""
+    model = A.ResNet("tiny", input_shape=SHAPE, classes=3)
+    strides = {number: [] for number in (1, 2, 3)}
+    for stage in (2, 3, 4):
+        for number, found in strides.items():
+            found.append(model.get_layer(f"layer{stage}.0.conv{number}").strides)
+    assert strides == {1: [(1, 1)] * 3, 2: [(2, 2)] * 3, 3: [(1, 1)] * 3}

@@ -72,6 +72,13 @@ def test_module_has_preprocessing_and_is_cited(row):
     assert any(year in module.__doc__ for year in ["(Stanford)", *(f"({year})" for year in range(1998, 2024))])
 
 
+def test_images_are_prepared_as_torchvision_documents_it():
+    red = np.zeros((1, 2, 2, 3), "float32")
+    red[..., 0] = 255  # in RGB
+    want = [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    assert_close(kvision.applications.imagenet.preprocess_input(red)[0, 0, 0], want)
+
+
 @table("counts")
 def test_published_parameter_count(label, builder, expected):
     with keras.StatelessScope(initialize_variables=False):  # shapes without memory
