@@ -56,7 +56,7 @@ NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 test-jax: .venv-jax/.jax
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
 		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/trackers \
-		tests/detection tests/test_network.py tests/test_task_model.py tests/test_weights.py tests/test_contract.py
+		tests/detection tests/weights tests/test_network.py tests/test_task_model.py tests/test_contract.py
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
 		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py -k "$(NETWORKS_ON_JAX)"
 

@@ -14,7 +14,7 @@ from kvision.weights.comparison import weights_of
 from tests.applications.detection import rows as detector_rows
 from tests.applications.detection import test_detector_parity, test_retinanet
 from tests.applications.detection.torch_reference import published, with_older_names
-from tests.test_weights import torch_state, unchanged
+from tests.weights.states import torch_state, unchanged
 
 BOX_HEAD = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
 
