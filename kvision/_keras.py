@@ -5,6 +5,8 @@ releases that were tried. Nothing else in the package reaches into `keras.src` o
 """
 
 import keras
+from keras.src.backend import config
+from keras.src.saving.saving_lib import H5IOStore, _load_state, _save_state
 from keras.src.utils.io_utils import print_msg
 
 
@@ -86,3 +88,42 @@ def is_traced(train_function):
     cells = getattr(train_function, "__closure__", None) or ()
     counts = [getattr(cell.cell_contents, "experimental_get_tracing_count", int) for cell in cells]
     return any(count() for count in counts)
+
+
+class _State(H5IOStore):
+    """What Keras would write to a file, and would read from it, in a dict: `{group: {key: value}}`."""
+
+    def __init__(self, groups):
+        self.groups = groups
+        self.names = {}
+
+    def __bool__(self):
+        return True
+
+    def make(self, path, metadata=None):
+        if metadata and "name" in metadata:
+            self.names[path] = metadata["name"]
+        return self.groups.setdefault(path, {})
+
+    def get(self, path):
+        return self.groups.get(path, {})
+
+    def has_path(self, path):
+        return any(f"{group}/".startswith(f"{path}/") for group in self.groups)
+
+
+def saved_state(model):
+    """`{group: {key: variable}}` of all that Keras saves of a model, by its own names, and the names by group."""
+    state = _State({})
+    _save_state(model, state, None, "", set())
+    return state.groups, state.names
+
+
+def load_state(model, groups):
+    """Load what `saved_state` gives, with other values."""
+    _load_state(model, _State(groups), None, "", visited_saveables=set())
+
+
+def keras_home():
+    """The folder that Keras keeps its settings and downloads in."""
+    return config.keras_home()

@@ -13,9 +13,7 @@ from kvision.network import Network, Preprocessing
 from tests.support import assert_close
 
 OTHER = Preprocessing(mean=(0.1, 0.2, 0.3), deviation=0.5)
-PUBLISHED = weights.Published(
-    "someone/net", "net.safetensors", "timm", "MIT", 50.0, "none", ("fc",), preprocessing=OTHER
-)
+PUBLISHED = weights.Published("someone/net", "net.safetensors", "timm", "MIT", 50.0, "none", preprocessing=OTHER)
 RENAMES = {"timm": [(r"^conv1\.", "stem.")]}
 OLDER = {"timm": [(r"^trunk\.", "stem.")]}
 

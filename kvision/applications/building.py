@@ -1,5 +1,6 @@
 """What every builder does first and last: the row of a variant, the checked input, the model, its weights."""
 
+import dataclasses
 import inspect
 import math
 import numbers
@@ -121,8 +122,13 @@ def build_network(images, output, levels, *, include_top, features, name, prepro
                 f"{name}: features={tuple(features)!r} gives named maps, which a network with its classifier does not "
                 "return. Pass include_top=False as well."
             )
+        whole = keras.Model(images, output)
         output = {level: choose(f"level of {name}", levels, level) for level in features}
     model = model_class(images, output, name=name)
+    if features is not None:  # weights of what lies behind the last of them have no place
+        kept = {layer.name for layer in model.layers}
+        left_out = [layer.name for layer in whole.layers if layer.weights and layer.name not in kept]
+        model.weight_sources = weight_files.WeightSources(top=left_out)
     layers = {id(layer.output): layer.name for layer in model.layers}
     model.preprocessing = preprocessing
     model.feature_info = {
@@ -133,7 +139,7 @@ def build_network(images, output, levels, *, include_top, features, name, prepro
     return model
 
 
-def finish(model, weights, published=None, renames=None, older_names=None):
+def finish(model, weights, published=None, renames=None, older_names=None, top=()):
     """The last step of every builder: the model learns how others name its weights, and loads those asked for.
 
     Args:
@@ -142,6 +148,8 @@ def finish(model, weights, published=None, renames=None, older_names=None):
         published: `{weights name: row}` of the family's `WEIGHTS`, for the variant built.
         renames: The family's `RENAMES`, `{source: [(pattern, replacement), …]}`.
         older_names: `{source: [(pattern, replacement), …]}`, from names that published files carry to today's.
+        top: Names of the layers that depend on the number of classes or belong to the classifier: those of
+            `include_top`, in whatever form they are built. They stay fresh where a file does not fit them.
 
     Returns:
         The model.
@@ -149,7 +157,7 @@ def finish(model, weights, published=None, renames=None, older_names=None):
     Raises:
         ValueError: if `weights` is neither a file nor published, or does not fit the model.
     """
-    weight_files.remember(model, renames, published, older_names)
+    weight_files.remember(model, renames, published, older_names, (*top, *weight_files.sources_of(model).top))
     return load_weights(model, weights, published or {})
 
 
@@ -206,7 +214,10 @@ def cut(model, levels, name=None):
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     network = Network(inputs, outputs, name=name or model.name)
     network.preprocessing = getattr(model, "preprocessing", None)
-    network.weight_sources = getattr(model, "weight_sources", network.weight_sources)
+    sources = weight_files.sources_of(model)
+    kept = {layer.name for layer in network.layers}
+    left_out = [name for name, layer in layers.items() if layer.weights and name not in kept]
+    network.weight_sources = dataclasses.replace(sources, top=(*sources.top, *left_out))
     strides = {info["layer"]: info["stride"] for info in known.values()}
     network.feature_info = {
         level: {

@@ -1,11 +1,13 @@
 """A detector's backbone, its named maps and the pyramid on them; and which norm is frozen, which trains."""
 
 import dataclasses
+import re
 
 import keras
 
 from kvision.errors import choose
 from kvision.layers import FeaturePyramid
+from kvision.weights import saved_layers
 
 TRAINABLE_NORMS = ("group", "batch", "sync_batch", None)
 
@@ -28,9 +30,11 @@ class Norms:
 def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer):
     """What `"auto"` means.
 
-    Where weights are loaded (`weights=`, a backbone of one's own, or a frozen one to load some into), batch norm is
-    frozen, neck and heads have no norm, and the neck starts by Caffe2's and torchvision's initialization. From scratch,
-    all of it trains: group norm everywhere and He initialization (He 2018, "Rethinking ImageNet Pre-training").
+    A Keras file of a whole detector says it: what was saved with group norm is built with it, batch norm is frozen.
+    Where other weights are loaded (`weights=`, a backbone of one's own, or a frozen one to load some into), batch norm
+    is frozen, neck and heads have no norm, and the neck starts by Caffe2's and torchvision's initialization. From
+    scratch, all of it trains: group norm everywhere and He initialization (He 2018, "Rethinking ImageNet
+    Pre-training").
 
     Raises:
         ValueError: on an unknown name, a norm for a backbone that is already built, or frozen norms in fresh parts.
@@ -47,11 +51,27 @@ def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer)
             'backbone_norm="frozen_batch" for the backbone; norm is "auto", "group", "batch", "sync_batch" or None.'
         )
     known = {kind: kind for kind in TRAINABLE_NORMS}
-    inner = choose(f"norm of {family}", {"auto": None if loaded else "group"} | known, norm)
-    known |= {"auto": "frozen_batch" if loaded else "group", "frozen_batch": "frozen_batch"}
+    auto = ("frozen_batch", None) if loaded else ("group", "group")
+    auto = _saved_norms(weights) or auto
+    inner = choose(f"norm of {family}", {"auto": auto[1]} | known, norm)
+    known |= {"auto": auto[0], "frozen_batch": "frozen_batch"}
     if isinstance(initializer, str) and initializer == "auto":
         initializer = "lecun_uniform" if loaded else "he"
     return Norms(choose(f"backbone_norm of {family}", known, backbone_norm), inner, initializer)
+
+
+def _saved_norms(weights):
+    """(norm of the backbone, norm of neck and heads) of the detector in a Keras file; None for other weights."""
+    layers = () if weights is None else saved_layers(weights)
+    if not any(place.startswith("trunk/") for place in layers):
+        return None
+    kinds = {"group_normalization": "group", "batch_normalization": "batch"}
+    found = {True: set(), False: set()}
+    for place in layers:
+        in_backbone = place.startswith("trunk/layers/") and place.count("/layers/") > 1  # a model inside the trunk
+        found[in_backbone].add(kinds.get(re.sub(r"_\d+$", "", place.rsplit("/", 1)[-1])))
+    backbone, inner = (next(iter(names - {None}), None) for names in (found[True], found[False]))
+    return "frozen_batch" if backbone == "batch" else backbone, inner
 
 
 def backbone_preprocessing(family, backbone, preprocess, default):

@@ -18,39 +18,67 @@ def freeze(model, up_to):
     weights it was compiled with.
 
     Args:
-        model: A functional or sequential `keras.Model`.
-        up_to: Name of the last layer to freeze. Its ancestors in the graph are frozen with it, branches beside it are
-            not.
+        model: A functional or sequential `keras.Model`, or a `TaskModel` such as a detector, whose trunk is meant.
+        up_to: Name of the last layer to freeze, in models inside the model too, such as the backbone of a detector; or
+            the name of such a model, all of which is frozen. Its ancestors in the graph are frozen with it, branches
+            beside it are not.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if there is no such layer (lists the nearest) or the model is not functional.
+        ValueError: if there is no such layer (lists the nearest), two models inside have one, or the model is not
+            functional.
 
     >>> freeze(kvision.applications.ResNet18(), up_to="layer2.1.relu2").get_layer("conv1").trainable
     False
     """
-    graph = graph_of(model)
+    graph = graph_of(getattr(model, "trunk", None) or model)
     if not hasattr(graph, "operations"):
         raise ValueError(f"freeze needs a functional or sequential model, got {type(model).__name__}.")
-    layers = {operation.name: operation for operation in graph.operations}
-    pending, frozen = [choose(f"layer of {model.name}", layers, up_to)], set()
-    inside = set(graph.operations)
-    while pending:
-        operation = pending.pop()
-        if operation in frozen or operation not in inside:
-            continue
-        frozen.add(operation)
-        if isinstance(operation, keras.Layer):
-            operation.trainable = False
-        tensors = [tensor for node in inbound_nodes(operation) for tensor in node.input_tensors]
-        pending += map(producer, tensors)
+    ways = {}
+    for way in _ways(graph):
+        ways.setdefault(way[-1].name, []).append(way)
+    found = choose(f"layer of {model.name}", ways, up_to)
+    found = [way for way in found if len(way) == min(map(len, found))]  # the outermost
+    if len(found) > 1:
+        around = " and ".join(repr(way[-2].name) if len(way) > 1 else repr(model.name) for way in found)
+        raise ValueError(
+            f"freeze: {up_to!r} is the name of {len(found)} layers of {model.name}, in {around}. Freeze the model "
+            "inside that you mean: freeze(model.get_layer(...), up_to=...)."
+        )
+    (*models, last) = found[0]
+    if isinstance(last, keras.Layer):
+        last.trainable = False
+    for outer, operation in zip((graph, *map(graph_of, models)), found[0], strict=True):
+        _freeze_ancestors(outer, operation)
     if model.compiled:
         print_message(
             f"{model.name}: frozen up to {up_to!r}; compile the model again so that the optimizer leaves it alone."
         )
     return model
+
+
+def _ways(graph):
+    """Every operation of a graph and of the models inside it, with those models around it, outermost first."""
+    for operation in graph.operations:
+        yield (operation,)
+        inside = graph_of(operation)
+        if hasattr(inside, "operations"):
+            yield from ((operation, *way) for way in _ways(inside))
+
+
+def _freeze_ancestors(graph, operation):
+    """Freeze what an operation of a graph depends on there, but not itself."""
+    inside, seen, pending = set(graph.operations), {operation}, [operation]
+    while pending:
+        tensors = [tensor for node in inbound_nodes(pending.pop()) for tensor in node.input_tensors]
+        for ancestor in map(producer, tensors):
+            if ancestor in inside and ancestor not in seen:
+                seen.add(ancestor)
+                pending.append(ancestor)
+                if isinstance(ancestor, keras.Layer):
+                    ancestor.trainable = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,86 +1,166 @@
-"""Weight files of Keras, compared with what the model itself would save."""
+"""Weight files of Keras, compared with what the model itself would save. Only arrays are read, a model's code is not.
 
-import json
+Keras finds a layer by its class and number, `layers/conv2d_3`, and writes its name beside it. Where the numbers do not
+fit, because a layer is missing or has another class, the names decide.
+"""
+
+import contextlib
 import pathlib
-import tempfile
 import zipfile
 
+import keras
 import numpy as np
 
-from kvision._keras import layers_of
-from kvision.weights.comparison import mismatch
-from kvision.weights.files import read
+from kvision._keras import load_state, saved_state
+from kvision.weights.comparison import Entry, compared, weights_of
+from kvision.weights.files import Refused, reading
+from kvision.weights.sources import sources_of
+
+# How many times the bytes on the disk a compressed array may become; real weights hardly shrink at all.
+MOST_EXPANSION = 1000
 
 
 def load_keras(model, path):
-    """A Keras file, compared with what the model itself would save before anything is written."""
-    if not path.is_file():
-        raise ValueError(f"There is no weight file {str(path)!r}.")
-    if path.suffix == ".keras":
-        _refuse_code(path)
-    with tempfile.TemporaryDirectory() as folder:
-        own = pathlib.Path(folder, "own.weights.h5")
-        model.save_weights(own)
-        expected, found = _shapes(own, own.name), read(path, lambda file: _shapes(file, file.name))
-    faults = [f"{key}: wants {shape}, which is not there" for key, shape in expected.items() if key not in found]
-    faults += [
-        f"{key}: wants {shape}, the file gives {found[key]}"
-        for key, shape in expected.items()
-        if found.get(key, shape) != shape and not _fitted(model, shape, found[key])
-    ]
-    faults += [f"{key!r} of the file has no counterpart in the model" for key in found if key not in expected]
-    if faults:
-        raise mismatch(model, faults, len(found))
-    model.load_weights(path)
-    return model
+    """Load a `.weights.h5` or `.keras` file; see `kvision.weights.load`."""
+    sources = sources_of(model)
+    groups, names = saved_state(model)
+    owners = {id(variable): layer for layer, variable in weights_of(model)}
+    of_layers = [group for group, values in groups.items() if any(id(value) in owners for value in values.values())]
+    own = {(group, key): value for group in of_layers for key, value in groups[group].items()}
+    with _opened(path) as file:
+        arrays, file_names = _arrays(path, file)
+        beside = {group for group, values in groups.items() if values} - set(of_layers)
+        arrays = {place: array for place, array in arrays.items() if not _is_beside(place[0], beside)}
+        places = _paired(own, names, arrays, file_names, bool(sources.top))
+        entries = [
+            Entry(owners.get(id(value)), value, getattr(value, "path", "/".join(place)), arrays.get(places.get(place)))
+            for place, value in own.items()
+        ]
+        used = set(places.values())
+        surplus = [
+            f"{file_names.get(group, group)}/{key}"
+            for group, key in arrays
+            if (group, key) not in used and not any(map(sources.is_top, _named((group, key), file_names)[:-1]))
+        ]
+        fitted = compared(model, entries, surplus, len(arrays))
+    place_of = {id(entry): place for entry, place in zip(entries, own, strict=True)}
+    new = {group: dict(values) for group, values in groups.items()}
+    for entry, array in fitted.arrays:
+        group, key = place_of[id(entry)]
+        new[group][key] = array
+    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for _, variable in weights_of(model)]
+    try:
+        load_state(model, new)
+    except BaseException:  # a layer that loads in its own way, or no memory left
+        for variable, value in before:
+            variable.assign(value)
+        raise
+    return fitted
 
 
-def _fitted(model, wanted, given):
-    """Whether a layer of the model makes its weight of shape `wanted` from one of shape `given` as it loads."""
-    for layer in layers_of(model):
-        if hasattr(layer, "fit_weight") and wanted in [tuple(weight.shape) for weight in layer.weights]:
-            try:
-                return layer.fit_weight(np.zeros(given, "float32")).shape == wanted
-            except ValueError:
-                return False
-    return False
+def saved_layers(path):
+    """Where the layers with weights lie in a Keras file, such as `"trunk/layers/network/layers/group_normalization"`.
+
+    Args:
+        path: Of a `.weights.h5` or `.keras` file.
+
+    Returns:
+        A tuple of texts; the last part is the class of the layer, numbered. Empty for a file of another ending, and
+        where there is none.
+
+    Raises:
+        ValueError: if the file is broken.
+    """
+    path = pathlib.Path(path)
+    if not is_keras_file(path) or not path.is_file():
+        return ()
+    with _opened(path) as file:
+        return tuple(dict.fromkeys(group for group, key in _arrays(path, file)[0]))
 
 
-def _shapes(path, name):
-    """`{path: shape}` of the arrays in a Keras weight file; those of the optimizer are left out."""
+def is_keras_file(path):
+    return pathlib.Path(path).name.endswith((".weights.h5", ".keras"))
+
+
+@contextlib.contextmanager
+def _opened(path):
     import h5py
 
-    shapes = {}
-
-    def visit(key, item):
-        if isinstance(item, h5py.Dataset) and not key.startswith("optimizer") and "seed_generator" not in key:
-            shapes[key] = tuple(item.shape)
-
-    if name.endswith(".keras"):
-        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as member, h5py.File(member) as file:
-            file.visititems(visit)
-    else:
-        with h5py.File(path) as file:
-            file.visititems(visit)
-    return shapes
+    if not path.is_file():
+        raise Refused(f"There is no weight file {str(path)!r}.")
+    with reading(path), contextlib.ExitStack() as stack:
+        file = path
+        if path.suffix == ".keras":
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open("model.weights.h5"))
+        yield stack.enter_context(h5py.File(file, "r"))
 
 
-def _refuse_code(path):
-    def classes(config):
-        if isinstance(config, dict):
-            yield config.get("class_name")
-            for value in config.values():
-                yield from classes(value)
-        elif isinstance(config, list):
-            for value in config:
-                yield from classes(value)
+def _arrays(path, file):
+    """`{(group, key): array}` of an open file, and the names of the layers by group; nothing is read yet."""
+    import h5py
 
-    def class_names(path):
-        with zipfile.ZipFile(path) as archive:
-            return {"classes": set(classes(json.loads(archive.read("config.json"))))}
+    arrays, names = {}, {}
 
-    if read(path, class_names)["classes"] & {"Lambda", "__lambda__"}:
-        raise ValueError(
-            f"{str(path)!r} holds a Lambda layer, which is code of whoever made it; it was not run and nothing was "
-            "loaded. Ask for a .weights.h5 file."
+    def visit(where, item):
+        group, _, last = where.rpartition("/")
+        if last == "vars" and "name" in item.attrs:
+            names[group] = item.attrs["name"]
+        if isinstance(item, h5py.Dataset):
+            arrays[group.removesuffix("vars").rstrip("/"), last] = _Stored(path, where, item)
+
+    file.visititems(visit)
+    return arrays, names
+
+
+class _Stored:
+    """An array in an open file, whose header is checked before it is read."""
+
+    def __init__(self, path, where, dataset):
+        filters = dataset.id.get_create_plist().get_nfilters()
+        stored = dataset.id.get_storage_size() * (MOST_EXPANSION if filters else 1)
+        if dataset.external or dataset.is_virtual or dataset.nbytes > stored:
+            raise Refused(
+                f"Cannot read {str(path)!r}: {where!r} declares {dataset.nbytes:,} bytes of shape {dataset.shape}, "
+                f"of which the file holds {dataset.id.get_storage_size():,}."
+            )
+        self.shape = dataset.shape
+        self.dtype = np.dtype(dataset.attrs.get("dtype", dataset.dtype))  # HDF5 has no bfloat16: the name is beside it
+        self._dataset = dataset
+
+    def __array__(self, dtype=None, copy=None):
+        array = np.array(self._dataset)
+        array = array.view(self.dtype) if array.dtype.kind == "V" else array
+        return array if dtype is None else array.astype(dtype)
+
+
+def _is_beside(group, beside):
+    """Whether an array belongs to an optimizer, a metric or a random generator."""
+    return group in beside or group.split("/")[0] == "optimizer" or "seed_generator" in group
+
+
+def _paired(own, names, arrays, file_names, by_name):
+    """`{our place: the file's}` by the rule that makes most shapes fit: Keras's own, or the names of the layers."""
+    rules = [lambda place, names: place]
+    if by_name:
+        rules += [_named, lambda place, names: (names.get(place[0]), place[1])]
+    best, most = {}, (-1, 0)
+    for rule in rules:
+        ours, theirs = (
+            {rule(place, known): place for place in some} for some, known in ((own, names), (arrays, file_names))
         )
+        if len(ours) < len(own) or len(theirs) < len(arrays):  # a name that comes twice
+            continue
+        pairs = {ours[key]: theirs[key] for key in ours if key in theirs}
+        fitting = sum(tuple(own[place].shape) == tuple(arrays[other].shape) for place, other in pairs.items())
+        if (score := (fitting, fitting - len(pairs))) > most:
+            best, most = pairs, score
+    return best
+
+
+def _named(place, names):
+    """The names of a layer and of those around it, but for models, whose names users give."""
+    group, key = place
+    parts = group.split("/")
+    around = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    chain = [names.get(part) for part in around if f"{part}/layers" not in around]
+    return (*filter(None, chain), key)

@@ -1,51 +1,65 @@
 """Loading weights into a model: all fits, or nothing is changed."""
 
+import functools
 import pathlib
 
 import keras
+import numpy as np
 
-from kvision._keras import layers_of, print_message
+from kvision._keras import layers_of
+from kvision.weights.checkpoint import network_state
 from kvision.weights.download import download
 from kvision.weights.files import read_state
-from kvision.weights.keras_file import load_keras
+from kvision.weights.keras_file import is_keras_file, load_keras
 from kvision.weights.sources import sources_of
-from kvision.weights.torch_names import fits, matched, renamed, rules_of, torch_key, write
+from kvision.weights.torch_names import keys_of, matched, renamed
 
 
 def load(model, path):
     """Load a weight file into a model, by its ending.
 
+    A network of kvision takes weights of another number of classes, or of its form with or without the classifier: the
+    layers that a file does not fit stay fresh, and one line says which. A kernel for images of three channels is summed
+    for those of one. Anything else that differs is refused.
+
     Args:
         model: The model; unchanged if anything does not fit.
-        path: `.weights.h5` or `.keras` of Keras; `.safetensors`, `.pth`, `.pt` or `.bin` of torchvision.
+        path: `.weights.h5` or `.keras` of Keras, of which only the arrays are read; or what `load_torch` takes.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: on another ending, a broken file, weights of another network, or a `.keras` file that holds code.
+        ValueError: on another ending, a broken file, or weights of another network.
     """
     path = pathlib.Path(path)
-    if path.name.endswith((".weights.h5", ".keras")):
-        return load_keras(model, path)
+    if is_keras_file(path):
+        load_keras(model, path).tell(model)
+        return model
     return load_torch(model, path)
 
 
-def load_torch(model, state_dict_or_path, source="torchvision"):
+def load_torch(model, state_dict_or_path, source="torchvision", prefix=None):
     """Load the weights of the torch implementation a network equals.
+
+    What a training saved is unpacked: a state dict inside other dicts, below a prefix such as `"module."`, or beside an
+    optimizer; of several, an averaged copy (`"model_ema"`, `"teacher"`) comes first. One line says what was read.
 
     Args:
         model: A model built by `kvision.applications`.
-        state_dict_or_path: `{key: array or tensor}`, as torch's `module.state_dict()` gives it, or the path of a
-            `.safetensors` file (needs no torch) or a `.pth`, `.pt` or `.bin` file (needs torch).
+        state_dict_or_path: `{key: array or tensor}`, as torch's `module.state_dict()` gives it; or the path of a
+            `.safetensors` file or the `.safetensors.index.json` of one in parts (need no torch), or a `.pth`, `.pt`,
+            `.bin`, `.ckpt` or `.pth.tar` file (need torch).
         source: Whose names the keys are: `"torchvision"`, `"timm"` or `"transformers"`.
+        prefix: Where in the file the network lies, such as `"student."`; None looks for it.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if keys or shapes differ, both ways: lists the first five. Also if the file is cut short or holds
-            more than tensors. The model is then unchanged.
+        ValueError: if keys or shapes differ, both ways: lists the first five (see `load` for what may differ). Also if
+            the file is cut short, holds objects that code would have to make, or more than one network of this kind.
+            The model is then unchanged.
         ImportError: if the file needs a package that is not installed.
 
     ```python
@@ -53,7 +67,7 @@ def load_torch(model, state_dict_or_path, source="torchvision"):
     kvision.weights.load_torch(model, torchvision.models.resnet50().state_dict())
     ```
     """
-    write(matched(model, _state(model, state_dict_or_path, source), source))
+    _write(model, matched(model, _state(model, state_dict_or_path, source, prefix), source))
     return model
 
 
@@ -69,32 +83,35 @@ def load_published(model, row):
             model is then unchanged.
         ImportError: if the file needs a package that is not installed.
     """
-    state = _state(model, download(row), row.source)
-    own = {layer.name: layer for layer in layers_of(model)}
-    fresh = [name for name in row.head if name in own and not fits(model, own[name], state, row.source)]
-    loaded = [name for name in row.head if name in own and name not in fresh]
-    kept = {torch_key(weight.path, rules_of(model, row.source)) for name in loaded for weight in own[name].weights}
-    heads = {
-        torch_key(f"{name}/{leaf}", rules_of(model, row.source)) for name in row.head for leaf in ("kernel", "bias")
-    }
-    state = {key: value for key, value in state.items() if key in kept or key not in heads}
-    write(matched(model, state, row.source, skip=fresh))
+    _write(model, matched(model, _state(model, download(row), row.source), row.source))
     if row.epsilon is not None:
         set_epsilon(model, row.epsilon)
     if row.preprocessing is not None:
         model.preprocessing = row.preprocessing
-    if fresh:
-        start = "starts" if len(fresh) == 1 else "start"
-        print_message(
-            f"{model.name}: {', '.join(fresh)} {start} fresh: the published weights have another number of classes."
-        )
     return model
 
 
-def _state(model, state_dict_or_path, source):
+def _write(model, fitted):
+    before = []
+    try:
+        for entry, array in fitted.arrays:
+            before.append((entry.variable, np.array(keras.ops.convert_to_numpy(entry.variable))))
+            entry.variable.assign(array)
+    except BaseException:  # no memory left, or interrupted
+        for variable, value in before:
+            variable.assign(value)
+        raise
+    fitted.tell(model)
+
+
+def _state(model, state_dict_or_path, source, prefix=None):
     """`{key: array}` of a state dict or of a file that holds one, older names brought to today's."""
-    state = read_state(state_dict_or_path)
-    rules = sources_of(model).older_names.get(source, [])
+    expected = keys_of(model, source)
+    rename = functools.partial(_by_todays_names, sources_of(model).older_names.get(source, []))
+    return network_state(model, read_state(state_dict_or_path), expected, rename, prefix)
+
+
+def _by_todays_names(rules, state):
     names = {key: renamed(key, rules) for key in state}  # a key whose new name is taken keeps its own
     return {key if names[key] in state else names[key]: value for key, value in state.items()}
 

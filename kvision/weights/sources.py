@@ -18,7 +18,6 @@ class Published:
         accuracy: Published, in percent: top-1 on the 50,000 validation images of ImageNet; of a detector, the AP of
             its boxes on COCO's val2017.
         resizing: What the images go through before `preprocessing`, in words.
-        head: Names of the layers that depend on the number of classes.
         mask_ap: The AP of its masks on COCO's val2017, in percent, if it has masks.
         epsilon: Of the batch normalisations in use with these weights; None: the model's own.
         preprocessing: What RGB images of 0…255 go through with these weights, a serializable object such as
@@ -31,7 +30,6 @@ class Published:
     licence: str
     accuracy: float
     resizing: str
-    head: tuple
     mask_ap: float | None = None
     epsilon: float | None = None
     preprocessing: collections.abc.Callable | None = None
@@ -39,12 +37,12 @@ class Published:
     def get_config(self):
         config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         preprocessing = keras.saving.serialize_keras_object(self.preprocessing)
-        return config | {"head": list(self.head), "preprocessing": preprocessing}
+        return config | {"preprocessing": preprocessing}
 
     @classmethod
     def from_config(cls, config):
         preprocessing = keras.saving.deserialize_keras_object(config["preprocessing"])
-        return cls(**config | {"head": tuple(config["head"]), "preprocessing": preprocessing})
+        return cls(**config | {"preprocessing": preprocessing})
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -57,16 +55,21 @@ class WeightSources:
         published: `{name: Published}`.
         older_names: `{source: [(pattern, replacement), …]}`, from the names that older files carry to today's, applied
             to the keys of a file.
+        top: Names of layers, or their beginnings up to a dot, that a network for other classes, without its classifier,
+            or with fewer features has otherwise or not at all: they stay fresh where a file does not fit them, and may
+            be missing on either side.
     """
 
     renames: dict = dataclasses.field(default_factory=dict)
     published: dict = dataclasses.field(default_factory=dict)
     older_names: dict = dataclasses.field(default_factory=dict)
+    top: tuple = ()
 
     def __post_init__(self):
         for name in ("renames", "older_names"):
             tables = {source: tuple(map(tuple, rules)) for source, rules in getattr(self, name).items()}
             object.__setattr__(self, name, tables)
+        object.__setattr__(self, "top", tuple(self.top))
 
     def get_config(self):
         rules = [rule for table in (self.renames, self.older_names) for rules in table.values() for rule in rules]
@@ -79,17 +82,21 @@ class WeightSources:
             "renames": self.renames,
             "published": {name: row.get_config() for name, row in self.published.items()},
             "older_names": self.older_names,
+            "top": list(self.top),
         }
 
     @classmethod
     def from_config(cls, config):
         published = {name: Published.from_config(row) for name, row in config["published"].items()}
-        return cls(config["renames"], published, config["older_names"])
+        return cls(config["renames"], published, config["older_names"], config["top"])
+
+    def is_top(self, layer_name):
+        return any(f"{layer_name}.".startswith(f"{name}.") for name in self.top)
 
 
-def remember(model, renames=None, published=None, older_names=None):
+def remember(model, renames=None, published=None, older_names=None, top=()):
     """Tell a model what its builder knows of weights from elsewhere; arguments as those of `WeightSources`."""
-    model.weight_sources = WeightSources(renames or {}, published or {}, older_names or {})
+    model.weight_sources = WeightSources(renames or {}, published or {}, older_names or {}, top)
 
 
 def published_names(model):

@@ -7,7 +7,7 @@ import numpy as np
 
 from kvision._keras import inbound_nodes, producer
 from kvision.errors import unknown
-from kvision.weights.comparison import mismatch, weights_of
+from kvision.weights.comparison import Entry, compared, weights_of
 from kvision.weights.sources import sources_of
 
 SOURCES = ("torchvision", "timm", "transformers")
@@ -26,38 +26,32 @@ LEAVES = {
 NOT_WEIGHTS = ("num_batches_tracked", "relative_position_index", "attn_mask")
 
 
-def matched(model, state, source, skip=()):
-    """`[(variable, array)]` for every weight of the model, or the ValueError that says what does not fit."""
+def matched(model, state, source):
+    """A `Fitted` of every weight of the model, or the ValueError that says what does not fit."""
     rules = rules_of(model, source)
     left = {key: value for key, value in state.items() if not key.endswith(NOT_WEIGHTS)}
-    count = len(left)
-    pairs, faults = [], []
+    count, entries = len(left), []
     for layer, variable in weights_of(model):
-        if layer.name in skip:
-            continue
         key = torch_key(variable.path, rules)
-        if key not in left:
-            faults.append(f"{variable.path}: wants {tuple(variable.shape)} from {key!r}, which is not there")
-            continue
-        array = _from_torch(layer, variable, _numpy(left.pop(key)))
-        if array.shape != tuple(variable.shape):
-            faults.append(f"{variable.path}: wants {tuple(variable.shape)}, {key!r} gives {array.shape}")
-        pairs.append((variable, array))
-    faults += [f"{key!r} of the file has no counterpart in the model" for key in left]
-    if faults:
-        raise mismatch(model, faults, count)
-    return pairs
-
-
-def write(pairs):
-    for variable, array in pairs:
-        variable.assign(array)
+        value = left.pop(key, None)
+        if value is not None:
+            value = _from_torch(layer, variable, _numpy(value))
+        entries.append(Entry(layer, variable, variable.path, value, key))
+    absent = tuple(torch_key(f"{name}/kernel", rules).removesuffix("weight") for name in sources_of(model).top)
+    return compared(model, entries, [key for key in left if not key.startswith(absent)], count)
 
 
 def rules_of(model, source):
     if source not in SOURCES:
         raise unknown("source", source, SOURCES)
     return sources_of(model).renames.get(source, [])
+
+
+def keys_of(model, source):
+    """What torch calls the weights of a model, those of its top last."""
+    rules, sources = rules_of(model, source), sources_of(model)
+    weights = sorted(weights_of(model), key=lambda owned: sources.is_top(owned[0].name))
+    return [torch_key(variable.path, rules) for _, variable in weights]
 
 
 def torch_key(path, rules):
@@ -72,20 +66,24 @@ def renamed(key, rules):
 
 
 def _numpy(value):
-    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if not hasattr(value, "detach"):
+        return value if hasattr(value, "shape") else np.asarray(value)
+    value = value.detach().cpu()
+    value = value.int_repr() if value.is_quantized else value
+    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def _from_torch(layer, variable, array):
     """Torch counts channels first and keeps dense kernels transposed."""
     leaf = variable.path.rsplit("/", 1)[-1]
-    if leaf == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
+    if leaf == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D) and array.ndim == 4:
         return np.transpose(array, (2, 3, 0, 1))
     if leaf == "kernel" and array.ndim == 4:
         array = np.transpose(array, (2, 3, 1, 0))
         return array.reshape(-1, array.shape[-1]) if isinstance(layer, keras.layers.Dense) else array
-    if leaf == "kernel" and isinstance(layer, keras.layers.Dense):
+    if leaf == "kernel" and array.ndim == 2 and isinstance(layer, keras.layers.Dense):
         return _after_flatten(layer, array).T
-    return layer.fit_weight(array) if hasattr(layer, "fit_weight") else array
+    return array
 
 
 def _after_flatten(layer, array):
@@ -98,15 +96,7 @@ def _after_flatten(layer, array):
     if not isinstance(operation, keras.layers.Flatten) or len(operation.input.shape) != 4:
         return array
     height, width, channels = operation.input.shape[1:]
+    if array.shape[1] != height * width * channels:
+        return array
     maps = array.reshape(len(array), channels, height, width)
     return np.transpose(maps, (0, 2, 3, 1)).reshape(array.shape)
-
-
-def fits(model, layer, state, source):
-    """Whether the file's arrays for one layer have the shapes of its weights."""
-    rules = rules_of(model, source)
-    keys = {torch_key(variable.path, rules): variable for variable in layer.weights}
-    return all(
-        key in state and _from_torch(layer, variable, _numpy(state[key])).shape == tuple(variable.shape)
-        for key, variable in keys.items()
-    )

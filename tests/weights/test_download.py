@@ -1,5 +1,6 @@
 """Published files: fetched once, compared with their digits, kept."""
 
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 from kvision import weights
 from kvision.applications import ResNet, imagenet
 from kvision.network import Preprocessing
+from kvision.weights.download import download
 from tests.support import assert_close
 from tests.weights.states import torch_state, unchanged
 
@@ -44,7 +46,7 @@ def serving(handler):
 
 
 def row_at(address, file, **more):
-    return weights.Published(address, file, "torchvision", "MIT", 50.0, "none", head=("fc",), **more)
+    return weights.Published(address, file, "torchvision", "MIT", 50.0, "none", **more)
 
 
 def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(model, tmp_path, downloads):
@@ -78,6 +80,31 @@ def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(mod
         weights.load_published(model, row_at(address, name))
 
 
+class Slow(Files):
+    """Gives the second half of a file only when two have asked for it."""
+
+    both = threading.Barrier(2)
+
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        outputfile.write(content[: len(content) // 2])
+        outputfile.flush()
+        Slow.both.wait(timeout=30)
+        outputfile.write(content[len(content) // 2 :])
+
+
+def test_two_that_fetch_one_file_do_not_collide(tmp_path, downloads):
+    (tmp_path / "net").write_bytes(np.random.default_rng(0).bytes(2**20))
+    name = f"net-{hashlib.sha256((tmp_path / 'net').read_bytes()).hexdigest()[:8]}.safetensors"
+    (tmp_path / "net").rename(tmp_path / name)
+    slow = functools.partial(Slow, directory=tmp_path)
+    with serving(slow) as address, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(download, [row_at(address, name)] * 2))
+    assert paths == [downloads / name] * 2
+    assert paths[0].read_bytes() == (tmp_path / name).read_bytes()
+    assert [path.name for path in downloads.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("head", [{"classes": 7}, {"include_top": False}], ids=str)
 def test_a_published_head_of_other_size_stays_fresh(model, head, tmp_path, downloads, capsys):
     state = torch_state(model)
@@ -105,7 +132,7 @@ def test_without_torch_no_torch_file_is_fetched(model, tmp_path, downloads, monk
 SCRIPT = """
 import sys, kvision
 from kvision.weights import Published, load_published
-row = Published("someone/tiny", "model.safetensors", "timm", "MIT", 50.0, "none", head=("fc",))
+row = Published("someone/tiny", "model.safetensors", "timm", "MIT", 50.0, "none")
 build = lambda **options: kvision.applications.ResNet("tiny", input_shape=(32, 32, 3), **options)
 same = load_published(build(classes=3), row)
 fresh = load_published(build(classes=7), row)

@@ -102,9 +102,11 @@ def test_unknown_sources_are_refused(model):
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [
-        (lambda state: (state.pop("fc.weight"), state.pop("fc.bias")), "file lacks layers.*include_top=False"),
+        (lambda state: state.pop("layer1.0.conv1.weight"), "file lacks layers"),
         (lambda state: state.update(extra=np.zeros(2)), "model lacks layers"),
-        (lambda state: state.update({"fc.weight": np.zeros((9, 256)), "fc.bias": np.zeros(9)}), "number of classes"),
+        (lambda state: state.update({"bn1.weight": np.zeros(9), "bn1.bias": np.zeros(9)}), "number of classes"),
+        (lambda state: state.update({"conv1.weight": np.zeros((8, 4, 7, 7))}), "another number of channels"),
+        (lambda state: state.update({"fc.bias": np.zeros(3, "int8")}), "quantised"),
         (lambda state: state.update({k: np.zeros(1) for k in list(state)[:9]}), "another variant"),
     ],
 )

@@ -33,6 +33,8 @@ VARIANTS = {
     "tiny": {**_PAPER, "widths": (8, 8, 8, 8, 8), "units": 16, "groups": 2},
 }
 
+WEIGHTS = {"2014": {"imagenet": imagenet.torchvision_weights("alexnet-owt-7be5be79.pth", 56.522)}}
+
 # torchvision counts every layer of its two sequences.
 RENAMES = {
     "torchvision": [
@@ -77,7 +79,8 @@ def AlexNet(
     Args:
         variant: A row of `VARIANTS`: `"2012"`, `"ungrouped"` or `"2014"`.
         include_top: End with the three dense layers; otherwise the map after the last pooling is returned.
-        weights: None, or the path of a weight file.
+        weights: None, `"imagenet"` (of "2014" without `norm`, see `WEIGHTS`; torchvision's file, which needs torch), or
+            the path of a weight file.
         input_shape: (height, width, channels), at least 67 pixels ("2014": 63).
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -144,4 +147,6 @@ def AlexNet(
         name=name or f"alexnet_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights, renames=RENAMES)
+    return finish(
+        model, weights, WEIGHTS.get(variant) if norm is None else None, renames=RENAMES, top=("fc6", "fc7", "fc8")
+    )

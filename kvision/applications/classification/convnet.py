@@ -97,4 +97,4 @@ def ConvNet(
         name=name or f"convnet_{n}_{m}_{k}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, top=(*(f"dense{layer + 1}" for layer in range(k)), "classifier"))

@@ -56,6 +56,25 @@ VARIANTS = {
     },
 }
 
+# Height and width of the centre; the short side before; the file; the accuracy.
+_BICUBIC = {
+    "b0": (224, 256, "efficientnet_b0_rwightman-7f5810bc.pth", 77.692),
+    "b1": (240, 256, "efficientnet_b1_rwightman-bac287d4.pth", 78.642),
+    "b2": (288, 288, "efficientnet_b2_rwightman-c35c1473.pth", 80.608),
+    "b3": (300, 320, "efficientnet_b3_rwightman-b3899882.pth", 82.008),
+    "b4": (380, 384, "efficientnet_b4_rwightman-23ab8bcd.pth", 83.384),
+    "b5": (456, 456, "efficientnet_b5_lukemelas-1a07897c.pth", 83.444),
+    "b6": (528, 528, "efficientnet_b6_lukemelas-24a108a5.pth", 84.008),
+    "b7": (600, 600, "efficientnet_b7_lukemelas-c5b4e57e.pth", 84.122),
+}
+WEIGHTS = {
+    variant: {"imagenet": imagenet.torchvision_weights(file, top1, resize=resize, crop=crop, interpolation="bicubic")}
+    for variant, (crop, resize, file, top1) in _BICUBIC.items()
+}
+WEIGHTS["b1"]["imagenet_v2"] = imagenet.torchvision_weights(
+    "efficientnet_b1-c27df63c.pth", 79.838, resize=255, crop=240
+)
+
 PROOF = "torchvision efficientnet_b0 … b7, fed the same weights"
 
 preprocess_input = imagenet.preprocess_input
@@ -104,7 +123,8 @@ def EfficientNet(
     Args:
         variant: A row of `VARIANTS`: `"b0"` to `"b7"`.
         include_top: End with the classifier; otherwise the map of stage 9's convolution is returned.
-        weights: None, or the path of a weight file.
+        weights: None, `"imagenet"`, of b1 `"imagenet_v2"` too (see `WEIGHTS`; torchvision's, which need torch), or
+            the path of a weight file.
         input_shape: (height, width, channels), at least 32 pixels; None is `resolution` squared, in colour.
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -176,7 +196,7 @@ def EfficientNet(
         name=name or f"efficientnet_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, WEIGHTS.get(variant), top=("classifier",))
 
 
 def _inverted_residual(x, channels, kernel_size, strides, expansion, drop_rate, bound, squeeze, name):

@@ -21,7 +21,7 @@ from kvision.applications.building import build_network, finish, image_input, va
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D, LocalResponseNormalization, MaxPooling2D
 from kvision.layers.conventions import conventions
-from kvision.network import Network
+from kvision.network import Network, Preprocessing
 
 AUXILIARY_WEIGHT = 0.3  # section 5
 
@@ -55,6 +55,15 @@ VARIANTS = {
     },
 }
 
+# These were trained on images in −1…1, a step that torchvision keeps inside its network.
+WEIGHTS = {
+    "torchvision": {
+        "imagenet": imagenet.torchvision_weights(
+            "googlenet-1378be20.pth", 69.778, preprocessing=Preprocessing(value_range=(-1.0, 1.0))
+        )
+    }
+}
+
 PROOF = "torchvision googlenet, fed the same weights; a NumPy twin of the paper's form"
 
 preprocess_input = imagenet.preprocess_input
@@ -84,7 +93,8 @@ def GoogLeNet(
     Args:
         variant: A row of `VARIANTS`: `"2014"` or `"torchvision"`; None is the first without, the second with a `norm`.
         include_top: End with the classifier; otherwise the last map is returned.
-        weights: None, or the path of a weight file. torchvision's file holds the heads: load it with `auxiliary=True`.
+        weights: None, `"imagenet"` (of "torchvision" with batch norm, see `WEIGHTS`; the file needs torch, images are
+            prepared by the model's own `preprocessing`), or the path of a weight file.
         input_shape: (height, width, channels), at least 32 pixels.
         classes: Number of classes.
         classifier_activation: Of the last layer and of both heads; None gives logits.
@@ -161,7 +171,9 @@ def GoogLeNet(
         preprocessing=preprocess_input,
         model_class=AuxiliaryClassifier if auxiliary else Network,
     )
-    return finish(model, weights)
+    return finish(
+        model, weights, WEIGHTS.get(variant) if norm not in (None, "group") else None, top=("fc", "aux1", "aux2")
+    )
 
 
 def _inception(x, widths, wide_kernel, convolve, name):

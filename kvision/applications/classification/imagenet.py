@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kvision.network import Preprocessing
+from kvision.weights import Published
 
 # Mean and standard deviation of the training images in RGB, for values in 0…1, as torchvision's weights expect them.
 MEAN = (0.485, 0.456, 0.406)
@@ -45,3 +46,20 @@ def class_names():
     """The 1000 names, in the order of the scores."""
     text = importlib.resources.files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
+
+
+def torchvision_weights(file, accuracy, *, resize=256, crop=224, interpolation="bilinear", **more):
+    """A row of weights that torchvision publishes; facts from its table of weights, `torchvision/models/*.py`."""
+    address = "https://download.pytorch.org/models"
+    licence = more.pop("licence", "BSD-3-Clause")
+    return Published(address, file, "torchvision", licence, accuracy, resizing(resize, crop, interpolation), **more)
+
+
+def timm_weights(name, accuracy, *, licence, resize=256, crop=224, interpolation="bilinear", **more):
+    """A row of weights that timm publishes, its own or others'; facts from the settings in `timm/models/*.py`."""
+    repository, file = f"timm/{name}", "model.safetensors"
+    return Published(repository, file, "timm", licence, accuracy, resizing(resize, crop, interpolation), **more)
+
+
+def resizing(short_side, crop, interpolation):
+    return f"short side to {short_side} ({interpolation}), centre {crop}x{crop}"

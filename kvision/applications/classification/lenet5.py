@@ -122,7 +122,7 @@ def LeNet5(
         name=name,
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, top=("C5", "F6", "output"))
 
 
 def _paper(x, row, include_top, classes, classifier_activation, norm):

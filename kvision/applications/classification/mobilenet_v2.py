@@ -36,6 +36,13 @@ VARIANTS = {
     },
 }
 
+WEIGHTS = {
+    "1.0": {
+        "imagenet": imagenet.torchvision_weights("mobilenet_v2-b0353104.pth", 71.878),
+        "imagenet_v2": imagenet.torchvision_weights("mobilenet_v2-7ebf99e0.pth", 72.154, resize=232),
+    }
+}
+
 PROOF = "torchvision mobilenet_v2, fed the same weights and the published ones"
 
 preprocess_input = imagenet.preprocess_input
@@ -64,7 +71,8 @@ def MobileNetV2(
     Args:
         variant: A row of `VARIANTS`, named by its width: `"1.0"`, `"1.4"`, `"0.75"`, `"0.5"`, `"0.35"`.
         include_top: End with the classifier; otherwise the last map is returned.
-        weights: None, or the path of a weight file.
+        weights: None, `"imagenet"` or `"imagenet_v2"` (see `WEIGHTS`; torchvision's files, which need torch), or the
+            path of a weight file.
         input_shape: (height, width, channels), at least 32 pixels.
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -115,7 +123,7 @@ def MobileNetV2(
         name=name or f"mobilenet_v2_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, WEIGHTS.get(variant), top=("classifier",))
 
 
 def _inverted_residual(x, channels, strides, expansion, bound, name):

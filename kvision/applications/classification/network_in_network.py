@@ -133,7 +133,7 @@ def NetworkInNetwork(
         name=name or f"network_in_network_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, top=(f"cccp{pointwise + 1}",))
 
 
 def _max_pooling(name):

@@ -21,7 +21,6 @@ from kvision.applications.classification import imagenet
 from kvision.errors import choose
 from kvision.layers import MaxPooling2D
 from kvision.layers.conventions import conventions
-from kvision.weights import Published
 
 # Table 1 of the paper; "cifar" rows: section 4.2, 6n + 2 layers. `width` is that of the first stage.
 _IMAGENET = {"stem": "imagenet", "shortcut": "projection", "width": 64}
@@ -39,22 +38,16 @@ VARIANTS = {
     "tiny": {"block": "bottleneck", "depths": (1, 1, 1, 1), **_IMAGENET, "width": 8},
 }
 
-# Torchvision's weights (IMAGENET1K_V1) as timm publishes them; accuracies from torchvision's table of weights.
-_RESIZING = "short side to 256 (bilinear), centre 224x224"
+# Torchvision's weights as timm publishes them, accuracies from torchvision's table of weights: "imagenet" is its
+# IMAGENET1K_V1, "imagenet_v2" its IMAGENET1K_V2, trained longer.
+_V1 = {"18": 69.758, "34": 73.314, "50": 76.130, "101": 77.374, "152": 78.312}
+_V2 = {"50": 80.858, "101": 81.886, "152": 82.284}
+_BSD = {"licence": "BSD-3-Clause"}
 WEIGHTS = {
-    depth: {
-        "imagenet": Published(
-            f"timm/resnet{depth}.tv_in1k",
-            "model.safetensors",
-            "timm",
-            "BSD-3-Clause",
-            accuracy,
-            _RESIZING,
-            ("fc",),
-        )
-    }
-    for depth, accuracy in {"18": 69.758, "34": 73.314, "50": 76.130, "101": 77.374, "152": 78.312}.items()
+    depth: {"imagenet": imagenet.timm_weights(f"resnet{depth}.tv_in1k", top1, **_BSD)} for depth, top1 in _V1.items()
 }
+for depth, top1 in _V2.items():
+    WEIGHTS[depth]["imagenet_v2"] = imagenet.timm_weights(f"resnet{depth}.tv2_in1k", top1, resize=232, **_BSD)
 
 PROOF = "torchvision resnet18 … resnet152, fed the same weights"
 
@@ -88,7 +81,7 @@ def ResNet(
     Args:
         variant: A row of `VARIANTS`: `"18"`, `"34"`, `"50"`, `"101"`, `"152"`, `"cifar20"`, `"plain20"`, …
         include_top: End with the classifier; otherwise the last map is returned.
-        weights: None, `"imagenet"` (see `WEIGHTS`), or the path of a weight file.
+        weights: None, `"imagenet"` or `"imagenet_v2"` (see `WEIGHTS`), or the path of a weight file.
         input_shape: (height, width, channels), at least the stride of the last map (32; CIFAR 4).
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -146,7 +139,7 @@ def ResNet(
         name=name or f"resnet_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights, WEIGHTS.get(variant))
+    return finish(model, weights, WEIGHTS.get(variant), top=("fc",))
 
 
 def _imagenet_stem(x, width, levels, bound):

@@ -35,6 +35,11 @@ VARIANTS = {
     "tiny": {"stem": (8, 3), "stages": (((4, 8),), ((4, 8),), ((4, 8),)), "smallest": 17},
 }
 
+WEIGHTS = {
+    "1.0": {"imagenet": imagenet.torchvision_weights("squeezenet1_0-b66bff10.pth", 58.092)},
+    "1.1": {"imagenet": imagenet.torchvision_weights("squeezenet1_1-b8a52dc0.pth", 58.178)},
+}
+
 PROOF = "torchvision squeezenet1_0 and squeezenet1_1, fed the same weights"
 
 preprocess_input = imagenet.preprocess_input
@@ -62,7 +67,8 @@ def SqueezeNet(
     Args:
         variant: A row of `VARIANTS`: `"1.0"` or `"1.1"`.
         include_top: End with the class maps and their means; otherwise the last fire module's map is returned.
-        weights: None, or the path of a weight file.
+        weights: None, `"imagenet"` (without `norm`, see `WEIGHTS`; torchvision's files, which need torch), or the path
+            of a weight file.
         input_shape: (height, width, channels), at least 21 pixels ("1.1": 17).
         classes: Number of classes.
         classifier_activation: Of the mean class maps; None gives logits, which are not negative.
@@ -123,4 +129,4 @@ def SqueezeNet(
         name=name or f"squeezenet_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, WEIGHTS.get(variant) if norm is None else None, top=("classifier",))

@@ -32,6 +32,15 @@ VARIANTS = {
 
 _HEAD_WIDTH = 32
 
+WEIGHTS = {
+    variant: {"imagenet": imagenet.torchvision_weights(file, top1, resize=resize, interpolation="bicubic")}
+    for variant, file, top1, resize in (
+        ("T", "swin_t-704ceda3.pth", 81.474, 232),
+        ("S", "swin_s-5e29d889.pth", 83.196, 246),
+        ("B", "swin_b-68c6b09e.pth", 83.582, 238),
+    )
+}
+
 RENAMES = {
     "timm": [(r"^head\.", "head.fc.")],
     "torchvision": [
@@ -43,6 +52,9 @@ RENAMES = {
         (r"\.mlp\.fc2\.", ".mlp.3."),
     ],
 }
+
+# With `features`, each level has a normalisation of its own, which no published file has.
+TOP = ("head", "norm", "norm0", "norm1", "norm2", "norm3")
 
 PROOF = "torchvision swin_t and timm's Swin, fed the same weights"
 
@@ -72,7 +84,8 @@ def Swin(
     Args:
         variant: A row of `VARIANTS`: `"T"`, `"S"`, `"B"` or `"L"`.
         include_top: End with the classifier; otherwise the last map, normalised, is returned.
-        weights: None, or the path of a weight file.
+        weights: None, `"imagenet"` (see `WEIGHTS`; torchvision's files, which need torch), or the path of a weight
+            file.
         input_shape: (height, width, channels), at least 32 pixels.
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -135,7 +148,7 @@ def Swin(
         name=name or f"swin_{variant.lower()}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights, renames=RENAMES)
+    return finish(model, weights, WEIGHTS.get(variant), renames=RENAMES, top=TOP)
 
 
 def _rising(last, count):

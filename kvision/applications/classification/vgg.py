@@ -15,7 +15,6 @@ from kvision.applications.building import build_network, finish, image_input, va
 from kvision.applications.classification import imagenet
 from kvision.layers import AdaptiveAveragePooling2D
 from kvision.layers.conventions import conventions
-from kvision.weights import Published
 
 # Table 1: 3x3 convolutions in each of the five stages; every stage ends with a 2x2 max pooling.
 _WIDTHS = {"widths": (64, 128, 256, 512, 512), "units": 4096}
@@ -27,19 +26,15 @@ VARIANTS = {
     "tiny": {"depths": (1, 1, 1, 1, 1), "widths": (8, 8, 16, 16, 16), "units": 32},
 }
 
-# Torchvision's weights (IMAGENET1K_V1) as timm publishes them, where the dense layers are convolutions.
+# Torchvision's weights (IMAGENET1K_V1) as timm publishes them, where the dense layers are convolutions; accuracies from
+# torchvision's table. The second of each is that of the form with batch norm.
+_ACCURACIES = {"11": (69.020, 70.370), "13": (69.928, 71.586), "16": (71.592, 73.360), "19": (72.376, 74.218)}
 WEIGHTS = {
-    "16": {
-        "imagenet": Published(
-            "timm/vgg16.tv_in1k",
-            "model.safetensors",
-            "timm",
-            "BSD-3-Clause",
-            71.592,
-            "short side to 256 (bilinear), centre 224x224",
-            ("classifier.6",),
-        )
+    f"{variant}{form}": {
+        "imagenet": imagenet.timm_weights(f"vgg{variant}{suffix}.tv_in1k", top1, licence="BSD-3-Clause")
     }
+    for variant, accuracies in _ACCURACIES.items()
+    for form, suffix, top1 in zip(("", " with batch norm"), ("", "_bn"), accuracies, strict=True)
 }
 RENAMES = {
     "timm": [
@@ -48,6 +43,8 @@ RENAMES = {
         (r"^classifier\.6\.", "head.fc."),
     ]
 }
+
+TOP = ("classifier.0", "classifier.3", "classifier.6")
 
 PROOF = "torchvision vgg11 … vgg19 and vgg11_bn … vgg19_bn, fed the same weights"
 
@@ -135,7 +132,8 @@ def VGG(
         name=name or f"vgg_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights, WEIGHTS.get(variant) if norm is None else None, RENAMES)
+    form = {None: variant, "group": None}.get(norm, f"{variant} with batch norm")
+    return finish(model, weights, WEIGHTS.get(form), RENAMES, top=TOP)
 
 
 VGG11 = variant_of(VGG, "11", "VGG11", "VGG-11 (A): 132,863,336 parameters.")

@@ -23,6 +23,7 @@ from kvision.applications.building import build_network, finish, image_input, va
 from kvision.applications.classification import imagenet
 from kvision.layers import Conv2D, GroupNormalization, LayerNormalization, LearnedPositions, TransformerEncoderBlock
 from kvision.layers.positions import resize_position_embeddings as resize_position_embeddings
+from kvision.network import Preprocessing
 
 # Table 1 of Dosovitskiy 2020 and table 1 of Touvron 2020; the dropout and stochastic depth of their trainings.
 _DOSOVITSKIY = {"dropout_rate": 0.1, "stochastic_depth_rate": 0.0, "stem_depths": ()}
@@ -45,6 +46,30 @@ VARIANTS = {
     "R50+B/16": {"patch_size": 16, **_B, "stem_depths": (3, 4, 9)},
     "tiny": {"patch_size": 16, **_TINY},
     "tiny_hybrid": {"patch_size": 16, **_TINY, "stem_depths": (1, 1, 1)},
+}
+
+# Trained on ImageNet-21k, then on ImageNet: Steiner et al. 2021, "How to train your ViT?" (224 pixels), and the paper's
+# own (384). Accuracies from timm's results/results-imagenet.csv; images are scaled to −1…1.
+_GOOGLE = {
+    "licence": "Apache-2.0",
+    "interpolation": "bicubic",
+    "preprocessing": Preprocessing(value_range=(-1.0, 1.0)),
+}
+_AT_224 = _GOOGLE | {"resize": 248}
+_AT_384 = _GOOGLE | {"resize": 384, "crop": 384}
+WEIGHTS = {
+    "Ti/16": {"imagenet": imagenet.timm_weights("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 75.452, **_AT_224)},
+    "S/16": {"imagenet": imagenet.timm_weights("vit_small_patch16_224.augreg_in21k_ft_in1k", 81.402, **_AT_224)},
+    "B/16": {"imagenet": imagenet.timm_weights("vit_base_patch16_224.augreg_in21k_ft_in1k", 84.534, **_AT_224)},
+    "B/32": {"imagenet": imagenet.timm_weights("vit_base_patch32_224.augreg_in21k_ft_in1k", 80.732, **_AT_224)},
+    "L/16": {"imagenet": imagenet.timm_weights("vit_large_patch16_224.augreg_in21k_ft_in1k", 85.856, **_AT_224)},
+    "L/32": {"imagenet": imagenet.timm_weights("vit_large_patch32_384.orig_in21k_ft_in1k", 81.508, **_AT_384)},
+    "R50+B/16": {"imagenet": imagenet.timm_weights("vit_base_r50_s16_384.orig_in21k_ft_in1k", 84.988, **_AT_384)},
+    "H/14": {  # of SWAG, Singh et al. 2022; not for commercial use
+        "imagenet": imagenet.torchvision_weights(
+            "vit_h_14_lc_swag-c1eb923e.pth", 85.708, resize=224, interpolation="bicubic", licence="CC-BY-NC-4.0"
+        )
+    },
 }
 
 RENAMES = {
@@ -97,7 +122,8 @@ def ViT(
         variant: A row of `VARIANTS`: `"Ti/16"`, `"S/16"`, `"B/16"`, `"B/32"`, `"L/16"`, `"L/32"`, `"H/14"`, or the
             hybrid `"R50+B/16"`.
         include_top: End with the classifier on the class token; otherwise all normalised tokens are returned.
-        weights: None, or the path of a weight file; position embeddings of another image size are interpolated.
+        weights: None, `"imagenet"` (see `WEIGHTS`; images are prepared by the model's own `preprocessing`), or the path
+            of a weight file; position embeddings of another image size are interpolated.
         input_shape: (height, width, channels), height and width multiples of the patch.
         classes: Number of classes.
         classifier_activation: Of the last layer; None gives logits.
@@ -170,7 +196,7 @@ def ViT(
     model = build_network(
         images, x, {}, include_top=include_top, features=None, name=name, preprocessing=preprocess_input
     )
-    return finish(model, weights, renames=RENAMES)
+    return finish(model, weights, WEIGHTS.get(variant), renames=RENAMES, top=("head",))
 
 
 def _patch_grid(size, patch_size):

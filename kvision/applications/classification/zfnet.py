@@ -119,7 +119,7 @@ def ZFNet(
         name=name or f"zfnet_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights)
+    return finish(model, weights, top=("fc6", "fc7", "fc8"))
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -24,6 +24,14 @@ OLDER_NAMES = {
     ]
 }
 
+# The layers of these detectors that depend on the number of classes; a cascade counts its stages from 2 on.
+_STAGES = ("roi_heads", "roi_heads.stage2", "roi_heads.stage3")
+_PREDICTORS = ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+TOP = (
+    "head.classification_head.cls_logits",
+    *(f"{stage}.{predictor}" for stage in _STAGES for predictor in _PREDICTORS),
+)
+
 # Of the ids 1 to 90, in this order; ten of them were never used in the data set and are called "N/A".
 CATEGORIES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
@@ -63,7 +71,7 @@ def class_names(classes=90):
     return CATEGORIES if classes == 90 else ("N/A", *CATEGORIES)
 
 
-def torchvision_weights(file, box_ap, head, mask_ap=None):
+def torchvision_weights(file, box_ap, mask_ap=None):
     """The row of a detector's COCO_V1 weights; facts from torchvision's table of weights.
 
     Their recipe, near that of the papers, stands in references/detection of torchvision's repository, which uses them
@@ -76,7 +84,6 @@ def torchvision_weights(file, box_ap, head, mask_ap=None):
         "BSD-3-Clause",
         box_ap,
         "short side to 800, long side at most 1333 (bilinear); 0…255, the detector prepares them",
-        head,
         mask_ap=mask_ap,
         epsilon=0.0,
     )
@@ -90,15 +97,7 @@ def finish(detector, weights, published=None):
         weights: None, a published name, or a path.
         published: The family's `WEIGHTS`, if the detector is of the form they belong to.
     """
-    try:
-        return building.finish(detector, weights, published, RENAMES, OLDER_NAMES)
-    except ValueError as error:
-        if "nothing was changed" not in str(error):
-            raise
-        raise ValueError(
-            f"{error}\nWith weights=, norms are frozen by default, neck and heads have none; a detector trained from "
-            'scratch has group norm: pass backbone_norm="group" and norm="group" again.'
-        ) from error
+    return building.finish(detector, weights, published, RENAMES, OLDER_NAMES, TOP)
 
 
 def num_classes(family, classes, weights, published, default=80):

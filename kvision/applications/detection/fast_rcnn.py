@@ -15,6 +15,7 @@ from kvision.applications.building import finish, image_input
 from kvision.applications.classification import imagenet
 from kvision.applications.classification.resnet import ResNet50
 from kvision.applications.classification.vgg import VGG16
+from kvision.applications.detection import coco
 from kvision.detection.assigner import Assigner
 from kvision.detection.backbone import backbone_maps, backbone_preprocessing, choose_norms, split_at_c4
 from kvision.detection.box_branch import BoxBranch, dense_box_head, stage_box_head
@@ -125,7 +126,7 @@ def FastRCNN(
     trunk = keras.Model(images, {"C4": maps["C4"]}, name=f"{name}_trunk")
     proposals = GivenProposals(input_shape[:2], name="proposals")
     detector = Detector(trunk, TwoStageHead(proposals, [branch], name=f"{name}_head"), name=name)
-    return finish(detector, weights)
+    return finish(detector, weights, top=coco.TOP)
 
 
 def _backbone(head, levels, input_shape, norm):

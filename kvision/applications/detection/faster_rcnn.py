@@ -42,13 +42,7 @@ CHANNELS = 256
 C4_SIZES = (tuple(size for level in FPN_SIZES for size in level),)  # all sizes on the one map
 
 # Of the form that `weights="coco"` builds.
-WEIGHTS = {
-    "coco": coco.torchvision_weights(
-        "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-        37.0,
-        ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"),
-    )
-}
+WEIGHTS = {"coco": coco.torchvision_weights("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 37.0)}
 CLASSES = {"coco": 90}
 
 PROOF = "torchvision fasterrcnn_resnet50_fpn, fed the same weights"
@@ -91,15 +85,16 @@ def FasterRCNN(
             `cut(model, {...})`. None is a ResNet-50 of `backbone_norm`.
         weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default: its 90
             labels are those of `coco.class_names()`; with another number of `classes` the last layers start fresh, and
-            say so. Or the path of weights of the whole detector: of one trained from scratch, pass
-            `backbone_norm="group"` and `norm="group"`; of torchvision's, `anchor_strides="torchvision"` and
+            say so. Or the path of weights of the whole detector: a file of Keras says which norms it was trained
+            with, and other classes start fresh last layers; for torchvision's, pass `anchor_strides="torchvision"` and
             `aligned=False`, and see `kvision.weights.set_epsilon`.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
-            `"auto"`: frozen with `weights`, else group norm, which trains from scratch. Frozen without weights is for
-            loading some afterwards: `fit` refuses it before.
-        norm: Of the pyramid and the box head: `"group"`, `"batch"`, `"sync_batch"` or None. `"auto"`: None with
-            `weights`, a `backbone` or a frozen norm, else group norm. With a norm the box head has four convolutions
-            and one dense layer (He 2018, "Rethinking ImageNet Pre-training"), without two dense ones.
+            `"auto"`: what the file of `weights` was trained with, batch norm frozen; else group norm, which trains from
+            scratch. Frozen without weights is for loading some afterwards: `fit` refuses it before.
+        norm: Of the pyramid and the box head: `"group"`, `"batch"`, `"sync_batch"` or None. `"auto"`: that in the
+            file of `weights`, None with other weights, a `backbone` or a frozen norm, else group norm. With a norm the
+            box head has four convolutions and one dense layer (He 2018, "Rethinking ImageNet Pre-training"), without
+            two dense ones.
         initializer: Of the pyramid's kernels; `"auto"`: `"lecun_uniform"` (Caffe2's, torchvision's) where `norm="auto"`
             is None, else `"he"`.
         neck: `"fpn"`, a feature pyramid; or `"c4"`: proposals and regions come from C4, and the backbone's stage

@@ -21,7 +21,6 @@ WEIGHTS = {
     "coco": coco.torchvision_weights(
         "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
         37.9,
-        (*faster_rcnn.WEIGHTS["coco"].head, "roi_heads.mask_predictor.mask_fcn_logits"),
         mask_ap=34.6,
     )
 }

@@ -38,11 +38,7 @@ LEVELS = ("C3", "C4", "C5")
 PRIOR = 0.01
 
 # Of the form that `weights="coco"` builds.
-WEIGHTS = {
-    "coco": coco.torchvision_weights(
-        "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, ("head.classification_head.cls_logits",)
-    )
-}
+WEIGHTS = {"coco": coco.torchvision_weights("retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4)}
 CLASSES = {"coco": 91}
 
 PROOF = "torchvision retinanet_resnet50_fpn, fed the same weights"
@@ -83,14 +79,15 @@ def RetinaNet(
         weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default. These have
             91 classes: the label is the category's id, label 0 is nothing, and the names are `coco.class_names(91)`,
             one place further than those of `FasterRCNN`; with another number of `classes` the last layer starts fresh,
-            and says so. Or the path of weights of the whole detector: of one trained from scratch, pass
-            `backbone_norm="group"` and `norm="group"`; of torchvision's, `anchor_strides="torchvision"`, and see
-            `kvision.weights.set_epsilon`.
+            and says so. Or the path of weights of the whole detector: a file of Keras says which norms it was
+            trained with, and other classes start a fresh last layer; for torchvision's, pass
+            `anchor_strides="torchvision"`, and see `kvision.weights.set_epsilon`.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
-            `"auto"`: frozen with `weights`, else group norm, which trains from scratch. Frozen without weights is for
-            loading some afterwards: `fit` refuses it before.
-        norm: Of the pyramid and the heads: `"group"`, `"batch"`, `"sync_batch"` or None. `"auto"`: None with `weights`,
-            a `backbone` or a frozen norm, else group norm. A batch norm in the heads is one for each level.
+            `"auto"`: what the file of `weights` was trained with, batch norm frozen; else group norm, which trains from
+            scratch. Frozen without weights is for loading some afterwards: `fit` refuses it before.
+        norm: Of the pyramid and the heads: `"group"`, `"batch"`, `"sync_batch"` or None. `"auto"`: that in the file of
+            `weights`, None with other weights, a `backbone` or a frozen norm, else group norm. A batch norm in the
+            heads is one for each level.
         initializer: Of the pyramid's kernels; `"auto"`: `"lecun_uniform"` (Caffe2's, torchvision's) where `norm="auto"`
             is None, else `"he"` (He 2018, "Rethinking ImageNet Pre-training").
         channels: Of the pyramid and the heads.
