@@ -11,6 +11,8 @@ from kvision.weights import saved_layers
 
 TRAINABLE_NORMS = ("group", "batch", "sync_batch", None)
 
+_TRUNK = "layers/functional/layers/"  # of a detector in a Keras file
+
 
 @dataclasses.dataclass(frozen=True)
 class Norms:
@@ -63,12 +65,12 @@ def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer)
 def _saved_norms(weights):
     """(norm of the backbone, norm of neck and heads) of the detector in a Keras file; None for other weights."""
     layers = () if weights is None else saved_layers(weights)
-    if not any(place.startswith("trunk/") for place in layers):
+    if not any(place.startswith(_TRUNK) for place in layers):
         return None
     kinds = {"group_normalization": "group", "batch_normalization": "batch"}
     found = {True: set(), False: set()}
     for place in layers:
-        in_backbone = place.startswith("trunk/layers/") and place.count("/layers/") > 1  # a model inside the trunk
+        in_backbone = place.startswith(_TRUNK) and place.count("/layers/") > 1  # a model inside the trunk
         found[in_backbone].add(kinds.get(re.sub(r"_\d+$", "", place.rsplit("/", 1)[-1])))
     backbone, inner = (next(iter(names - {None}), None) for names in (found[True], found[False]))
     return "frozen_batch" if backbone == "batch" else backbone, inner

@@ -59,7 +59,7 @@ def load_keras(model, path):
 
 
 def saved_layers(path):
-    """Where the layers with weights lie in a Keras file, such as `"trunk/layers/network/layers/group_normalization"`.
+    """Where the layers with weights lie in a Keras file, such as `"layers/dense_1"`.
 
     Args:
         path: Of a `.weights.h5` or `.keras` file.

@@ -1,5 +1,6 @@
 """Every builder as it is called without arguments trains: at its real depth in CI, on a tiny trunk always."""
 
+import functools
 import importlib
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 
 from kvision import applications as A
 from kvision.layers import BatchNormalization, GroupNormalization
+from tests.weights.states import values
 
 SIZE, STEPS = 96, 8
 FEW = {"num_candidates": (100, 50), "num_proposals": (50, 20), "num_samples": 32, "num_anchor_samples": 64}
@@ -73,18 +75,42 @@ def test_the_bare_default_trains(name, monkeypatch):
     assert any(isinstance(layer, GroupNormalization) for layer in model.trunk.get_layer("vgg_tiny").layers)
 
 
-def test_weights_of_a_detector_from_scratch_need_its_norms_again(monkeypatch, tmp_path):
-    monkeypatch.setattr("kvision.applications.detection.retinanet.ResNet50", lambda **options: A.VGG("tiny", **options))
-    shape = {"input_shape": (SIZE, SIZE, 3), "classes": 3, "channels": 8}
-    trained = A.RetinaNet(**shape)
-    trained.save_weights(tmp_path / "own.weights.h5")
-    with pytest.raises(
-        ValueError, match=r'nothing was changed(.|\n)*pass backbone_norm="group" and norm="group" again'
-    ):
-        A.RetinaNet(**shape, weights=tmp_path / "own.weights.h5")
-    again = A.RetinaNet(**shape, weights=tmp_path / "own.weights.h5", backbone_norm="group", norm="group")
-    for ours, theirs in zip(again.weights, trained.weights, strict=True):
-        assert np.array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+def small(name, monkeypatch, **options):
+    """A builder at its defaults, but for the depth of its backbone and the width of its neck."""
+    module = importlib.import_module(getattr(A, name).__module__)
+    if name == "MaskRCNN":
+        module = importlib.import_module("kvision.applications.detection.faster_rcnn")
+    monkeypatch.setattr(module, "ResNet50", lambda **options: A.ResNet("tiny", **options))
+    return functools.partial(getattr(A, name), **{"input_shape": (SIZE, SIZE, 3), "channels": 8} | options)
+
+
+ROUND_TRIPS = [
+    ("RetinaNet", {}, "own.weights.h5"),
+    ("RetinaNet", {"backbone_norm": "batch", "norm": "batch"}, "own.keras"),
+    ("RetinaNet", {"backbone_norm": None, "norm": None}, "own.weights.h5"),
+    pytest.param("RetinaNet", {"backbone_norm": "frozen_batch"}, "own.keras", marks=pytest.mark.slow),
+    pytest.param("FasterRCNN", {}, "own.keras", marks=pytest.mark.slow),
+    pytest.param("MaskRCNN", {}, "own.weights.h5", marks=pytest.mark.slow),
+    pytest.param("FasterRCNN", {"neck": "c4", "channels": None}, "own.weights.h5", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "file"), ROUND_TRIPS)
+def test_a_file_of_ones_own_says_which_norms_it_has(name, options, file, monkeypatch, tmp_path, capsys):
+    again = small(name, monkeypatch, **{key: value for key, value in options.items() if "norm" not in key})
+    trained = small(name, monkeypatch, **options)(classes=3)
+    trained.save(tmp_path / file) if file.endswith(".keras") else trained.save_weights(tmp_path / file)
+    capsys.readouterr()
+    same, other = again(classes=3, weights=tmp_path / file), again(classes=5, weights=tmp_path / file)
+    theirs = values(trained)
+    assert all(np.array_equal(theirs[path], got) for path, got in values(same).items())
+    assert len(theirs) == len(values(same))
+    fresh = {path for path, got in values(other).items() if theirs[path].shape != got.shape}
+    assert 2 <= len(fresh) <= 6
+    assert all(np.array_equal(theirs[path], got) for path, got in values(other).items() if path not in fresh)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert all(path.split("/")[0] in out for path in fresh)
 
 
 @pytest.mark.parametrize("builder", [A.RetinaNet, A.FasterRCNN])
