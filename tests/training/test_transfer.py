@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.applications import ResNet
+from kvision.applications import ResNet, RetinaNet
 from kvision.training import freeze, transfer_recipe
 
 
@@ -75,3 +75,43 @@ def test_recipe_of_the_lecture(images, similar, train):
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         transfer_recipe(0, similar=True)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    backbone = ResNet("tiny", include_top=False, input_shape=(64, 64, 3), features=("C3", "C4", "C5"), norm="group")
+    return RetinaNet(input_shape=(64, 64, 3), classes=2, channels=8, backbone=backbone)
+
+
+@pytest.mark.parametrize(
+    ("up_to", "frozen", "free"),
+    [
+        ("layer2.0.relu3", {"conv1", "layer1.0.conv1", "layer2.0.conv3"}, {"layer3.0.conv1", "layer4.0.bn3"}),
+        ("resnet_tiny", {"conv1", "layer4.0.conv3"}, {"head.regression_head.bbox_reg"}),
+        (
+            "backbone.fpn",
+            {"conv1", "layer4.0.conv3", "inner_blocks.0.0"},
+            {"head.regression_head.bbox_reg"},
+        ),
+    ],
+)
+def test_the_backbone_inside_a_detector(detector, up_to, frozen, free):
+    detector.trainable = True
+    assert freeze(detector, up_to=up_to) is detector
+    trainable = {weight.path.rsplit("/", 1)[0].split("/")[-1] for weight in detector.trainable_weights}
+    names = {weight.path.rsplit("/", 1)[0].split("/")[-1] for weight in detector.weights}
+    assert frozen | free <= names
+    assert not frozen & trainable
+    assert free <= trainable
+
+
+def test_of_two_layers_of_one_name_inside_the_model_meant_is_asked_for():
+    inner = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="deep")], name=name) for name in "ab"]
+    image = keras.Input((4,))
+    model = keras.Model(image, inner[1](inner[0](image)), name="both")
+    with pytest.raises(ValueError, match="'deep' is the name of 2 layers of both, in 'a' and 'b'"):
+        freeze(model, up_to="deep")
+    freeze(model.get_layer("b"), up_to="deep")  # the advice
+    assert [part.get_layer("deep").trainable for part in inner] == [True, False]
+    freeze(model, up_to="b")
+    assert not model.trainable_weights

@@ -17,6 +17,7 @@ from kvision.layers.conventions import activation_layer
 from tests.applications.classification.rows import ROWS
 from tests.applications.detection import rows as detector_rows
 from tests.support import assert_close
+from tests.weights.states import values
 
 
 def rows(condition=lambda row: True):
@@ -247,11 +248,20 @@ def test_a_clone_carries_what_its_network_does(row):
 
 
 @by_module
-def test_weights_from_a_path(row, tmp_path):
+def test_weights_from_a_path(row, tmp_path, capsys):
     model = tiny(row.module)
     model.save_weights(tmp_path / "tiny.weights.h5")
     copy = row.tiny(input_shape=row.shape, weights=str(tmp_path / "tiny.weights.h5"), **row.head)
     assert_close(copy(images_of(row.shape)), model(images_of(row.shape)))
+    path, theirs = tmp_path / "tiny.weights.h5", values(model)
+    capsys.readouterr()
+    for options, is_told in (({"classes": 5}, True), ({"include_top": False}, False)):
+        other = row.tiny(input_shape=row.shape, weights=path, **(row.head | options))
+        ours = values(other)
+        fresh = {path for path, array in ours.items() if array.shape != theirs[path].shape}
+        assert all(np.array_equal(theirs[path], array) for path, array in ours.items() if path not in fresh)
+        assert bool(fresh) == is_told
+        assert ("fresh: the file has another number of classes." in capsys.readouterr().out) == is_told
 
 
 def test_load_in_a_fresh_process_whose_only_import_is_kvision(tmp_path):
