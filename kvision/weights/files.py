@@ -14,6 +14,9 @@ import numpy as np
 TORCH_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 INDEX_ENDING = ".index.json"
 
+# How many times its bytes in the file a compressed or repeated array may become; real weights hardly shrink at all.
+MOST_EXPANSION = 1000
+
 # https://github.com/huggingface/safetensors, "Format"; what NumPy itself lacks comes with Keras, from ml_dtypes.
 SAFETENSORS_TYPES = {
     "F64": "float64",

@@ -13,11 +13,8 @@ import numpy as np
 
 from kvision._keras import load_state, saved_state
 from kvision.weights.comparison import Entry, compared, weights_of
-from kvision.weights.files import Refused, reading
+from kvision.weights.files import MOST_EXPANSION, Refused, reading
 from kvision.weights.sources import sources_of
-
-# How many times the bytes on the disk a compressed array may become; real weights hardly shrink at all.
-MOST_EXPANSION = 1000
 
 
 def load_keras(model, path):

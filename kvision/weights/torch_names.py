@@ -8,6 +8,7 @@ import numpy as np
 from kvision._keras import inbound_nodes, producer
 from kvision.errors import unknown
 from kvision.weights.comparison import Entry, compared, weights_of
+from kvision.weights.files import MOST_EXPANSION, Refused
 from kvision.weights.sources import sources_of
 
 SOURCES = ("torchvision", "timm", "transformers")
@@ -35,7 +36,7 @@ def matched(model, state, source):
         key = torch_key(variable.path, rules)
         value = left.pop(key, None)
         if value is not None:
-            value = _from_torch(layer, variable, _numpy(value))
+            value = _from_torch(layer, variable, _numpy(key, value))
         entries.append(Entry(layer, variable, variable.path, value, key))
     absent = tuple(torch_key(f"{name}/kernel", rules).removesuffix("weight") for name in sources_of(model).top)
     return compared(model, entries, [key for key in left if not key.startswith(absent)], count)
@@ -65,10 +66,14 @@ def renamed(key, rules):
     return key
 
 
-def _numpy(value):
+def _numpy(key, value):
     if not hasattr(value, "detach"):
-        return value if hasattr(value, "shape") else np.asarray(value)
+        return np.asarray(value)  # of a mapped file nothing is read yet
     value = value.detach().cpu()
+    if value.numel() * value.element_size() > MOST_EXPANSION * value.untyped_storage().nbytes():
+        raise Refused(
+            f"{key!r} declares the shape {tuple(value.shape)} and holds {value.untyped_storage().nbytes()} bytes."
+        )
     value = value.int_repr() if value.is_quantized else value
     return (value.float() if value.is_floating_point() else value).numpy()
 

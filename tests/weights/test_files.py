@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import warnings
 import zipfile
 
 import ml_dtypes
@@ -194,12 +195,13 @@ def test_torch_tensors_that_are_no_plain_floats(model, tmp_path):
     import torch
 
     state = {key: torch.from_numpy(np.array(value)) for key, value in torch_state(model).items()}
-    quantised = state | {"fc.weight": torch.quantize_per_tensor(state["fc.weight"], 0.1, 0, torch.qint8)}
+    with warnings.catch_warnings(action="ignore"):  # torch means to drop them; files of them stay
+        quantised = state | {"fc.weight": torch.quantize_per_tensor(state["fc.weight"], 0.1, 0, torch.qint8)}
     with unchanged(model), pytest.raises(ValueError, match="fc/kernel: wants float32, 'fc.weight' gives int8"):
         weights.load_torch(model, quantised)
     torch.save(state | {"fc.bias": torch.zeros(1).expand(HUGE)}, tmp_path / "net.pth")
     assert (tmp_path / "net.pth").stat().st_size < 10**6
-    with unchanged(model), pytest.raises(ValueError, match="fc/bias: wants .* gives|declares"):
+    with unchanged(model), pytest.raises(ValueError, match="'fc.bias' declares the shape"):
         weights.load(model, tmp_path / "net.pth")
 
 
