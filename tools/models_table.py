@@ -61,7 +61,7 @@ def published(module):
 
 def weights_line(network, name, row):
     masks = f", masks {row.mask_ap} AP" if row.mask_ap else ""
-    percent = f"boxes {row.accuracy} AP{masks}" if row.epsilon is not None else f"{row.accuracy} top-1"
+    percent = f"boxes {row.accuracy} AP{masks}" if row.epsilon is not None else f"{row.accuracy:.3f} top-1"
     address = f"{row.repository}/{row.file}" if "://" in row.repository else f"https://huggingface.co/{row.repository}"
     return f"| {network} | {name} | {percent} | {row.resizing} | {row.licence} | [{row.file}]({address}) |"
 
