@@ -1,5 +1,7 @@
 """The features of regions as layers: RoIAlign (He et al. 2017) and RoI max pooling (Girshick 2015)."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -11,13 +13,37 @@ class _Regions(keras.layers.Layer):
 
     def __init__(self, output_size, spatial_scale, **options):
         super().__init__(autocast=False, **options)
-        self.output_size = output_size
+        if not isinstance(output_size, numbers.Integral) or output_size < 1:
+            raise ValueError(
+                f"{type(self).__name__}: output_size is one whole number, the bins along each side of a region: got "
+                f"{output_size!r}. Of 7x7 bins, pass 7."
+            )
+        if spatial_scale is not None and not 0 < spatial_scale <= 1:
+            raise ValueError(
+                f"{type(self).__name__}: spatial_scale is in cells of the map per pixel of the image, above 0 and at "
+                f"most 1: got {spatial_scale!r}. Of a map of stride 16, pass 1 / 16."
+            )
+        self.output_size = int(output_size)
         self.spatial_scale = spatial_scale
 
     def compute_output_shape(self, features_shape, boxes_xyxy_shape):
+        self._check(isinstance(features_shape, dict))
         if isinstance(features_shape, dict):
             features_shape = features_shape[f"P{pyramid_levels(features_shape)[0]}"]
         return (*boxes_xyxy_shape[:2], self.output_size, self.output_size, features_shape[-1])
+
+    def _check(self, is_pyramid):
+        """Raises unless the scale is that of the one map, or there is a pyramid, whose levels say it."""
+        if is_pyramid and self.spatial_scale is not None:
+            raise ValueError(
+                f"{self.name}: got a pyramid, whose levels say their scale, and spatial_scale={self.spatial_scale}: "
+                "leave it out, or pass one map."
+            )
+        if not is_pyramid and self.spatial_scale is None:
+            raise ValueError(
+                f"{self.name}: one map needs spatial_scale, its cells per pixel of the image: got none. Pass "
+                f'{type(self).__name__}({self.output_size}, spatial_scale=1 / stride), or a pyramid {{"P2": map, …}}.'
+            )
 
     def get_config(self):
         config = super().get_config()
@@ -55,11 +81,7 @@ class RoIAlign(_Regions):
     def call(self, features, boxes_xyxy):
         features = keras.tree.map_structure(lambda feature: ops.cast(feature, self.compute_dtype), features)
         shared = {"sampling_ratio": self.sampling_ratio, "aligned": self.aligned}
-        if isinstance(features, dict) != (self.spatial_scale is None):
-            raise ValueError(
-                "RoIAlign needs spatial_scale for one map and takes none for a pyramid: "
-                f"got {type(features).__name__} and spatial_scale={self.spatial_scale}."
-            )
+        self._check(isinstance(features, dict))
         if isinstance(features, dict):
             return multilevel_roi_align(features, boxes_xyxy, self.output_size, **shared)
         return roi_align(features, boxes_xyxy, self.output_size, self.spatial_scale, **shared)

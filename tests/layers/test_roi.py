@@ -88,5 +88,24 @@ def test_trains(name, policy, jit):
 
 @pytest.mark.parametrize(("scale", "features"), [(None, MAPS["P2"]), (0.25, MAPS)])
 def test_scale_and_features_must_fit(scale, features):
-    with pytest.raises(ValueError, match=f"spatial_scale={scale}"):
-        RoIAlign(3, scale)(features, BOXES)
+    layer = RoIAlign(3, scale)
+    message = r"needs spatial_scale.*Pass RoIAlign\(3, spatial_scale=1 / stride" if scale is None else "got a pyramid"
+    with pytest.raises(ValueError, match=message):
+        layer(features, BOXES)
+    symbolic = keras.tree.map_structure(lambda x: keras.Input(x.shape[1:]), features)
+    with pytest.raises(ValueError, match=message):  # when a model is built, not when it predicts
+        layer(symbolic, keras.Input((6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (((7, 7),), r"output_size is one whole number.*got \(7, 7\)\. Of 7x7 bins, pass 7"),
+        ((0,), "output_size is one whole number.*got 0"),
+        ((7, 16), "spatial_scale is in cells of the map per pixel.*got 16. Of a map of stride 16, pass 1 / 16"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(options, message):
+    for layer in (RoIAlign, RoIPooling):
+        with pytest.raises(ValueError, match=f"{layer.__name__}: {message}"):
+            layer(*(options if len(options) > 1 else (*options, 1 / 16)))
