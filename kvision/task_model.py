@@ -6,6 +6,7 @@ Nothing here knows boxes: instances, captions and agents stand on it as detector
 import contextlib
 import math
 import numbers
+import re
 
 import keras
 from keras import ops
@@ -202,12 +203,13 @@ class TaskModel(keras.Model):
         if self.compiled:
             self.make_train_function()
 
-    # What is refused before the first step
+    # What is done and refused before the first step
 
     def fit(self, x=None, y=None, *arguments, **options):
         """Train; as `keras.Model.fit`, after a check of the targets (of a data set: of its first batch)."""
         self._refuse_weights(options.get("sample_weight"), options.get("class_weight"))
         self._refuse_initial_statistics()
+        self._tell_modes(options.get("callbacks", arguments[3] if len(arguments) > 3 else None))
         self._check(x, y, "training data")
         if (validation := options.get("validation_data")) is not None:
             if isinstance(validation, tuple | list):
@@ -224,6 +226,17 @@ class TaskModel(keras.Model):
         if not options.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
             self._check(x, y, "data")
         return super().evaluate(x, y, *arguments, **options)
+
+    higher_is_better = None  # a pattern of names in the logs; losses are better when they are lower
+
+    def _tell_modes(self, callbacks):
+        """Tell callbacks that watch our numbers what `mode="auto"` means: Keras knows those of `compile` alone."""
+        for callback in getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or ()):
+            name = str(getattr(callback, "monitor", "")).removeprefix("val_")
+            if getattr(callback, "mode", None) == "auto" and name in self.head.loss_names:
+                callback.mode = "min"
+            elif getattr(callback, "mode", None) == "auto" and re.fullmatch(self.higher_is_better or "", name):
+                callback.mode = "max"
 
     def check(self, x, y):
         """Raise on a batch that cannot be learned from; `x` and `y` are arrays or tensors."""

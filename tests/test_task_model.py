@@ -418,3 +418,19 @@ def test_two_replicas_train_as_one():
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")
+
+
+@pytest.mark.parametrize("place", ["keyword", "positional", "list of callbacks"])
+def test_callbacks_that_watch_a_loss_know_which_way_is_better(shared, place):
+    """Keras knows the names of `compile` alone, and would raise when the first epoch is over."""
+    stop = keras.callbacks.EarlyStopping("val_brightness_loss", patience=3)
+    best = keras.callbacks.ReduceLROnPlateau("colour_loss")
+    highest = keras.callbacks.EarlyStopping("colour_loss", mode="max")
+    callbacks = [stop, best, highest]
+    if place == "list of callbacks":
+        callbacks = keras.callbacks.CallbackList(callbacks, model=shared)
+    if place == "positional":
+        shared.fit(*batch(), 3, 2, 0, callbacks, validation_data=batch())
+    else:
+        shared.fit(*batch(), epochs=2, verbose=0, callbacks=callbacks, validation_data=batch())
+    assert [callback.mode for callback in (stop, best, highest)] == ["min", "min", "max"]
