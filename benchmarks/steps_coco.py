@@ -50,7 +50,9 @@ def by_kvision(images):
             metric = COCOAveragePrecision(classes=CLASSES)
             for start in range(0, images, BATCH):
                 rows = slice(start, start + BATCH)
-                metric.update(*({name: array[rows] for name, array in side.items()} for side in (targets, detections)))
+                metric.update_state(
+                    *({name: array[rows] for name, array in side.items()} for side in (targets, detections))
+                )
             return metric.result()["AP"]
 
         return step, {"images": images}

@@ -156,7 +156,7 @@ def detector():
 
 def draw(model, images, targets, path, score=0.5):
     """The quarter, and beside it the detected nuclei, each in its colour, below the contours of the ground truth."""
-    found = {name: rows[0] for name, rows in model.predict(images, verbose=0).items()}
+    found = model.detect(images[0], masks=True)
     image = PIL.Image.fromarray(images[0].astype("uint8")).resize((2 * SIDE, 2 * SIDE))
     shown = np.array(image)
     for row, mask in enumerate(found["masks"][found["scores"] >= score]):

@@ -4,10 +4,14 @@ A batch is `(images, targets)`: images [b, h, w, 3] in 0…255, padded at the ri
 `"boxes"` [b, n, 4], xyxy in pixels of the padded image, and `"labels"` [b, n], integers from 0 without a
 background, padding rows −1; optional `"masks"` [b, n, h, w] or `"box_masks"` [b, n, s, s], `"crowd"`, `"area"` and
 `"difficult"` [b, n], `"image_size"` [b, 2], `"scale"` and `"image_id"` [b].
+A box without area is no object: the check refuses it, and in batches that were not checked it counts as padding.
 """
+
+import warnings
 
 import numpy as np
 
+MASK_THRESHOLD = 0.5  # a pixel belongs to a mask from this score on
 MIN_BOXES_FOR_RELATIVE_CHECK = 10
 MAX_RELATIVE_COORDINATE = 1.5
 
@@ -25,8 +29,9 @@ def check_targets(images, targets, classes=None, names=None):
         names: [b] names of the images for the message; None names them by index.
 
     Raises:
-        ValueError: on a missing entry, a wrong rank or size, NaN boxes, inverted boxes, labels that are not
-            integers or out of range, relative boxes (at least 10 in the batch, all within 1.5), masks of another size.
+        ValueError: on a missing entry, a wrong rank or size, boxes that are NaN, inverted or without area, labels that
+            are not integers or out of range, relative boxes (at least 10 in the batch, all within 1.5), and masks of
+            another size.
 
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 32.0, 40.0]]], "labels": [[0]]}, classes=1)
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 2.0, 40.0]]], "labels": [[0]]}, classes=1)
@@ -71,6 +76,12 @@ def check_targets(images, targets, classes=None, names=None):
         "inverted, x2 < x1 or y2 < y1",
         "Boxes are left, top, right, bottom in pixels; are these left, top, width, height?",
     )
+    empty = (boxes[..., 2] == boxes[..., 0]) | (boxes[..., 3] == boxes[..., 1])
+    refuse(
+        empty & present,
+        "without area",
+        "Leave them out, or mark the rows as padding by the label -1 (not 0, which is the first class).",
+    )
     if present.sum() >= MIN_BOXES_FOR_RELATIVE_CHECK and np.abs(boxes[present]).max() <= MAX_RELATIVE_COORDINATE:
         raise ValueError(
             f"All {int(present.sum())} boxes of the batch lie within {MAX_RELATIVE_COORDINATE:g} pixels: they seem to "
@@ -84,8 +95,27 @@ def images_of(inputs):
     return inputs["images"] if hasattr(inputs, "keys") else inputs
 
 
+def warn_of_unit_range(images, who):
+    """Warn where images look prepared for 0…1, which a network that prepares them itself sees as black.
+
+    Args:
+        images: [b, h, w, c]; of whole numbers, or beyond the first 8 images, nothing is looked at.
+        who: Name of the network, for the message.
+    """
+    images = np.asarray(images[:8])
+    if images.dtype.kind in "iub" or not images.size:
+        return
+    low, high = images.min(), images.max()
+    if low >= 0 and 0 < high <= 1:
+        warnings.warn(
+            f"{who}: the images lie within {low:.3g} to {high:.3g}. Detectors take RGB images of 0…255 and prepare "
+            "them themselves: all of these look black to it. Multiply them by 255.",
+            stacklevel=3,
+        )
+
+
 def paste_masks(box_masks, boxes_xyxy, size):
-    """Masks of the size of the image from masks relative to their boxes.
+    """Masks of the size of the image from masks relative to their boxes: those of targets, 0 or 1.
 
     Args:
         box_masks: [n, s, s], 0 or 1, or values in [0, 1].
@@ -102,13 +132,59 @@ def paste_masks(box_masks, boxes_xyxy, size):
     masks = np.zeros((len(box_masks), *size), box_masks.dtype)
     for mask, box_mask, box in zip(masks, box_masks, np.asarray(boxes_xyxy, "float64"), strict=True):
         left, top, right, bottom = box
-        if not (np.isfinite(box).all() and right > left and bottom > top):
+        if not _has_area(box):
             continue
         y = np.floor((np.arange(size[0]) + 0.5 - top) / (bottom - top) * box_mask.shape[0]).astype(int)
         x = np.floor((np.arange(size[1]) + 0.5 - left) / (right - left) * box_mask.shape[1]).astype(int)
         rows, columns = ((n >= 0) & (n < m) for n, m in zip((y, x), box_mask.shape, strict=True))
         mask[np.ix_(rows, columns)] = box_mask[np.ix_(y[rows], x[columns])]
     return masks
+
+
+def paste_mask_scores(box_masks, boxes_xyxy, size):
+    """Masks of the size of the image from the `"box_masks"` of detections: bilinear, 1 from a score of 0.5 on.
+
+    He et al. 2017, "Mask R-CNN", section 3.1, "Inference". As torchvision: the mask gets a padding of one empty cell,
+    the box grows with it and is cut to whole pixels.
+
+    Args:
+        box_masks: [n, s, s] scores in 0…1.
+        boxes_xyxy: [n, 4] in pixels.
+        size: Height and width of the image.
+
+    Returns:
+        [n, height, width] uint8, 0 or 1; 0 around the boxes.
+
+    >>> paste_mask_scores(np.ones((1, 28, 28)), [[1, 0, 3, 2]], (3, 5)).tolist()
+    [[[0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0]]]
+    """
+    box_masks, boxes = np.asarray(box_masks, "float32"), np.asarray(boxes_xyxy, "float32")
+    masks = np.zeros((len(box_masks), *size), "uint8")
+    for mask, scores, box in zip(masks, box_masks, boxes, strict=True):
+        if not _has_area(box):
+            continue
+        left, top, right, bottom = box
+        rows, down = _weights_of_cells(top, bottom, len(scores), size[0])
+        columns, across = _weights_of_cells(left, right, len(scores), size[1])
+        mask[rows, columns] = down @ scores @ across.T >= MASK_THRESHOLD
+    return masks
+
+
+def _weights_of_cells(low, high, cells, length):
+    """The pixels of an axis that a mask between two edges reaches, and what each of its cells gives to each of them."""
+    centre, half = (low + high) / 2, (high - low) / 2 * np.float32((cells + 2) / cells)
+    low, high = np.trunc(centre - half), np.trunc(centre + half)
+    pixels = np.arange(max(low, 0), min(high + 1, length), dtype="float32")
+    points = (pixels - low + 0.5) * ((cells + 2) / max(high - low + 1, 1)) - 0.5
+    points = np.clip(points, 0, cells + 1)[:, None] - 1
+    first = int(max(low, 0))
+    weights = np.maximum(1 - np.abs(points - np.arange(cells, dtype="float32")), 0)
+    return slice(first, first + len(pixels)), weights.astype("float32")
+
+
+def _has_area(box):
+    left, top, right, bottom = box
+    return np.isfinite(box).all() and right > left and bottom > top
 
 
 def _entries(targets):

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from kvision.contract import paste_masks
+from kvision.contract import MASK_THRESHOLD, paste_masks
 
 # Line styles differ as well as colours: training is solid, validation dashed.
 TRAIN, VALIDATION = {"color": "#2f6f9f", "linestyle": "-"}, {"color": "#c2571a", "linestyle": "--"}
@@ -76,7 +76,7 @@ def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None,
         boxes_xyxy: [n, 4] left, top, right, bottom in pixels; rows that are not finite or have no area are left out.
         labels: [n] classes from 0; rows of −1 are left out.
         scores: [n] in [0, 1], or None. The highest is drawn on top.
-        masks: [n, h, w], true above 0.5, or None.
+        masks: [n, h, w], true from 0.5 on, or None.
         classes: Names of the classes, in the order of the labels; None writes the label.
         truth: The ground truth in the data contract: a dict with `"boxes"` and `"labels"`, and, optional, `"masks"` or
             `"box_masks"`; or None.
@@ -144,7 +144,7 @@ class _Objects:
         self.boxes = np.clip(boxes[rows], -max(size), 2 * max(size)) * scale
         self.labels = labels[rows].astype(int)
         self.scores = None if scores is None else scores[rows]
-        self.masks = None if masks is None else masks[rows] > 0.5
+        self.masks = None if masks is None else masks[rows] >= MASK_THRESHOLD
 
 
 def _full_size_masks(targets, size):

@@ -1,9 +1,11 @@
 """Every way a batch can break the data contract is refused by name of image and row."""
 
+import warnings
+
 import numpy as np
 import pytest
 
-from kvision.contract import check_targets, paste_masks
+from kvision.contract import check_targets, paste_mask_scores, paste_masks, warn_of_unit_range
 
 SHAPE = (2, 32, 48, 3)
 
@@ -40,7 +42,6 @@ RELATIVE = {
         targets(masks=np.zeros((2, 3, 32, 48), "uint8"), image_id=[4, 7]),
         targets(box_masks=np.zeros((2, 3, 28, 28), "uint8")),
         with_box(0, 2, [np.nan] * 4),  # a padding row may hold anything
-        with_box(0, 0, [4, 4, 4, 9]),  # without width, but not inverted
         {"boxes": np.zeros((2, 0, 4)), "labels": np.zeros((2, 0))},
         {name: value[:, :4] for name, value in RELATIVE.items()},  # eight boxes are too few to judge
     ],
@@ -56,6 +57,11 @@ def test_good_targets_pass(good):
         (with_box(1, 0, [5, 5, np.inf, 9]), r"not finite: image 1, row 0"),
         (with_box(0, 0, [9, 2, 3, 8]), r"inverted.*image 0, row 0: \[9, 2, 3, 8\].*width, height"),
         (with_box(0, 1, [1, 8, 3, 2]), r"inverted.*image 0, row 1"),
+        (
+            with_box(0, 0, [4, 4, 4, 9]),
+            r"1 box is without area: image 0, row 0: \[4, 4, 4, 9\].*padding by the label -1",
+        ),
+        (with_label(0, 2, 0), r"without area: image 0, row 2: \[0, 0, 0, 0\].*not 0, which is the first class"),
         (with_label(0, 1, 3), r"beyond the last of 3 classes, 2: image 0, row 1: 3"),
         (with_label(1, 0, -2), r"neither an integer.*image 1, row 0: -2"),
         (with_label(1, 0, 0.5), r"neither an integer.*image 1, row 0: 0.5"),
@@ -100,3 +106,65 @@ def test_pasted_masks_take_the_value_at_the_centre_of_each_pixel():
                     want[row, y, x] = small[row][cell]
     assert want[:3].any(axis=(1, 2)).all()
     np.testing.assert_array_equal(pasted, want)
+
+
+def pasted_twin(scores, box, size):
+    """Pixel by pixel: the mask with a rim of zeros, stretched over the box that grew with it, in whole pixels."""
+    cells = len(scores)
+    padded = np.pad(scores, 1)
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (cells + 2) / cells
+    (left, top), (right, bottom) = np.trunc(centre - half), np.trunc(centre + half)
+    want = np.zeros(size)
+    for y, x in np.ndindex(*size):
+        if left <= x <= right and top <= y <= bottom:
+            at = []
+            for pixel, low, high in ((y, top, bottom), (x, left, right)):
+                point = (pixel - low + 0.5) * (cells + 2) / (high - low + 1) - 0.5
+                at.append(min(max(point, 0), cells + 1))
+            (i, down), (j, across) = ((int(point), point - int(point)) for point in at)
+            rows, columns = (i, min(i + 1, cells + 1)), (j, min(j + 1, cells + 1))
+            a, b = padded[np.ix_(rows, columns)] @ (1 - across, across)
+            want[y, x] = a * (1 - down) + b * down
+    return want
+
+
+@pytest.mark.parametrize("box", [(5, 3, 20, 30), (-4.5, -3.2, 12, 18), (20.4, 30.1, 60, 70), (3.3, 4.4, 5.1, 5.2)])
+def test_scores_of_masks_are_pasted_as_a_twin_does(box):
+    scores = np.random.default_rng(0).uniform(0, 1, (1, 7, 7))
+    want = pasted_twin(scores[0], np.array(box), (40, 36))
+    certain = np.abs(want - 0.5) > 1e-4
+    got = paste_mask_scores(scores, [box], (40, 36))[0]
+    assert got.dtype == "uint8"
+    assert want.max() > 0.5
+    np.testing.assert_array_equal(got[certain], (want >= 0.5)[certain])
+
+
+def test_a_score_of_one_half_belongs_to_the_mask():
+    whole = np.ones((1, 28, 28))
+    inside = paste_mask_scores(0.5 * whole, [[4, 4, 32, 32]], (40, 40))[0, 6:30, 6:30]
+    assert inside.all()
+    assert not paste_mask_scores(np.nextafter(np.float32(0.5), 0) * whole, [[4, 4, 32, 32]], (40, 40)).any()
+
+
+def test_masks_without_a_box_are_empty():
+    boxes = [[0, 0, 0, 0], [5, 5, 5, 9], [np.nan, 0, 4, 4], [50, 50, 60, 60]]
+    assert not paste_mask_scores(np.ones((4, 28, 28)), boxes, (40, 40)).any()
+
+
+@pytest.mark.parametrize(
+    ("images", "warned"),
+    [
+        (np.full((2, 4, 4, 3), 0.7, "float32"), True),
+        (np.full((2, 4, 4, 3), 1.0, "float32"), True),
+        (np.full((2, 4, 4, 3), 1.1, "float32"), False),
+        (np.linspace(-1, 1, 96).reshape(2, 4, 4, 3), False),
+        (np.ones((2, 4, 4, 3), "uint8"), False),
+        (np.zeros((2, 4, 4, 3), "float32"), False),  # black
+    ],
+)
+def test_images_of_0_to_1_are_told(images, warned):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warn_of_unit_range(images, "net")
+    assert len(told) == warned
+    assert all("net: the images lie within" in str(warning.message) for warning in told)

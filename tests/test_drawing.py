@@ -194,3 +194,12 @@ def test_captions_have_a_line_of_their_own_and_end_in_time():
         grid(images, captions=["a"])
     with pytest.raises(ValueError, match="no image"):
         grid([])
+
+
+def test_a_mask_begins_at_one_half():
+    boxes, blank = [[8, 8, 40, 40]], np.zeros((64, 96, 3))
+    inside = np.zeros((1, 64, 96))
+    inside[0, 10:30, 10:30] = 1
+    half, less, whole = (detections(blank, boxes, [0], masks=inside * score) for score in (0.5, 0.499, 1.0))
+    assert np.array_equal(half, whole)
+    assert not np.array_equal(less, whole)

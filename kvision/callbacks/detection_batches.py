@@ -1,6 +1,9 @@
-"""Batches of detection data, in whatever form they are held."""
+"""Batches of detection data, in whatever form they are held, and what a detector is given of them."""
 
 import keras
+import numpy as np
+
+from kvision.detection.detector import Detector
 
 
 def detection_batches(data, batch_size=8):
@@ -26,3 +29,23 @@ def detection_batches(data, batch_size=8):
                 "The readers of `kvision.data` deliver them."
             )
         yield tuple(batch[:2])
+
+
+def predict_batch(model, inputs, targets):
+    """The detections of a batch, as arrays; a `Detector` cuts its boxes to the targets' `image_size`, if it is there.
+
+    Raises:
+        ValueError: for a model that predicts no detections.
+    """
+    inputs = keras.tree.map_structure(np.asarray, inputs)
+    if isinstance(model, Detector) and "image_size" in targets:
+        images = inputs if hasattr(inputs, "keys") else {"images": inputs}
+        inputs = {"image_size": np.asarray(targets["image_size"])} | images
+    found = model.predict_on_batch(inputs)
+    if not hasattr(found, "keys") or not {"boxes", "scores", "labels"} <= set(found.keys()):
+        got = sorted(found) if hasattr(found, "keys") else type(found).__name__
+        raise ValueError(
+            f"{model.name} must predict a dict with boxes, scores and labels, as a detector does: got {got}."
+        )
+    count = len(targets["labels"])  # under a distribution strategy each replica predicts the whole batch
+    return {name: np.asarray(values)[:count] for name, values in found.items()}

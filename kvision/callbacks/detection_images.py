@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
-from kvision.callbacks.detection_batches import detection_batches
-from kvision.contract import check_targets, images_of, paste_masks
+from kvision.callbacks.detection_batches import detection_batches, predict_batch
+from kvision.contract import MASK_THRESHOLD, check_targets, images_of, paste_mask_scores, paste_masks
+from kvision.detection.detector import Detector
 from kvision.drawing import detections, grid
 from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Images, Overlay
@@ -28,11 +29,12 @@ class DetectionImages(keras.callbacks.Callback):
         num_images: Number of images, the first of the data.
         every: Epochs from one drawing to the next.
         score_threshold: The score from which a detection is drawn, in [0, 1].
-        classes: Names of the classes, in the order of the labels; None writes the label.
+        classes: Names of the classes, in the order of the labels; None takes the detector's `class_names`, or writes
+            the label.
 
     Raises:
-        ValueError: for numbers that are too small; before the first batch, for data that are empty or break the data
-            contract; and at the end of an epoch, for a model that does not predict detections.
+        ValueError: for numbers out of range; and before the first batch, for data that are empty, break the data
+            contract or cannot be drawn, and for a model that does not predict detections.
 
     Example:
 
@@ -47,6 +49,8 @@ class DetectionImages(keras.callbacks.Callback):
         for name, value in (("num_images", num_images), ("every", every)):
             if value < 1:
                 raise ValueError(f"DetectionImages: {name} must be at least 1, got {value}.")
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"DetectionImages: score_threshold lies in 0 to 1, got {score_threshold}.")
         self.data = data
         self.num_images = num_images
         self.every = every
@@ -58,7 +62,7 @@ class DetectionImages(keras.callbacks.Callback):
         self._batches, left = [], self.num_images
         for batch in detection_batches(self.data):
             inputs, targets = keras.tree.map_structure(np.asarray, batch)
-            check_targets(images_of(inputs).shape, targets)
+            self._check(inputs, targets)
             count = min(left, len(targets["labels"]))
             self._batches.append((inputs, targets, count))
             left -= count
@@ -67,18 +71,23 @@ class DetectionImages(keras.callbacks.Callback):
         if not self._batches:
             raise ValueError("DetectionImages: the data are empty. Give at least one batch (images, targets).")
 
+    def _check(self, inputs, targets):
+        """Raises on what could not be drawn when the first epoch is over."""
+        images, model = images_of(inputs), self.model
+        classes = model.head.classes if isinstance(model, Detector) else None
+        check_targets(images.shape, targets, classes)
+        if images.shape[-1] not in (1, 3):
+            raise ValueError(f"DetectionImages draws images of 1 or 3 channels: got {images.shape}.")
+        if not self._batches:
+            predict_batch(model, inputs, targets)
+
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
         model = self.model
         overlays, drawn = [], []
         for inputs, targets, count in self._batches:
-            found = model.predict_on_batch(inputs)
-            if not hasattr(found, "keys") or not {"boxes", "scores", "labels"} <= set(found.keys()):
-                raise ValueError(
-                    f"DetectionImages needs a model that predicts boxes, scores and labels: {model.name} gives "
-                    f"{sorted(found) if hasattr(found, 'keys') else type(found).__name__}."
-                )
+            found = predict_batch(model, inputs, targets)
             for row in range(count):
                 image = _image(images_of(inputs)[row])
                 rows = ({name: np.asarray(values[row]) for name, values in each.items()} for each in (targets, found))
@@ -92,6 +101,8 @@ class DetectionImages(keras.callbacks.Callback):
         """What lies over an image, and the height and width in which the image is valid."""
         if "box_masks" in true and "masks" not in true:
             true["masks"] = paste_masks(true["box_masks"], true["boxes"], image.shape[:2])
+        if "box_masks" in found and "masks" not in found:
+            found["masks"] = paste_mask_scores(found["box_masks"], found["boxes"], image.shape[:2])
         if "masks" not in found:
             true.pop("masks", None)
         layers = {
@@ -101,7 +112,8 @@ class DetectionImages(keras.callbacks.Callback):
         counts = [len(layer["labels"]) for layer in layers.values()]
         caption = "image {}: {} found, {} true".format(int(true.get("image_id", index)), *counts)
         height, width = true.get("image_size", image.shape[:2])
-        return Overlay(image, layers, self.classes, caption), (slice(height), slice(width))
+        classes = self.classes or getattr(self.model, "class_names", None)
+        return Overlay(image, layers, classes, caption), (slice(height), slice(width))
 
 
 def _image(image):
@@ -117,7 +129,7 @@ def _layer(rows, chosen):
         chosen & (rows["labels"] >= 0) & np.isfinite(boxes).all(axis=-1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
     )
     layer = {name: rows[name][chosen] for name in ("boxes", "labels", "scores", "masks") if name in rows}
-    return layer | {"masks": layer["masks"] > 0.5} if "masks" in layer else layer
+    return layer | {"masks": layer["masks"] >= MASK_THRESHOLD} if "masks" in layer else layer
 
 
 def _drawn(overlay, valid):

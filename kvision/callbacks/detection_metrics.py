@@ -1,10 +1,13 @@
 """Average precision of a detector at the end of every epoch."""
 
+import contextlib
+
 import keras
 import numpy as np
 
-from kvision.callbacks.detection_batches import detection_batches
+from kvision.callbacks.detection_batches import detection_batches, predict_batch
 from kvision.contract import check_targets, images_of
+from kvision.detection.detector import Detector
 from kvision.metrics import COCOAveragePrecision
 from kvision.metrics.average_precision import UNDEFINED
 
@@ -12,15 +15,16 @@ from kvision.metrics.average_precision import UNDEFINED
 class DetectionMetrics(keras.callbacks.Callback):
     """Measures average precision on validation data and puts it into the logs.
 
-    At the end of an epoch, after Keras's own validation, the model predicts the validation data batch by batch, and
+    At the end of an epoch, after Keras's own validation and on the same weights (those of `SwapEMAWeights`, too), the
+    model predicts the validation data batch by batch, and
     `val_AP`, `val_AP50`, `val_AP75`, `val_AP_small`, `val_AP_medium`, `val_AP_large`, `val_AR1`, `val_AR10`,
     `val_AR100`, `val_AR_small`, `val_AR_medium` and `val_AR_large` enter `logs`; with masks the same twelve by masks,
     `val_mask_AP` and so on; `kvision.metrics.COCOAveragePrecision` tells what they mean. A number that no object
     decides, such as `val_AP_large` without a large object, is left out.
 
-    Callbacks listed after it can use them: `EarlyStopping(monitor="val_AP", mode="max")`, which needs the mode since
-    Keras does not know the name. Trackers (W&B, the report, the history) record them wherever they stand. The training
-    step is untouched; nothing is printed.
+    Callbacks listed after it can use them: `EarlyStopping(monitor="val_AP")`; a model that is no `Detector` needs
+    `mode="max"` there, since Keras does not know the name. Trackers (W&B, the report, the history) record them wherever
+    they stand. The training step is untouched; nothing is printed.
 
     Args:
         validation_data: A `tf.data.Dataset`, a list or a `keras.utils.PyDataset` of batches `(images, targets)`, or one
@@ -28,23 +32,26 @@ class DetectionMetrics(keras.callbacks.Callback):
         every: Epochs from one measurement to the next; the epochs between have no such entries in their logs.
         masks: Whether to measure masks besides boxes.
         metric: What to measure instead of COCO's numbers: `kvision.metrics.VOCAveragePrecision()`, or another object
-            with `reset()`, `update(targets, detections)` and `result()`, which gives `{name: number}`.
+            with `reset_state()`, `update_state(targets, detections)` and `result()`, which gives `{name: number}`.
         batch_size: Images predicted at once where `validation_data` is a tuple of arrays.
+
+    Where targets have `"image_size"`, a `Detector` cuts its boxes to it. For more than 100 objects of a class in an
+    image: `metric=COCOAveragePrecision(max_detections=300)`.
 
     Attributes:
         metric: The metric; `metric.per_class()` gives the numbers of each class at the last measurement.
 
     Raises:
         ValueError: For data that cannot be read twice (a generator) or never end; before the first batch, for data that
-            are empty or whose first batch breaks the data contract; and at the end of an epoch, for a model that does
-            not predict detections.
+            are empty or whose first batch breaks the data contract or has labels beyond the detector's classes; and at
+            the end of an epoch, for a model that does not predict detections.
         ImportError: If faster-coco-eval is missing (`pip install 'kvision[coco]'`).
 
     Example:
 
     ```python
     precision = kvision.callbacks.DetectionMetrics(validation)
-    stop = keras.callbacks.EarlyStopping(monitor="val_AP", mode="max", patience=5)
+    stop = keras.callbacks.EarlyStopping(monitor="val_AP", patience=5)
     detector.fit(train, epochs=50, callbacks=[precision, stop])
     precision.metric.per_class()
     ```
@@ -68,28 +75,71 @@ class DetectionMetrics(keras.callbacks.Callback):
         self.metric = COCOAveragePrecision(masks=masks) if metric is None else metric
         self.batch_size = batch_size
         self._masks = masks
+        self._validated = None  # the weights that Keras has validated in this epoch
 
     def on_train_begin(self, logs=None):
-        images, targets = next(detection_batches(self.validation_data, self.batch_size), (None, None))
-        if images is None:
+        data = self.validation_data
+        if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "keys")):
+            data = next(detection_batches(data, self.batch_size), (None, None))
+        images, targets = data
+        if images is None or not len(keras.tree.flatten(images)[0]):
             raise ValueError("Validation data are empty: got no batch. Give at least one batch (images, targets).")
-        check_targets(tuple(np.shape(images_of(images))), targets)
+        classes = self.model.head.classes if isinstance(self.model, Detector) else None
+        check_targets(tuple(np.shape(images_of(images))), targets, classes)
         if self._masks and not {"masks", "box_masks"} & set(targets.keys()):
             raise ValueError(
                 'masks=True needs "masks" or "box_masks" in the targets of the validation data: got '
-                f"{sorted(targets.keys())}. Give them, or measure boxes only."
+                f"{sorted(targets.keys())}. Give them (the readers take masks=True), or measure boxes only."
             )
+        self._validated = None
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if self._validated is None and _keeps_averages(self.model.optimizer):
+            self._validated = _sums(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
+        validated, self._validated = self._validated, None
         if logs is not None and not (epoch + 1) % self.every:
-            measured = self.measure(self.model)
+            with _weights_in_place(self.model, validated):
+                measured = self.measure(self.model)
             logs.update({f"val_{name}": value for name, value in measured.items() if value != UNDEFINED})
 
     def measure(self, model):
         """`{name: number}` of a detector now, on all validation data: what epochs put into the logs as `val_…`."""
-        self.metric.reset()
-        for images, targets in detection_batches(self.validation_data, self.batch_size):
-            detections = model.predict_on_batch(keras.tree.map_structure(np.asarray, images))
-            count = len(targets["labels"])  # under a distribution strategy each replica predicts the whole batch
-            self.metric.update(targets, keras.tree.map_structure(lambda rows, count=count: rows[:count], detections))
+        self.metric.reset_state()
+        for inputs, targets in detection_batches(self.validation_data, self.batch_size):
+            self.metric.update_state(targets, predict_batch(model, inputs, targets))
         return self.metric.result()
+
+
+@contextlib.contextmanager
+def _weights_in_place(model, validated):
+    """The weights that Keras has validated: `SwapEMAWeights` puts the averages in place for the validation alone."""
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    if validated is None or not (now := _distance(model, validated)):
+        yield
+        return
+    swap.on_test_begin()
+    nearer = _distance(model, validated) < now  # a swap rounds, and other callbacks may have changed the weights
+    if not nearer:
+        swap.on_test_end()
+    try:
+        yield
+    finally:
+        if nearer:
+            swap.on_test_end()
+
+
+def _keeps_averages(optimizer):
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return any(getattr(each, "use_ema", False) for each in getattr(optimizer, "optimizers", [optimizer]))
+
+
+def _sums(model):
+    """Numbers by which the weights are recognised."""
+    return np.array([float(keras.ops.sum(weight)) for weight in model.trainable_variables])
+
+
+def _distance(model, sums):
+    return np.abs(_sums(model) - sums).sum()

@@ -7,6 +7,7 @@ from kvision.data.coco import coco as coco
 from kvision.data.detection import DetectionData as DetectionData
 from kvision.data.folder import ImageFolder as ImageFolder
 from kvision.data.folder import image_folder as image_folder
+from kvision.data.letterbox import letterbox as letterbox
 from kvision.data.scenes import scenes as scenes
 from kvision.data.shapes import shape_names as shape_names
 from kvision.data.shapes import shapes as shapes

@@ -5,13 +5,14 @@ import math
 import pathlib
 
 from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
-from kvision.data.detection import detection_data
+from kvision.data.detection import detection_data, reader
 from kvision.data.geometry import xywh_to_xyxy
 
 PARTS = ("images", "annotations", "categories")
 
 
-def coco(annotations, images, *, check="full", **options):
+@reader
+def coco(annotations, images, *, classes=None, check="full", **options):
     """Read a data set in COCO's format; what cannot be used is left out and reported, never fatal.
 
     An image that is left out takes its objects with it; one that has none left is an image without objects.
@@ -25,6 +26,8 @@ def coco(annotations, images, *, check="full", **options):
     Args:
         annotations: Path of the JSON.
         images: Folder of the images.
+        classes: Names of the classes, in the order of the labels, such as `detector.class_names` or those of the
+            training data: objects of others are reported. None takes the file's, in the order of their ids.
         check: `"full"` decodes every image once beforehand, by the decoder that training uses, and reports those
             that fail. `"header"` reads their first bytes only: quicker where hundreds of thousands are known to be
             whole; one that fails during training is dropped then, with a warning by TensorFlow.
@@ -44,7 +47,7 @@ def coco(annotations, images, *, check="full", **options):
     """
     path, images = pathlib.Path(annotations), pathlib.Path(images)
     content = _load(path)
-    names, label_of = _categories(path, content["categories"])
+    names, label_of = _categories(path, content["categories"], classes)
     problems = []
     listed = _listed(path, content["images"], problems)
     sizes = readable_sizes([images / entry["file_name"] for _, entry in listed], check, problems)
@@ -84,8 +87,8 @@ def _load(path):
     return content
 
 
-def _categories(path, categories):
-    """Names in the order of the ids, and the label of each id."""
+def _categories(path, categories, classes):
+    """Names in the order of the labels, and the label of each id."""
     try:
         by_id = {category["id"]: str(category.get("name", category["id"])) for category in categories}
         ids = sorted(by_id)
@@ -93,7 +96,10 @@ def _categories(path, categories):
         raise ValueError(f"coco: the categories of {str(path)!r} need an id, a number, each: {error!r}.") from None
     if len(ids) < len(categories):
         raise ValueError(f"coco: in {str(path)!r} two categories share an id; give each its own.")
-    return tuple(by_id[key] for key in ids), {key: label for label, key in enumerate(ids)}
+    if classes is None:
+        return tuple(by_id[key] for key in ids), {key: label for label, key in enumerate(ids)}
+    names = tuple(map(str, classes))
+    return names, {key: names.index(name) for key, name in by_id.items() if name in names}
 
 
 def _listed(path, entries, problems):

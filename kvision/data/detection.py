@@ -1,14 +1,17 @@
 """Batches of the data contract out of what a reader of detection data found, as `tf.data`."""
 
 import dataclasses
+import functools
+import inspect
+import re
 
 import numpy as np
 import tensorflow as tf
 
 from kvision._keras import print_message
 from kvision.data.annotations import usable_annotations
-from kvision.data.geometry import area_xyxy, clip_xyxy, fit
-from kvision.data.images import decode, letterbox
+from kvision.data.geometry import area_xyxy, check_size, clip_xyxy, fit
+from kvision.data.images import decode, scale_and_pad
 from kvision.data.segmentations import rasterize
 
 
@@ -91,6 +94,7 @@ def detection_data(
     Raises:
         ValueError: if there is no image, or a size that is not positive.
     """
+    check_size(source, image_size)
     for name, size in (("image_size", min(image_size)), ("batch_size", batch_size), ("max_boxes", max_boxes)):
         if size < 1:
             raise ValueError(f"{source}: {name} must be at least 1, got {size}.")
@@ -109,9 +113,32 @@ def detection_data(
     data = data.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
     if problems:
         print_message(_summary(source, problems))
-    counts = np.bincount(table["labels"], minlength=len(class_names)).tolist()
+    counts = np.bincount(table["labels"][table["labels"] >= 0], minlength=len(class_names)).tolist()
     files = {record.image_id: str(record.path) for record in records}
     return DetectionData(data, tuple(class_names), tuple(counts), files, tuple(problems))
+
+
+def reader(function):
+    """Let a reader show the options of the batches, which it passes on, in its signature and docstring."""
+    own, batch = (
+        [p for p in inspect.signature(each).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for each in (function, detection_data)
+    )
+    batch = [p for p in batch if p.kind is p.KEYWORD_ONLY and p.name != "skip_broken"]
+    signature = inspect.Signature(own + batch)
+
+    @functools.wraps(function)
+    def read(*arguments, **options):
+        signature.bind(*arguments, **options)  # an unknown name is told before any file is read
+        return function(*arguments, **options)
+
+    read.__signature__ = signature
+    if function.__doc__:
+        described = re.search(
+            r"^ {8}image_size: .*?(?=^ {8}skip_broken: )", detection_data.__doc__, re.M | re.S
+        ).group()
+        read.__doc__ = re.sub(r"^ {8}\*\*options: (?:.+\n)+", lambda _: described, function.__doc__, flags=re.M)
+    return read
 
 
 def _table(records, image_size):
@@ -121,16 +148,18 @@ def _table(records, image_size):
     counts = [len(record.annotations) for record in records]
     annotations = [annotation for record in records for annotation in record.annotations]
     boxes = np.array([annotation.box_xyxy for annotation in annotations], "float64").reshape(-1, 4)
+    clipped = clip_xyxy(boxes * np.repeat(scales, counts)[:, None], np.repeat(sizes, counts, axis=0))
+    labels = np.array([annotation.label for annotation in annotations], "int32")
     stated = np.array([np.nan if annotation.area is None else annotation.area for annotation in annotations])
     return {
         "first": np.cumsum([0, *counts]),
         "scale": scales.astype("float32"),
         "image_size": sizes,
         "image_id": np.array([record.image_id for record in records], "int64"),
-        "boxes": clip_xyxy(boxes * np.repeat(scales, counts)[:, None], np.repeat(sizes, counts, axis=0)).astype(
-            "float32"
-        ),
-        "labels": np.array([annotation.label for annotation in annotations], "int32"),
+        "boxes": clipped.astype("float32"),
+        "labels": np.where(area_xyxy(clipped.astype("float32")) > 0, labels, -1).astype(
+            "int32"
+        ),  # rounded away: padding
         "crowd": np.array([annotation.crowd for annotation in annotations], "int32"),
         "difficult": np.array([annotation.difficult for annotation in annotations], "int32"),
         "area": np.where(np.isnan(stated), area_xyxy(boxes), stated).astype("float32"),
@@ -153,7 +182,7 @@ def _example(records, table, image_size, max_boxes, draw):
         if draw is not None:
             name, function, shape = draw
             targets[name] = tf.ensure_shape(tf.numpy_function(function, [index], tf.uint8), shape)
-        return letterbox(decode(paths[index], channels=3), targets["scale"], image_size), targets
+        return scale_and_pad(decode(paths[index], channels=3), targets["scale"], image_size), targets
 
     return example
 

@@ -1,6 +1,7 @@
 """Boxes in NumPy, for reading data: the formulas of `kvision.ops`, which `tf.data` cannot call under JAX."""
 
 import math
+import numbers
 
 import numpy as np
 
@@ -54,3 +55,10 @@ def fit(size, image_size):
         min(max(math.floor(side * scale + 0.5), 1), inside) for side, inside in zip(size, image_size, strict=True)
     )
     return scale, (height, width)
+
+
+def check_size(source, image_size):
+    """Raises unless `image_size` is a pair of whole numbers."""
+    if np.shape(image_size) != (2,) or not all(isinstance(side, numbers.Integral) for side in image_size):
+        remedy = f"Pass ({image_size}, {image_size})." if np.ndim(image_size) == 0 else "Pass two whole numbers."
+        raise ValueError(f"{source}: image_size is (height, width) in pixels: got {image_size!r}. {remedy}")

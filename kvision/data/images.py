@@ -66,7 +66,7 @@ def decode(path, channels):
     return image
 
 
-def letterbox(image, scale, image_size):
+def scale_and_pad(image, scale, image_size):
     """An image scaled by exactly `scale` about its left top corner, on black; float32 `[*image_size, channels]`."""
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=image[None],

@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import PIL.Image
 
-from kvision.data.geometry import boxes_of_masks
+from kvision.data.geometry import boxes_of_masks, check_size
 
 VISIBLE = 0.5  # the fraction of an object that later ones leave visible, at least
 EMPTY = 0.05  # the fraction of images without an object
@@ -115,6 +115,7 @@ def _scaled_width(image, height):
 
 def generated(family, num_images, image_size, max_objects, seed, masks, make_image):
     """Arrays in the data contract; `make_image(rng)` gives an image, its labels and the masks of what is visible."""
+    check_size(family, image_size)
     for name, value, least in (
         ("num_images", num_images, 0),
         ("image_size", min(image_size), 16),

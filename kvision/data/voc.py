@@ -3,13 +3,14 @@
 import pathlib
 
 from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
-from kvision.data.detection import detection_data
+from kvision.data.detection import detection_data, reader
 from kvision.data.images import SUFFIXES, is_image
 from kvision.errors import unknown
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
+@reader
 def voc(folder, *, split=None, classes=None, check="full", **options):
     """Read a data set in Pascal VOC's format; what cannot be used is left out and reported, never fatal.
 
@@ -17,7 +18,7 @@ def voc(folder, *, split=None, classes=None, check="full", **options):
     include both ends: `xmin` … `xmax` are the first and the last column of the object. So the box here, whose pixels
     begin at 0 and whose right and bottom lie behind the last pixel, is (xmin − 1, ymin − 1, xmax, ymax). Files by
     tools that count from 0 come out a pixel larger at the left and top, within the image. `difficult` is the file's,
-    `area` that of the box.
+    `area` that of the box. The files hold no masks.
 
     Needs `defusedxml`: `pip install "kvision[voc]"`.
 
@@ -30,7 +31,7 @@ def voc(folder, *, split=None, classes=None, check="full", **options):
         check: `"full"` decodes every image once beforehand and reports those that fail; `"header"` reads their first
             bytes only, see `coco`.
         **options: Of the batches: `image_size`, `batch_size`, `shuffle`, `seed`, `masks`, `mask_size`, `max_boxes`,
-            `drop_remainder`, as in `kvision.data.detection.detection_data`. The files hold no masks.
+            `drop_remainder`, as in `kvision.data.detection.detection_data`.
 
     Returns:
         A `DetectionData`; `image_id` counts the images, in the order of the XML files' names.

@@ -5,11 +5,12 @@ import pathlib
 import numpy as np
 
 from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
-from kvision.data.detection import detection_data
+from kvision.data.detection import detection_data, reader
 from kvision.data.geometry import cxcywh_to_xyxy
 from kvision.data.images import is_image
 
 
+@reader
 def yolo(folder, *, split=None, classes=None, check="full", **options):
     """Read a data set in YOLO's format; what cannot be used is left out and reported, never fatal.
 

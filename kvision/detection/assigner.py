@@ -18,8 +18,10 @@ class Targets(typing.NamedTuple):
 
 
 def read_targets(targets):
-    """The part of the data contract that every detector learns from."""
-    return Targets(ops.cast(targets["boxes"], "float32"), ops.cast(targets["labels"], "int32"), targets.get("crowd"))
+    """The part of the data contract that every detector learns from; a box without area becomes padding."""
+    boxes = ops.cast(targets["boxes"], "float32")
+    labels = ops.where(area_xyxy(boxes) > 0, ops.cast(targets["labels"], "int32"), -1)
+    return Targets(boxes, labels, targets.get("crowd"))
 
 
 class Sample(typing.NamedTuple):
@@ -47,8 +49,8 @@ class Assigner(Part):
         background_iou_threshold: Overlap with every target below which a box is background; between the two it is
             ignored. None: the same as `matching_iou_threshold`.
         low_quality_matches: Whether every target gets the boxes that overlap it most, however little that is.
-        min_background_iou: Overlap with some target below which a box is no background either, in images that have
-            targets: Fast R-CNN's ring around the objects; 0 uses all.
+        min_background_iou: Overlap with some object below which a box is no background either, in images that have
+            objects: Fast R-CNN's ring around them; 0 uses all. A crowd is no object.
         num_samples: Boxes of an image that a step trains on; None: all.
         positive_fraction: Of the sample, at most, in [0, 1].
 
@@ -96,8 +98,9 @@ class Assigner(Part):
         matches = match(boxes, labels, boxes_xyxy, low, high, self.low_quality_matches, crowd)
         if self.min_background_iou:
             ring = self.min_background_iou
-            far = match(boxes, labels, boxes_xyxy, ring, ring) == BACKGROUND
-            matches = ops.where(far & ops.any(labels >= 0, axis=1, keepdims=True), IGNORED, matches)
+            objects = labels if crowd is None else ops.where(ops.cast(crowd, "bool"), -1, labels)
+            far = match(boxes, objects, boxes_xyxy, ring, ring) == BACKGROUND
+            matches = ops.where(far & ops.any(objects >= 0, axis=1, keepdims=True), IGNORED, matches)
         return ops.where(area_xyxy(boxes_xyxy) > 0, matches, IGNORED)
 
     def draw(self, boxes_xyxy, targets):

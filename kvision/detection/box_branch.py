@@ -168,8 +168,11 @@ class BoxBranch(Part):
         moved = clip_xyxy(moved, self.image_size if image_size is None else image_size)
         return ops.stop_gradient(ops.where((area_xyxy(boxes_xyxy) > 0)[..., None], moved, 0.0))
 
-    def decode(self, scores, deltas, boxes_xyxy):
-        """Decoded detections of fixed size: boxes xyxy in pixels, scores, labels; padding is 0, 0 and −1."""
+    def decode(self, scores, deltas, boxes_xyxy, image_size=None):
+        """Decoded detections of fixed size: boxes xyxy in pixels, scores, labels; padding is 0, 0 and −1.
+
+        Boxes are cut to `image_size` ([b, 2] or a pair; None: the network's input).
+        """
         scores, count = scores[..., 1:], boxes_xyxy.shape[1]
         possible = (scores > self.score_threshold) & (area_xyxy(boxes_xyxy) > 0)[..., None]
         candidates = ops.reshape(ops.where(possible, scores, -float("inf")), (-1, count * self.classes))
@@ -179,7 +182,7 @@ class BoxBranch(Part):
         deltas = ops.reshape(deltas, (-1, count * deltas.shape[2], 4))
         deltas = ops.take_along_axis(deltas, row[..., None], axis=1)
         boxes = decode_deltas(deltas, ops.take_along_axis(boxes_xyxy, region[..., None], axis=1), self.delta_weights)
-        boxes = clip_xyxy(boxes, self.image_size)
+        boxes = clip_xyxy(boxes, self.image_size if image_size is None else image_size)
         best = ops.where(has_sides(boxes, SMALLEST_SIDE), best, -float("inf"))
         return select_detections(boxes, best, label, self.nms_threshold, self.num_detections)
 

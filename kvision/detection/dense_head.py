@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kvision.layers.conventions import conventions
-from kvision.ops import clip_xyxy, decode_deltas, select_detections
+from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, select_detections
 from kvision.part import Part
 
 
@@ -98,7 +98,7 @@ class DenseDecoder(Part):
             logits: [b, anchors, classes].
             deltas: [b, anchors, 4].
             anchors_of_levels: As `Anchors.boxes_xyxy` gives them.
-            image_size: Height and width that boxes are cut to.
+            image_size: Height and width that boxes are cut to, a pair or [b, 2]. Without area a box is none.
         """
         levels, begin = [], 0
         for anchors in anchors_of_levels:
@@ -118,8 +118,9 @@ class DenseDecoder(Part):
         anchor = indices // classes
         deltas = ops.take_along_axis(deltas, anchor[..., None], axis=1)
         boxes = decode_deltas(deltas, ops.take(anchors, anchor, axis=0), self.delta_weights)
-        scores = ops.where(scores > self.score_threshold, scores, -float("inf"))
-        return clip_xyxy(boxes, image_size), scores, ops.cast(indices % classes, "int32")
+        boxes = clip_xyxy(boxes, image_size)
+        scores = ops.where((scores > self.score_threshold) & (area_xyxy(boxes) > 0), scores, -float("inf"))
+        return boxes, scores, ops.cast(indices % classes, "int32")
 
 
 def check_decoding(score_threshold, nms_threshold, num_candidates, num_detections):

@@ -1,8 +1,11 @@
 """The model of all detectors: a `TaskModel` whose targets are boxes."""
 
-import keras
+import os
 
-from kvision.contract import check_targets, images_of
+import keras
+import numpy as np
+
+from kvision.contract import check_targets, images_of, paste_mask_scores, warn_of_unit_range
 from kvision.task_model import TaskModel
 
 
@@ -17,19 +20,101 @@ class Detector(TaskModel):
         name: Of the model.
 
     Call: images [b, h, w, 3] in 0…255 → the dict of features and, unless training, `"detections"`. Or a dict of
-    `"images"` and more, such as `"proposals"`, which joins the features as it came.
+    `"images"` and more, which joins the features as it came: `"proposals"`, or `"image_size"` [b, 2], the height and
+    width of each image without its padding, to which boxes are cut.
+
+    Attributes:
+        class_names: Names of the classes in the order of the labels, or None; they may be set and are saved with the
+            model.
 
     ```python
     detector = kvision.applications.RetinaNet(input_shape=(256, 256, 3), classes=3)
     detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     detector.fit(images, {"boxes": boxes, "labels": labels})
-    detector.predict(images)["boxes"]
+    detector.detect(["street.jpg", "square.jpg"])[0]["boxes"]  # in pixels of the photo
     ```
     """
 
     predictions_name = "detections"
+    higher_is_better = r"(mask_)?A[PR](\d+|_small|_medium|_large)?"  # of `metrics`, in the logs of `DetectionMetrics`
     metrics_advice = "Average precision is measured by `callbacks.DetectionMetrics`."
     weights_advice = ': mark what not to learn by "crowd" or the label -1'
+    _class_names = None
+
+    @property
+    def class_names(self):
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names):
+        names = None if names is None else tuple(str(name) for name in names)
+        if names is not None and len(names) != self.head.classes:
+            raise ValueError(
+                f"{self.name} has {self.head.classes} classes: class_names must be as many, got {len(names)}."
+            )
+        self._class_names = names
+
+    def detect(self, photos, batch_size=8, masks=False):
+        """What is in photos of any size, each in its own pixels.
+
+        A photo is scaled and padded as the readers of `kvision.data` do (`kvision.data.letterbox`); its boxes are cut
+        to it and scaled back.
+
+        Args:
+            photos: A list of arrays [h, w, 3] or [h, w] in 0…255, PIL images, or paths of files; or one of them. An
+                orientation in EXIF data is ignored, as the readers do.
+            batch_size: Photos in a batch.
+            masks: Whether to paste the masks into the photos, at their full size.
+
+        Returns:
+            A dict for each photo (for one photo the dict alone), its k detections by falling score, without padding:
+            `"boxes"` [k, 4], left, top, right, bottom; `"scores"` [k]; `"labels"` [k]; `"names"`, a list of k, if the
+            detector has `class_names`; `"box_masks"` [k, 28, 28], scores in 0…1 relative to the boxes, if it has masks,
+            and with `masks` also `"masks"` [k, h, w] uint8.
+
+        Raises:
+            ValueError: on arrays of another shape, files that cannot be read, `masks` of a detector without, and a
+                detector that needs more than images (give it what `kvision.data.letterbox` makes, by `predict`).
+        """
+        from kvision.data.letterbox import letterbox, read_photo  # loads tf.data, whatever the backend
+
+        if self.trunk is None:
+            raise ValueError(f"{self.name} is fed with features, not with images: call predict.")
+        *size, channels = self.trunk.inputs[0].shape[1:]
+        one = isinstance(photos, str | os.PathLike)
+        one = one or (not isinstance(photos, list | tuple) and len(np.shape(photos)) in (2, 3))
+        photos = [photos] if one else list(photos)
+        found = []
+        for start in range(0, len(photos), batch_size):
+            batch = [read_photo(photo, channels) for photo in photos[start : start + batch_size]]
+            images, where = letterbox(batch, size, channels)
+            inputs = {"images": images, "image_size": where["image_size"]}
+            if len(batch) < batch_size < len(photos):  # one number for all: each other would be compiled anew
+                rows = np.minimum(np.arange(batch_size), len(batch) - 1)
+                inputs = {name: values[rows] for name, values in inputs.items()}
+            detections = self.predict(inputs, batch_size, verbose=0)
+            rows = ({name: values[row] for name, values in detections.items()} for row in range(len(batch)))
+            sizes = [photo.shape[:2] for photo in batch]
+            found += map(self._in_the_photo, rows, where["scale"], sizes, [masks] * len(batch))
+        return found[0] if one else found
+
+    def _in_the_photo(self, rows, scale, size, masks):
+        """The detections of one photo, without padding."""
+        rows = {name: values[rows["labels"] >= 0] for name, values in rows.items()}
+        height, width = size
+        rows["boxes"] = np.clip(rows["boxes"] / scale, 0, np.array([width, height] * 2, "float32"))
+        if self.class_names is not None:
+            rows["names"] = [self.class_names[label] for label in rows["labels"]]
+        if masks:
+            if "box_masks" not in rows:
+                raise ValueError(f"{self.name} has no masks: call detect without masks=True, or build MaskRCNN.")
+            rows["masks"] = paste_mask_scores(rows["box_masks"], rows["boxes"], size)
+        return rows
+
+    def predict(self, x, *arguments, **options):
+        """As `keras.Model.predict`: detections in pixels of the padded images; of photos, see `detect`."""
+        self._warn_of_unit_range(x)
+        return super().predict(x, *arguments, **options)
 
     def check(self, x, y):
         """Raise on a batch that breaks the data contract or lacks what the head needs."""
@@ -39,7 +124,13 @@ class Detector(TaskModel):
                 f"{self.name}: the targets have no rows, boxes {tuple(y['boxes'].shape)}: a batch needs at least one, "
                 "for images without boxes a row of zeros with the label -1."
             )
+        self._warn_of_unit_range(x)
         super().check(x, y)
+
+    def _warn_of_unit_range(self, x):
+        images = x.get("images") if hasattr(x, "keys") else x
+        if self.trunk is not None and hasattr(images, "shape") and len(images.shape) == 4:
+            warn_of_unit_range(images, self.name)
 
     def check_step(self, x, y):
         """One number of boxes an image: each other would be compiled anew."""
@@ -48,3 +139,13 @@ class Detector(TaskModel):
                 f"{self.name} compiles for one number of boxes an image: got batches of different ones. Pad all "
                 "targets to the same number of rows with the label -1, as the readers of `kvision.data` do."
             )
+
+    def get_config(self):
+        return super().get_config() | {"class_names": self.class_names}
+
+    @classmethod
+    def from_config(cls, config):
+        names = config.pop("class_names")
+        detector = super().from_config(config)
+        detector.class_names = names
+        return detector

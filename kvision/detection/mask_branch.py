@@ -6,10 +6,8 @@ from keras import ops
 from kvision.detection.assigner import matched, read_targets
 from kvision.detection.box_branch import read_regions
 from kvision.layers.conventions import conventions, kernel_initializer
-from kvision.ops.masks import crop_masks, paste_masks
+from kvision.ops.masks import crop_masks
 from kvision.part import Part
-
-MASK_THRESHOLD = 0.5  # section 3.1, "Inference"
 
 
 def mask_head(channels, *, width=256, norm=None, initializer="he", prefix="roi_heads"):
@@ -72,7 +70,7 @@ class MaskBranch(Part):
         if y.get("masks") is None and y.get("box_masks") is None:
             raise ValueError(
                 'Training masks needs targets with "masks" [b, n, h, w] or "box_masks" [b, n, s, s]: got '
-                f"{sorted(y)}. The readers of `kvision.data` deliver them for data that have polygons or masks."
+                f"{sorted(y)}. Pass masks=True to the reader (`kvision.data.coco`, `kvision.data.shapes`, …)."
             )
 
     def predict(self, features, boxes_xyxy, labels, training=False):
@@ -120,9 +118,3 @@ class MaskBranch(Part):
         """Masks [b, k, size, size] of detections, scores in 0…1; zero for padding."""
         logits = self.predict(features, boxes_xyxy, ops.maximum(labels, 0))
         return ops.where((labels >= 0)[..., None, None], ops.sigmoid(logits), 0.0)
-
-
-def with_masks(detections, box_masks, image_size):
-    """Detections with their masks, and with the same pasted into the image."""
-    pasted = paste_masks(box_masks, detections["boxes"], image_size)
-    return detections | {"box_masks": box_masks, "masks": ops.cast(pasted >= MASK_THRESHOLD, "uint8")}

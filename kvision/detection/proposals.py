@@ -147,9 +147,12 @@ class GivenProposals(Part):
 
     def check(self, x, y):
         """Raises unless proposals [b, m, 4] of the batch's images come along."""
-        shape = tuple(x["proposals"].shape) if hasattr(x, "keys") and "proposals" in x else None
+        is_dict = hasattr(x, "keys")
+        self._check(x.get("proposals") if is_dict else None, sorted(x) if is_dict else "images alone")
+
+    def _check(self, proposals, got):
+        shape = None if proposals is None else tuple(proposals.shape)
         if shape is None or len(shape) != 3 or shape[-1] != 4 or shape[1] == 0:
-            got = sorted(x) if hasattr(x, "keys") else "images alone"
             raise ValueError(
                 'This detector looks at given regions: x must be {"images": [b, h, w, 3], "proposals": [b, m, 4]} with '
                 f"a fixed m of at least 1; got {got if shape is None else f'proposals of shape {shape}'}."
@@ -161,6 +164,7 @@ class GivenProposals(Part):
 
     def propose(self, features, training=False, image_size=None):
         """Boxes [b, m, 4], cut to `image_size` ([b, 2] or a pair); no gradient flows through them."""
+        self._check(features.get("proposals"), "no proposals")
         boxes = ops.stop_gradient(ops.cast(features["proposals"], "float32"))
         boxes = clip_xyxy(boxes, self.image_size if image_size is None else image_size)
         return ops.where((area_xyxy(boxes) > 0)[..., None], boxes, 0.0)

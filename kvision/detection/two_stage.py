@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from kvision.detection.assigner import Sample
-from kvision.detection.mask_branch import with_masks
 from kvision.ops import area_xyxy
 from kvision.part import Part, option_of
 
@@ -99,18 +98,22 @@ class TwoStageHead(Part):
         return losses
 
     def decode(self, features):
-        """See `BoxBranch.decode`; with masks also `"box_masks"` [b, k, 28, 28] and `"masks"` [b, k, h, w]."""
-        boxes = self.proposals.propose(features)
+        """See `BoxBranch.decode`; with masks also `"box_masks"` [b, k, 28, 28], scores in 0…1.
+
+        Boxes are cut to the features' `image_size`, if it is there.
+        """
+        image_size = features.get("image_size")
+        boxes = self.proposals.propose(features, image_size=image_size)
         *before, last = self.box_stages
         scores = 0.0
         for stage in before:
             logits, deltas = stage.predict(features, boxes)
             scores = scores + ops.softmax(logits)
-            boxes = stage.refine(deltas, boxes)
+            boxes = stage.refine(deltas, boxes, image_size)
         logits, deltas = last.predict(features, boxes)
         scores = (scores + ops.softmax(logits)) / len(self.box_stages)
-        detections = last.decode(scores, deltas, boxes)
+        detections = last.decode(scores, deltas, boxes, image_size)
         if not self.mask_stages:
             return detections
         masks = [stage.scores(features, detections["boxes"], detections["labels"]) for stage in self.mask_stages]
-        return with_masks(detections, sum(masks) / len(masks), last.image_size)
+        return detections | {"box_masks": sum(masks) / len(masks)}

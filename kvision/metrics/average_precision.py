@@ -8,7 +8,7 @@ UNDEFINED = -1.0  # of a number that no object contributes to, as in pycocotools
 
 
 class AveragePrecision:
-    """Base: `update` with every batch, then `result` and `per_class`; `reset` starts over.
+    """Base: `update_state` with every batch, then `result` and `per_class`; `reset_state` starts over.
 
     It computes in NumPy on the host, in float64, and is no `keras.metrics.Metric`: ranking all detections of a data
     set does not belong in a compiled step.
@@ -18,20 +18,21 @@ class AveragePrecision:
         if isinstance(classes, numbers.Integral):
             classes = range(classes)
         self.classes = None if classes is None else tuple(classes)
-        self.reset()
+        self.reset_state()
 
-    def reset(self):
+    def reset_state(self):
         """Forget every batch."""
         self._num_images = 0
         self._truth, self._found = [], []  # a dict of columns for each batch
         self._measured = None
 
-    def update(self, targets, detections):
+    def update_state(self, targets, detections):
         """Add one batch; arrays of NumPy or of any backend.
 
         Args:
             targets: The dict of the data contract: `"boxes"` [b, n, 4], xyxy in pixels of the padded image,
-                `"labels"` [b, n], padding −1, and further entries that the metric names.
+                `"labels"` [b, n], padding −1, and further entries that the metric names. A box without area counts as
+                padding.
             detections: What `Detector.predict` gives: `"boxes"` [b, k, 4], likewise, `"scores"` [b, k] and `"labels"`
                 [b, k], padding −1, in any order. n and k may differ from batch to batch.
 
@@ -46,6 +47,7 @@ class AveragePrecision:
                 f"Got targets of {len(targets['labels'])} images and detections of {len(detections['labels'])}. "
                 "Give the detections of these very images, in the same order."
             )
+        targets["labels"] = np.where(_areas(targets["boxes"]) > 0, targets["labels"], -1)
         self._take(targets, detections)
         self._num_images += len(targets["labels"])
         self._measured = None
@@ -77,13 +79,14 @@ class AveragePrecision:
             )
         arrays = {name: np.asarray(value) for name, value in batch.items() if name in self._entries}
         labels = arrays["labels"]
-        expected = {"boxes": (*labels.shape, 4), "scale": labels.shape[:1]}
+        expected = {"boxes": (*labels.shape, 4), "image_size": (*labels.shape[:1], 2)}
+        expected |= dict.fromkeys(("scale", "image_id"), labels.shape[:1])
         for name in set(arrays) - {"masks", "box_masks"}:
             if labels.ndim != 2 or arrays[name].shape != expected.get(name, labels.shape):
                 shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
                 raise ValueError(
-                    f"{what} have shapes that do not fit: got {shapes}, expected boxes [b, n, 4], scale [b] and the "
-                    "others [b, n]."
+                    f"{what} have shapes that do not fit: got {shapes}, expected boxes [b, n, 4], scale and "
+                    "image_id [b], image_size [b, 2] and the others [b, n]."
                 )
         present = labels >= 0
         if self.classes is not None and (labels >= len(self.classes)).any():
@@ -102,6 +105,12 @@ class AveragePrecision:
                     "such numbers has diverged: lower its learning rate."
                 )
         return arrays
+
+
+def _areas(boxes_xyxy):
+    """0 for an inverted box; of padding, whatever it is."""
+    with np.errstate(invalid="ignore"):
+        return np.prod(np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0), axis=-1)
 
 
 def columns(batches, names):

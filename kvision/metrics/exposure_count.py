@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvision.contract import images_of
+from kvision.ops import area_xyxy
 
 BASE = 2**24  # where a count is carried over: an int32, all that JAX has, holds the rest and a batch of 127 times this
 
@@ -19,9 +20,9 @@ class ExposureCount(keras.metrics.Metric):
     one as an attribute and updates it in `compute_loss` when training. Its numbers are no part of the logs: `result()`
     is empty, and `reset_state()`, which Keras calls at every epoch and evaluation, changes nothing.
 
-    - An instance is a row whose label is not −1 and which is not `"crowd"`: a crowd stands for many objects and trains
-      none. The paper's 7 instances an image hold with and without COCO's crowds. Targets without `"labels"` count one
-      instance an image.
+    - An instance is a row whose label is not −1, whose box has an area and which is not `"crowd"`: a crowd stands for
+      many objects and trains none. The paper's 7 instances an image hold with and without COCO's crowds. Targets
+      without `"labels"` count one instance an image.
     - Pixels are those of the valid part, `"image_size"`, or of the padded image if targets have none; 0 where only
       features are given.
 
@@ -52,6 +53,8 @@ class ExposureCount(keras.metrics.Metric):
         instances = sides[0]
         if "labels" in targets:
             counted = targets["labels"] >= 0
+            if "boxes" in targets:
+                counted = ops.logical_and(counted, area_xyxy(targets["boxes"]) > 0)
             if "crowd" in targets:
                 counted = ops.logical_and(counted, ops.logical_not(ops.cast(targets["crowd"], "bool")))
             instances = ops.sum(ops.cast(counted, "int"))

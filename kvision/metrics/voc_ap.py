@@ -23,7 +23,7 @@ class VOCAveragePrecision(AveragePrecision):
     Boxes of the data contract are the edges themselves (left and top one less than in the file), in any scale, so
     nothing is added here and the overlaps are the kit's.
 
-    `update` reads `"difficult"` [b, n] of the targets; without it no object is difficult.
+    `update_state` reads `"difficult"` [b, n] of the targets; without it no object is difficult.
 
     The one number is `AP`: `result` gives its mean over the classes that have an object to be detected (what VOC's
     papers call mAP), `per_class` that of each class. Where there is no such object it is −1.
@@ -41,7 +41,7 @@ class VOCAveragePrecision(AveragePrecision):
     >>> metric = VOCAveragePrecision(classes=["dog"])
     >>> targets = {"boxes": [[[10.0, 10.0, 60.0, 60.0]]], "labels": [[0]]}
     >>> boxes = [[[0.0, 0.0, 9.0, 9.0], [10.0, 10.0, 60.0, 50.0]]]
-    >>> metric.update(targets, {"boxes": boxes, "scores": [[0.9, 0.8]], "labels": [[0, 0]]})
+    >>> metric.update_state(targets, {"boxes": boxes, "scores": [[0.9, 0.8]], "labels": [[0, 0]]})
     >>> metric.result()
     {'AP': 0.5}
     """

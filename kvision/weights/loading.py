@@ -83,7 +83,8 @@ def load_published(model, row):
             model is then unchanged.
         ImportError: if the file needs a package that is not installed.
     """
-    _write(model, matched(model, _state(model, download(row), row.source), row.source))
+    state = _state(model, download(row), row.source)
+    _write(model, matched(model, state if row.adapt is None else row.adapt(state), row.source))
     if row.epsilon is not None:
         set_epsilon(model, row.epsilon)
     if row.preprocessing is not None:

@@ -22,6 +22,7 @@ class Published:
         epsilon: Of the batch normalisations in use with these weights; None: the model's own.
         preprocessing: What RGB images of 0…255 go through with these weights, a serializable object such as
             `kvision.network.Preprocessing`; None: the family's own.
+        adapt: What the state dict goes through before it is compared, a serializable object; None: nothing.
     """
 
     repository: str
@@ -33,16 +34,17 @@ class Published:
     mask_ap: float | None = None
     epsilon: float | None = None
     preprocessing: collections.abc.Callable | None = None
+    adapt: collections.abc.Callable | None = None
 
     def get_config(self):
         config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        preprocessing = keras.saving.serialize_keras_object(self.preprocessing)
-        return config | {"preprocessing": preprocessing}
+        functions = {name: keras.saving.serialize_keras_object(config[name]) for name in ("preprocessing", "adapt")}
+        return config | functions
 
     @classmethod
     def from_config(cls, config):
-        preprocessing = keras.saving.deserialize_keras_object(config["preprocessing"])
-        return cls(**config | {"preprocessing": preprocessing})
+        functions = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("preprocessing", "adapt")}
+        return cls(**config | functions)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -261,5 +261,61 @@ def test_bad_data_are_refused_before_the_first_batch(source, message):
 def test_a_model_that_predicts_no_detections_is_named():
     model = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(1)], name="plain")
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="predicts boxes, scores and labels: plain gives"):
+    with pytest.raises(
+        ValueError, match="plain must predict a dict with boxes, scores and labels, as a detector does: got ndarray"
+    ):
         model.fit(data(2)[0], np.zeros((2, 1)), verbose=0, callbacks=[DetectionImages(data(2))])
+
+
+def test_a_score_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="score_threshold lies in 0 to 1, got 50"):
+        DetectionImages(data(), score_threshold=50)
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "message"),
+    [
+        (data(2), "plain", "plain must predict a dict with boxes"),
+        (
+            (np.zeros((2, *SIZE, 4), "float32"), data(2)[1]),
+            "fixed",
+            r"draws images of 1 or 3 channels: got \(2, 40, 48, 4",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_the_first_step(source, model, message):
+    if model == "plain":
+        model = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(1)], name="plain")
+    else:
+        model = Fixed()
+    model.compile("sgd", None if isinstance(model, Fixed) else "mse")
+    images, _ = data(2)
+    with pytest.raises(ValueError, match=message):
+        model.fit(images, np.zeros((2, 1)), verbose=0, callbacks=[DetectionImages(source, every=9)])
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_scores_of_masks_relative_to_boxes_are_pasted():
+    model = Fixed()
+    found = model.detections(np.zeros((1, *SIZE, 3), "float32"))
+    found["box_masks"] = np.ones((1, 3, 28, 28), "float32")
+    model.predict_on_batch = lambda _: keras.tree.map_structure(keras.ops.convert_to_numpy, found)
+    images = DetectionImages(data(1, masks="box"), num_images=1)
+    recorder = Recorder()
+    model.compile("sgd")
+    model.fit(*data(1), verbose=0, callbacks=[images, recorder])
+    (event,) = (event for event in recorder.events if isinstance(event, Images))
+    masks = event.overlays["detections"][0].layers["detections"]["masks"]
+    assert masks.shape == (1, *SIZE)
+    assert masks[0, 7:23, 6:18].all() and not masks[0, :4].any() and not masks[0, 26:].any()
+
+
+def test_the_names_are_those_of_the_model_where_none_are_given():
+    model = Fixed()
+    model.compile("sgd")
+    model.class_names = NAMES
+    for given, want in ((None, NAMES), (("x", "y"), ("x", "y"))):
+        recorder = Recorder()
+        model.fit(*data(1), verbose=0, callbacks=[DetectionImages(data(1), classes=given), recorder])
+        (event,) = (event for event in recorder.events if isinstance(event, Images))
+        assert event.overlays["detections"][0].classes == want

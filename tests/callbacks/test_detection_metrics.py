@@ -13,6 +13,8 @@ from keras import ops
 import kvision
 from kvision.callbacks import DetectionMetrics, Report, RunHistory, read_history
 from kvision.metrics import COCOAveragePrecision, VOCAveragePrecision
+from tests.applications.detection.rows import ROWS
+from tests.applications.detection.test_detectors import batch_of
 from tests.callbacks.runs import tiny_model
 
 TWELVE = "AP AP50 AP75 AP_small AP_medium AP_large AR1 AR10 AR100 AR_small AR_medium AR_large".split()
@@ -75,7 +77,7 @@ def test_the_numbers_that_objects_decide_enter_the_logs():
     class Direct(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             metric = COCOAveragePrecision()
-            metric.update(targets, self.model.predict(images, verbose=0))
+            metric.update_state(targets, self.model.predict(images, verbose=0))
             assert list(metric.result()) == TWELVE
             measured.append({f"val_{name}": metric.result()[name] for name in DECIDED})
 
@@ -192,10 +194,10 @@ def test_the_training_is_the_same_with_and_without():
             super().on_epoch_end(epoch, logs)
 
     class Nothing:
-        reset = update = lambda *_: None
+        reset_state = update_state = lambda *_: None
         result = dict
 
-    data = [(np.zeros((1, 4, 4, 3), "float32"), {"boxes": np.zeros((1, 1, 4)), "labels": np.zeros((1, 1), "int32")})]
+    data = [(np.zeros((1, 4, 4, 3), "float32"), {"boxes": np.zeros((1, 1, 4)), "labels": np.full((1, 1), -1, "int32")})]
     weights = []
     for callbacks in ([], [Dropping(data, every=9, metric=Nothing())]):
         model = tiny_model()
@@ -286,10 +288,52 @@ def test_what_cannot_work_is_an_error_at_once(make, options, message):
 def test_a_model_that_finds_nothing_of_the_kind_is_an_error():
     model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="Detections are a dict with 'boxes', 'scores', 'labels': got ndarray"):
+    with pytest.raises(
+        ValueError, match="must predict a dict with boxes, scores and labels, as a detector does: got ndarray"
+    ):
         model.fit(np.zeros((4, SIDE, SIDE, 3)), np.zeros(4), verbose=0, callbacks=[DetectionMetrics(scenes())])
 
 
 def test_it_is_reached_from_the_package():
     assert kvision.callbacks.DetectionMetrics is DetectionMetrics
     assert kvision.metrics.COCOAveragePrecision is COCOAveragePrecision
+
+
+@pytest.mark.parametrize("swap", [None, False, True], ids=["no averages", "in validation", "at the epoch's end"])
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_it_measures_the_weights_that_were_validated(swap, first):
+    """`SwapEMAWeights` puts its averages in place for `val_loss`; `val_AP` of other weights could not be compared."""
+    model = Finder()
+    model.compile(keras.optimizers.SGD(0.2, use_ema=swap is not None, ema_momentum=0.8))
+    images, targets = scenes()
+    callbacks = [DetectionMetrics((images, targets))]
+    callbacks += [] if swap is None else [keras.callbacks.SwapEMAWeights(swap_on_epoch=swap)]
+    history = model.fit(
+        images,
+        targets,
+        batch_size=4,
+        epochs=4,
+        verbose=0,
+        validation_data=(images, targets),
+        callbacks=callbacks if first else callbacks[::-1],
+    ).history
+    validated = Finder()
+    for loss, precision in zip(history["val_loss"], history["val_AP"], strict=True):
+        validated.error.assign(loss**0.5)
+        want = DetectionMetrics((images, targets)).measure(validated)["AP"]
+        assert precision == pytest.approx(want, abs=1e-6)
+    assert len(set(history["val_AP"])) >= 3
+
+
+def test_labels_beyond_the_classes_of_the_detector_are_an_error_before_training():
+    row = ROWS[0]
+    model = row.tiny()
+    images, targets = batch_of(row)
+    targets["labels"] = np.where(targets["labels"] >= 0, targets["labels"] + 5, -1)
+    callback = DetectionMetrics((images, targets), batch_size=1)
+    callback.set_model(model)
+    with pytest.raises(ValueError, match="beyond the last of 3 classes, 2: image 0, row 0: 5"):
+        callback.on_train_begin()
+    targets["labels"][0] = np.minimum(targets["labels"][0], 2)  # of arrays all are looked at, not only a first batch
+    with pytest.raises(ValueError, match="beyond the last of 3 classes, 2: image 1, row 0"):
+        callback.on_train_begin()

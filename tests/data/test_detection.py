@@ -1,6 +1,7 @@
 """What all readers of detection data share: the contract, the geometry of resizing, and what is left out."""
 
 import hashlib
+import inspect
 import json
 import re
 
@@ -10,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from kvision.contract import paste_masks
-from kvision.data import check_targets, coco, shapes, yolo
+from kvision.data import check_targets, coco, shapes, voc, yolo
+from kvision.data.detection import detection_data
 from tests.data.files import compressed, run_lengths, write_coco, write_yolo
 
 pytestmark = pytest.mark.tensorflow_only
@@ -274,3 +276,25 @@ def test_run_lengths_of_another_size_are_left_out_with_their_object(tmp_path):
     assert sum(found.counts) == len(content["annotations"]) - 1
     boxes_alone = coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(48, 64))
     assert boxes_alone.problems == ()
+
+
+@pytest.mark.parametrize("reader", [coco, voc, yolo])
+def test_readers_show_all_their_arguments(reader):
+    """What `help` and editors show; the options of the batches are those of `detection_data`."""
+    parameters = inspect.signature(reader).parameters
+    batch = inspect.signature(detection_data).parameters
+    names = {"image_size", "batch_size", "shuffle", "seed", "masks", "mask_size", "max_boxes", "drop_remainder"}
+    assert names == set(batch) & set(parameters)
+    assert all(parameters[name].default == batch[name].default for name in names)
+    assert not [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
+    text = inspect.getdoc(reader)
+    assert "options" not in text.split("Returns:")[0].split("Args:")[1]
+    assert all(f"\n    {name}: " in text for name in names)
+    with pytest.raises(TypeError, match="imagesize"):
+        reader("a", "b", imagesize=3) if reader is coco else reader("a", imagesize=3)
+
+
+def test_a_size_of_one_number_is_refused(tmp_path):
+    write_coco(tmp_path, IMAGES, TARGETS)
+    with pytest.raises(ValueError, match=r"coco: image_size is \(height, width\) in pixels: got 96\. Pass \(96, 96\)"):
+        coco(tmp_path / "annotations.json", tmp_path / "images", image_size=96)

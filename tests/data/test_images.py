@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from kvision.data import image_folder
-from kvision.data.images import decode, image_sizes, is_image, letterbox
+from kvision.data.images import decode, image_sizes, is_image, scale_and_pad
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -52,7 +52,7 @@ def test_files_that_do_not_decode_in_grey_are_left_out_before_training(files):
 
 
 def test_a_letterbox_keeps_the_channels_and_pads_at_the_right_and_bottom():
-    padded = letterbox(PIXELS[..., :1], np.float32(2.0), (16, 20)).numpy()
+    padded = scale_and_pad(PIXELS[..., :1], np.float32(2.0), (16, 20)).numpy()
     assert padded.shape == (16, 20, 1)
     assert padded[:12, :18].any(axis=(1, 2)).all()
     assert not padded[12:].any()

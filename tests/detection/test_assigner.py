@@ -61,3 +61,29 @@ def test_a_drawn_sample_is_that_of_its_indices():
 def test_overlaps_out_of_order_are_refused(options):
     with pytest.raises(ValueError, match="Overlaps must rise from min_background_iou"):
         Assigner(*options)
+
+
+def test_a_crowd_alone_leaves_the_rest_as_background():
+    """The ring is one of objects: without any, all that lies outside the crowd is background."""
+    regions = np.array([[[5, 7, 29, 33], [40, 40, 60, 60], [0, 50, 20, 64]]], "float32")
+    alone = targets_of(BOXES[:1], crowd=True)
+    for assigner in (Assigner(min_background_iou=0.1), Assigner()):
+        assert numpy(assigner.match(regions, alone))[0].tolist() == [IGNORED, BACKGROUND, BACKGROUND]
+    beside = targets_of(BOXES)
+    beside["crowd"][0, 0] = 1
+    ring = numpy(Assigner(min_background_iou=0.1).match(regions, beside))
+    assert ring[0].tolist() == [IGNORED, BACKGROUND, IGNORED]
+    _, sample = numpy(Assigner(min_background_iou=0.1, num_samples=4).draw(regions, alone))
+    assert sample.drawn.sum() == 2
+
+
+def test_a_box_without_area_is_padding():
+    """Rows of zeros that are labelled 0 instead of −1, and boxes that an augmentation has squeezed."""
+    good, careless = targets_of(BOXES), targets_of(BOXES)
+    careless["labels"][0, 2:] = 0
+    careless["boxes"][0, 5] = [40, 0, 40, 64]
+    anchors = np.array([[4, 6, 30, 34], [0, 0, 9, 9], [39, 0, 41, 64]], "float32")
+    assigner = Assigner(0.5, low_quality_matches=True, min_background_iou=0.1)
+    assert numpy(assigner.match(anchors, careless)).tolist() == numpy(assigner.match(anchors, good)).tolist()
+    sample = numpy(Assigner(num_samples=12).draw_with_targets(np.zeros((1, 5, 4), "float32"), careless))
+    assert sample.drawn.sum() == 2

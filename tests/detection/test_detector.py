@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kvision import applications as A
+from kvision.callbacks import DetectionMetrics
 from tests.applications.detection.rows import CLASSES, ROWS, SHAPE, tiny_vgg
 from tests.applications.detection.test_detectors import batch_of
 from tests.support import assert_close
@@ -150,3 +151,48 @@ def test_two_replicas_train_as_one():
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("val_AP", "max"),
+        ("val_AP50", "max"),
+        ("val_mask_AP_small", "max"),
+        ("val_AR100", "max"),
+        ("val_AR300", "max"),
+        ("val_box_loss", "min"),
+        ("val_loss", "auto"),
+        ("val_APs", "auto"),
+    ],
+)
+def test_callbacks_that_watch_average_precision_know_which_way_is_better(shared, monitor, mode):
+    stop = keras.callbacks.EarlyStopping(monitor)
+    shared._tell_modes([stop])
+    assert stop.mode == mode
+
+
+def test_early_stopping_on_average_precision_needs_no_mode():
+    model = detector()
+    x, targets = batch_of(ROW)
+    callbacks = [DetectionMetrics((x, targets)), keras.callbacks.EarlyStopping("val_AP", patience=1)]
+    assert len(model.fit(x, targets, epochs=3, verbose=0, callbacks=callbacks).history["val_AP"]) >= 2
+
+
+def test_targets_without_area_are_refused_before_the_first_step(shared):
+    x, targets = batch_of(ROW)
+    targets["labels"][1] = np.maximum(targets["labels"][1], 0)
+    with pytest.raises(ValueError, match="without area: image 1, row 1.*mark the rows as padding by the label -1"):
+        shared.fit(x, targets, verbose=0)
+
+
+def test_a_box_without_area_trains_as_padding_does(shared):
+    """In batches that no check has seen."""
+    x, good = batch_of(ROW)
+    careless = {name: values.copy() for name, values in good.items()}
+    careless["labels"][:, 2:] = 0
+    careless["boxes"][:, 4] = [12, 5, 12, 40]
+    features = shared(x, training=True)
+    losses, want = (shared.head.losses(features, targets, training=True) for targets in (careless, good))
+    for name, value in want.items():
+        assert_close(losses[name], value)

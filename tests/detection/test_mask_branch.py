@@ -135,7 +135,7 @@ def test_average_precision_of_boxes_and_masks_enters_the_logs():
     history = model.fit(images, targets, batch_size=4, epochs=15, verbose=0, callbacks=[callback]).history
 
     metric = COCOAveragePrecision(masks=True)
-    metric.update(targets, model.predict(images, batch_size=4, verbose=0))
+    metric.update_state(targets, model.predict(images, batch_size=4, verbose=0))
     want = {f"val_{name}": number for name, number in metric.result().items() if number >= 0}
     assert {"val_AP", "val_AP50", "val_mask_AP", "val_mask_AP50"} <= set(want)
     assert {name: history[name][-1] for name in history if name.startswith("val_")} == want

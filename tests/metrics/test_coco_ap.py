@@ -1,6 +1,7 @@
 """COCO's numbers: cases that can be worked out by hand, invariances, and equality with pycocotools."""
 
 import gc
+import json
 import pickle
 import sys
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from kvision.contract import paste_mask_scores
 from kvision.metrics import COCOAveragePrecision
 from tests.metrics.scenes import detections, random_scene, targets
 
@@ -18,7 +20,7 @@ EXACT = 1e-9
 def numbers(*batches, **options):
     metric = COCOAveragePrecision(**options)
     for truth, found in batches:
-        metric.update(truth, found)
+        metric.update_state(truth, found)
     return metric.result()
 
 
@@ -54,7 +56,7 @@ def test_each_threshold_by_itself():
     for masks, reached in ((False, 0.7), (True, 0.6)):  # overlaps of 0.73 and of 0.62
         metric = COCOAveragePrecision(masks=masks)
         assert set(metric.by_threshold().values()) == {-1.0}
-        metric.update(truth, found)
+        metric.update_state(truth, found)
         thresholds = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
         assert list(metric.by_threshold()) == thresholds
         assert metric.by_threshold() == pytest.approx({at: float(at <= reached) for at in thresholds}, abs=EXACT)
@@ -100,7 +102,7 @@ def test_detections_within_a_crowd_count_neither_way():
 def test_a_class_of_crowds_alone_is_undefined():
     truth = targets([(0, LARGE), (1, SMALL)], crowd=np.array([[1, 0, 0]]))
     metric = COCOAveragePrecision(classes=["crowd", "one"])
-    metric.update(truth, detections([(0, 0.9, LARGE), (1, 0.8, SMALL)]))
+    metric.update_state(truth, detections([(0, 0.9, LARGE), (1, 0.8, SMALL)]))
     assert_numbers(metric.result(), AP=1.0, AP_large=-1.0)
     assert metric.per_class()["crowd"]["AP"] == -1
 
@@ -163,10 +165,10 @@ def no_rows(labels, **entries):
 
 def test_batches_may_have_no_rows_at_all():
     metric = COCOAveragePrecision()
-    metric.update(no_rows((2, 0)), no_rows((2, 0), scores=np.zeros((2, 0))))
-    metric.update(no_rows((0, 3)), no_rows((0, 5), scores=np.zeros((0, 5))))
+    metric.update_state(no_rows((2, 0)), no_rows((2, 0), scores=np.zeros((2, 0))))
+    metric.update_state(no_rows((0, 3)), no_rows((0, 5), scores=np.zeros((0, 5))))
     assert metric.result()["AP"] == -1
-    metric.update(targets([(0, SMALL)]), detections([(0, 0.5, SMALL)]))
+    metric.update_state(targets([(0, SMALL)]), detections([(0, 0.5, SMALL)]))
     assert metric.result()["AP"] == pytest.approx(1, abs=EXACT)
 
 
@@ -174,10 +176,10 @@ def test_each_class_by_itself():
     truth = targets([(0, SMALL), (2, LARGE), (2, [300, 300, 360, 360])])
     found = detections([(0, 0.9, SMALL), (2, 0.9, LARGE), (1, 0.3, SMALL)])
     metric = COCOAveragePrecision()
-    metric.update(truth, found)
+    metric.update_state(truth, found)
     assert set(metric.per_class()) == {0, 2}
     metric = COCOAveragePrecision(classes=["cat", "dog", "cow"])
-    metric.update(truth, found)
+    metric.update_state(truth, found)
     by_class = metric.per_class()
     assert list(by_class) == ["cat", "dog", "cow"]
     assert list(by_class["cow"]) == TWELVE
@@ -186,6 +188,142 @@ def test_each_class_by_itself():
     assert by_class["dog"] == dict.fromkeys(TWELVE, -1.0)
     assert metric.result()["AP"] == pytest.approx((1 + 51 / 101) / 2, abs=EXACT)
     assert list(COCOAveragePrecision(classes=2).per_class()) == [0, 1]
+
+
+def test_a_target_without_area_is_padding():
+    """Rows of zeros, labelled 0 instead of −1, would count as objects that are never found."""
+    boxes = np.zeros((1, 8, 4), "float32")
+    boxes[0, :2] = SMALL, LARGE
+    truth = {"boxes": boxes, "labels": np.zeros((1, 8), "int32"), "area": np.ones((1, 8))}
+    found = detections([(0, 0.9, SMALL), (0, 0.8, LARGE)])
+    assert_numbers(numbers((truth, found)), AP=1.0, AR100=1.0)
+    masks = {"box_masks": np.ones((1, 8, 4, 4), "uint8")}
+    got = numbers((truth | masks, found | {"box_masks": np.ones((1, 3, 4, 4), "float32")}), masks=True)
+    assert_numbers(got, AP=1.0)
+    assert got["mask_AP"] > 0.9  # edges of scores are read between the cells
+
+
+def many(objects):
+    """Objects of one class side by side, each detected exactly."""
+    x, y = np.meshgrid(np.arange(20), np.arange(-(-objects // 20)))
+    corners = 20.0 * np.stack([x, y], axis=-1).reshape(-1, 2)[:objects]
+    rows = [(0, [*corner, *(corner + 15)]) for corner in corners]
+    return targets(rows), detections([(0, 1 - index / 1000, box) for index, (_, box) in enumerate(rows)])
+
+
+def test_more_than_100_objects_need_more_detections():
+    batch = many(300)
+    with pytest.warns(
+        UserWarning, match="300 objects of one class, but 100 detections.*below 0.33.*max_detections=300"
+    ):
+        got = numbers(batch)
+    assert_numbers(got, AP=34 / 101, AR100=1 / 3)
+    got = numbers(batch, max_detections=300)
+    assert_numbers(got, AP=1.0, AR1=1 / 300, AR10=1 / 30, AR300=1.0)
+    assert list(got) == [name.replace("100", "300") for name in TWELVE]
+
+
+@pytest.mark.parametrize("number", [10, 0, 100.0, "all"])
+def test_numbers_of_detections_that_cannot_be_are_refused(number):
+    with pytest.raises(ValueError, match="max_detections is a whole number above 10"):
+        COCOAveragePrecision(max_detections=number)
+
+
+# Confusion matrix and COCO's results
+
+APART = [200, 10, 240, 60]
+
+
+def test_the_confusion_matrix_by_hand():
+    metric = COCOAveragePrecision(classes=["cat", "dog", "cow"])
+    assert metric.confusion_matrix().tolist() == [[0] * 4] * 4
+    truth = targets([(0, SMALL), (1, MEDIUM), (2, APART)], [], [(1, SMALL)])
+    found = detections(
+        [
+            (0, 0.9, SMALL),  # right
+            (2, 0.8, [12, 10, 60, 60]),  # the dog is a cow
+            (1, 0.7, MEDIUM),  # and taken already: background
+            (2, 0.6, [300, 300, 320, 320]),  # background
+        ],
+        [(0, 0.95, SMALL)],
+        [(1, 0.4, SMALL)],  # below the threshold
+    )
+    metric.update_state(truth, found)
+    want = [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
+    assert metric.confusion_matrix().tolist() == want
+    lower = metric.confusion_matrix(score_threshold=0.4)
+    assert lower[1].tolist() == [0, 1, 1, 0]
+    strict = metric.confusion_matrix(iou_threshold=0.97)
+    assert strict[1].tolist() == [0, 1, 0, 1]  # the second, exact one takes it
+    assert strict.dtype == "int64"
+
+
+def test_of_equal_overlaps_a_detection_takes_its_own_class():
+    metric = COCOAveragePrecision()
+    metric.update_state(targets([(0, SMALL), (1, SMALL)]), detections([(1, 0.9, SMALL), (0, 0.8, SMALL)]))
+    assert metric.confusion_matrix().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_crowds_are_not_in_the_confusion_matrix():
+    truth = targets([(0, [0, 0, 200, 40]), (0, LARGE)], crowd=np.array([[1, 0, 0]]))
+    found = detections([(0, 0.9, [10, 10, 25, 25]), (1, 0.8, LARGE), (1, 0.7, [190, 10, 215, 30])])
+    metric = COCOAveragePrecision(classes=2)
+    metric.update_state(truth, found)
+    assert metric.confusion_matrix().tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("options", [{"score_threshold": 2}, {"iou_threshold": 0}, {"iou_threshold": 1.5}])
+def test_thresholds_of_the_confusion_matrix_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=r"score_threshold lies in \[0, 1\] and iou_threshold in \(0, 1\]"):
+        COCOAveragePrecision().confusion_matrix(**options)
+
+
+def test_results_are_what_coco_reads(tmp_path):
+    """faster-coco-eval reads them beside the truth in original pixels, and measures what the metric measured."""
+    import faster_coco_eval
+
+    truth, found = random_scene(3)
+    truth["image_id"] = 100 + 7 * np.arange(12)
+    metric = COCOAveragePrecision()
+    metric.update_state(cut(truth, slice(0, 5)), cut(found, slice(0, 5)))
+    metric.update_state(cut(truth, slice(5, 12)), cut(found, slice(5, 12)))
+    ids = [3, 17, 90, 91, 95]
+    results = metric.coco_results(tmp_path / "results.json", category_ids=ids)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert len(results) == (found["labels"] >= 0).sum()
+    content = {"images": [{"id": int(number)} for number in truth["image_id"]], "annotations": []}
+    content["categories"] = [{"id": number, "name": str(number)} for number in ids]
+    for image, row in np.argwhere(truth["labels"] >= 0):
+        left, top, right, bottom = (truth["boxes"][image, row].astype("float64") / truth["scale"][image]).tolist()
+        content["annotations"].append(
+            {
+                "id": len(content["annotations"]) + 1,
+                "image_id": int(truth["image_id"][image]),
+                "category_id": ids[truth["labels"][image, row]],
+                "bbox": [left, top, right - left, bottom - top],
+                "area": float(truth["area"][image, row]),
+                "iscrowd": int(truth["crowd"][image, row]),
+            }
+        )
+    quiet = {"print_function": lambda *_: None}
+    coco = faster_coco_eval.COCO(content, **quiet)
+    evaluation = faster_coco_eval.COCOeval_faster(coco, coco.loadRes(results), "bbox", **quiet)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert metric.result() == pytest.approx(dict(zip(TWELVE, evaluation.stats[:12], strict=True)), abs=1e-6)
+
+
+def test_results_need_to_know_images_and_categories():
+    metric = COCOAveragePrecision()
+    assert metric.coco_results() == []
+    metric.update_state(targets([(0, SMALL)], image_id=np.array([4])), detections([(2, 0.5, SMALL)]))
+    assert metric.coco_results()[0]["category_id"] == 2
+    with pytest.raises(ValueError, match="hold the label 2, but category_ids has 2 entries"):
+        metric.coco_results(category_ids=[1, 2])
+    metric.update_state(targets([(0, SMALL)]), detections([]))
+    with pytest.raises(ValueError, match='came without "image_id"'):
+        metric.coco_results()
 
 
 # Masks
@@ -228,7 +366,7 @@ def test_a_crowd_mask_takes_in_what_lies_within():
 def test_masks_of_any_type(kind):
     truth, found = random_scene(0)
     want = numbers((truth, found), masks=True)
-    masks = found["masks"] * 0.7 if kind == "float32" else found["masks"]
+    masks = found["masks"] * np.float32(0.5) if kind == "float32" else found["masks"]
     assert numbers((truth, found | {"masks": masks.astype(kind)}), masks=True) == want
 
 
@@ -247,10 +385,45 @@ def test_masks_relative_to_their_box_are_laid_into_it():
     assert_numbers(numbers((truth, found), masks=True), mask_AP=0.0, AP=1.0)
 
 
+def test_masks_of_detections_relative_to_their_box_are_pasted():
+    """Without a mask of the whole image on either side the canvas ends where boxes or images end."""
+    boxes = [[8, 16, 36, 44], [64, 2, 120, 80]]
+    small = np.zeros((1, 3, 28, 28), "float32")
+    small[..., 7:21] = 0.9
+    found = detections([(0, 0.5, box) for box in boxes]) | {"box_masks": small}
+    whole = np.stack([paste_mask_scores(small[0], [*boxes, [0, 0, 0, 0]], (80, 120))])
+    truth = targets([(0, box) for box in boxes])
+    assert_numbers(numbers((truth | {"masks": whole}, found), masks=True), mask_AP=1.0)
+    relative = truth | {"box_masks": (small > 0.5).astype("uint8")}
+    for sizes in ({}, {"image_size": np.array([[80, 120]])}):
+        assert numbers((relative | sizes, found), masks=True)["mask_AP"] > 0.6
+    found["box_masks"] = 1 - small
+    assert numbers((relative, found), masks=True)["mask_AP"] < 0.1
+
+
+def test_masks_are_held_at_full_size_a_few_at_a_time(monkeypatch):
+    held = []
+
+    def watched(*arguments):
+        held.append(paste_mask_scores(*arguments))
+        return held[-1]
+
+    monkeypatch.setattr("kvision.metrics.mask_codes.paste_mask_scores", watched)
+    batch = many(100)
+    metric = COCOAveragePrecision(masks=True)
+    metric.update_state(
+        batch[0] | {"box_masks": np.ones((1, 101, 28, 28), "uint8")},
+        batch[1] | {"box_masks": np.ones((1, 101, 28, 28), "float32")},
+    )
+    assert sum(map(len, held)) == 100
+    assert max(map(len, held)) <= 16
+    assert metric.result()["mask_AP"] > 0.5
+
+
 def test_masks_are_kept_small():
     masks = np.ones((1, 2, 1000, 1000), "uint8")
     metric = COCOAveragePrecision(masks=True)
-    metric.update(targets([(0, LARGE)], masks=masks), detections([(0, 0.5, LARGE)]) | {"masks": masks})
+    metric.update_state(targets([(0, LARGE)], masks=masks), detections([(0, 0.5, LARGE)]) | {"masks": masks})
     assert len(pickle.dumps(vars(metric))) < 5000
 
 
@@ -259,14 +432,14 @@ def test_missing_masks_are_an_error(side):
     truth, found = random_scene(0)
     (truth if side == "targets" else found).pop("masks")
     with pytest.raises(ValueError, match=f"masks=True .* got none in the {side}.*box_masks"):
-        COCOAveragePrecision(masks=True).update(truth, found)
-    assert COCOAveragePrecision().update(truth, found) is None
+        COCOAveragePrecision(masks=True).update_state(truth, found)
+    assert COCOAveragePrecision().update_state(truth, found) is None
 
 
 def test_masks_of_another_size_are_an_error():
     truth, found = random_scene(0)
     with pytest.raises(ValueError, match="differ in size"):
-        COCOAveragePrecision(masks=True).update(truth, found | {"masks": found["masks"][:, :, ::2]})
+        COCOAveragePrecision(masks=True).update_state(truth, found | {"masks": found["masks"][:, :, ::2]})
 
 
 # Invariances
@@ -303,13 +476,13 @@ def test_order_of_objects_and_numbering_of_classes_do_not_matter():
 def test_reset_forgets_and_update_after_a_result_counts():
     first, second = (targets([(0, SMALL)]), detections([])), (targets([(0, SMALL)]), detections([(0, 0.5, SMALL)]))
     metric = COCOAveragePrecision()
-    metric.update(*first)
+    metric.update_state(*first)
     assert_numbers(metric.result(), AP=0.0)
-    metric.update(*second)
+    metric.update_state(*second)
     assert_numbers(metric.result(), AP=51 / 101)
-    metric.reset()
+    metric.reset_state()
     assert metric.result()["AP"] == -1
-    metric.update(*second)
+    metric.update_state(*second)
     assert_numbers(metric.result(), AP=1.0)
 
 
@@ -327,7 +500,7 @@ def test_tensors_and_lists_are_taken_and_arrays_left_alone():
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_collection_is_left_as_it_was(enabled, monkeypatch):
     metric, seen = COCOAveragePrecision(), []
-    metric.update(targets([(0, SMALL)]), detections([(0, 0.5, SMALL)]))
+    metric.update_state(targets([(0, SMALL)]), detections([(0, 0.5, SMALL)]))
 
     def fail(*arguments, **options):
         seen.append(gc.isenabled())
@@ -384,8 +557,8 @@ TRUTH, FOUND = {"boxes": BOX, "labels": [[0]]}, {"boxes": BOX, "scores": [[0.5]]
 def test_bad_input_is_an_error_and_changes_nothing(truth, found, message):
     metric = COCOAveragePrecision(classes=2)
     with pytest.raises(ValueError, match=message):
-        metric.update(truth, found)
-    metric.update(TRUTH, FOUND)
+        metric.update_state(truth, found)
+    metric.update_state(TRUTH, FOUND)
     assert_numbers(metric.result(), AP=1.0)
 
 

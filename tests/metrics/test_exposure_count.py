@@ -39,6 +39,12 @@ def test_pictures_may_come_with_proposals():
     assert counted(images={"proposals": np.zeros((3, 9, 4)), "images": IMAGES}, labels=LABELS) == (3, 5, 288)
 
 
+def test_a_box_without_area_is_no_instance():
+    boxes = np.tile(np.array([1, 2, 5, 6]), (3, 4, 1))
+    boxes[0, 1] = boxes[2, 0] = 0
+    assert counted(labels=LABELS, boxes=boxes) == (3, 3, 288)
+
+
 @pytest.mark.parametrize("height", [4095, 4096, 4097, 30_001])  # 2^24 pixels are 4096 x 4096; float32 ends there
 def test_pixels_beyond_what_a_float_holds(height):
     size = [[height, 4096]] * 3 + [[1, 1]]

@@ -17,7 +17,7 @@ NOWHERE = [200, 200, 210, 210]
 
 def average_precision(truth, found, **options):
     metric = VOCAveragePrecision(**options)
-    metric.update(truth, found)
+    metric.update_state(truth, found)
     return metric.result()["AP"]
 
 
@@ -46,9 +46,11 @@ def test_perfect_and_nothing():
 def test_batches_may_have_no_rows_at_all():
     metric = VOCAveragePrecision()
     rows = {"boxes": np.zeros((2, 0, 4)), "labels": np.zeros((2, 0), "int32")}
-    metric.update(rows, detections([(0, 0.9, A)], []))
-    metric.update(targets([(0, A)]), {name: array[:1] for name, array in rows.items()} | {"scores": np.zeros((1, 0))})
-    metric.update(targets([(0, A)]), detections([(0, 0.5, A)]))
+    metric.update_state(rows, detections([(0, 0.9, A)], []))
+    metric.update_state(
+        targets([(0, A)]), {name: array[:1] for name, array in rows.items()} | {"scores": np.zeros((1, 0))}
+    )
+    metric.update_state(targets([(0, A)]), detections([(0, 0.5, A)]))
     assert metric.result()["AP"] == 0.25
 
 
@@ -110,14 +112,14 @@ def test_a_detection_stands_for_the_object_it_overlaps_most():
 def test_a_class_of_difficult_objects_alone_is_undefined():
     metric = VOCAveragePrecision(classes=["dog", "cat", "cow"])
     truth = targets([(0, A), (1, B)], difficult=np.array([[1, 0, 0]]))
-    metric.update(truth, detections([(0, 0.9, NOWHERE), (1, 0.8, B), (2, 0.7, C)]))
+    metric.update_state(truth, detections([(0, 0.9, NOWHERE), (1, 0.8, B), (2, 0.7, C)]))
     assert metric.per_class() == {"dog": {"AP": -1}, "cat": {"AP": 1}, "cow": {"AP": -1}}
     assert metric.result() == {"AP": 1}
 
 
 def test_classes_do_not_mix():
     metric = VOCAveragePrecision()
-    metric.update(targets([(0, A), (3, B)]), detections([(3, 0.9, A), (3, 0.8, B), (1, 0.7, A)]))
+    metric.update_state(targets([(0, A), (3, B)]), detections([(3, 0.9, A), (3, 0.8, B), (1, 0.7, A)]))
     assert metric.per_class() == {0: {"AP": 0}, 3: {"AP": 0.5}}
     assert metric.result() == {"AP": 0.25}
 
@@ -184,7 +186,7 @@ def test_equal_to_the_kit(seed, scale, eleven_points):
     metric = VOCAveragePrecision(eleven_points=eleven_points)
     for rows in (slice(0, 3), slice(3, 16)):  # the first two have nothing to find
         parts = ({name: array[rows] for name, array in as_edges(side, scale).items()} for side in (truth, found))
-        metric.update(*parts)
+        metric.update_state(*parts)
     want = {label: kit(truth, found, label, eleven_points) for label in range(4)}
     got = metric.per_class()
     assert {label: entry["AP"] for label, entry in got.items()} == pytest.approx(want, abs=1e-12)
@@ -194,11 +196,11 @@ def test_equal_to_the_kit(seed, scale, eleven_points):
 
 def test_reset_forgets_and_update_after_a_result_counts():
     metric = VOCAveragePrecision()
-    metric.update(targets([(0, A)]), detections([]))
+    metric.update_state(targets([(0, A)]), detections([]))
     assert metric.result() == {"AP": 0}
-    metric.update(targets([(0, A)]), detections([(0, 0.5, A)]))
+    metric.update_state(targets([(0, A)]), detections([(0, 0.5, A)]))
     assert metric.result() == {"AP": 0.5}
-    metric.reset()
+    metric.reset_state()
     assert metric.result() == {"AP": -1}
 
 

@@ -83,7 +83,7 @@ def CascadeRCNN(
         "CascadeRCNN",
         name,
         input_shape=input_shape,
-        classes=coco.num_classes("CascadeRCNN", classes, weights, {}),
+        classes=coco.num_classes("CascadeRCNN", classes, weights),
         backbone=backbone,
         weights=weights,
         backbone_norm=backbone_norm,

@@ -1,5 +1,9 @@
 """What the COCO networks share: the names of the categories, and how torchvision publishes and names its detectors."""
 
+import dataclasses
+
+import keras
+
 from kvision.applications import building
 from kvision.errors import choose
 from kvision.weights import Published
@@ -46,36 +50,62 @@ CATEGORIES = (
 )
 
 
-def class_names(classes=90):
-    """The names in the order of a detector's labels, for `drawing.detections` and `callbacks.DetectionImages`.
+# The ids of the 80 categories in use, in the order of the labels: those of `kvision.data.coco` on COCO's own files.
+CATEGORY_IDS = tuple(number for number, name in enumerate(CATEGORIES, start=1) if name != "N/A")
+ROWS_OF_FILES = 91  # id 0, which is the background or unused, and the ids 1 to 90
+
+
+def class_names():
+    """The names of COCO's 80 classes in the order of the labels, as detectors built with `weights="coco"` carry them.
+
+    All of these have the same labels, and so has `kvision.data.coco` on COCO's own files; `CATEGORY_IDS` leads back to
+    the ids.
+
+    >>> class_names()[:2], class_names()[11], CATEGORY_IDS[11]
+    (('person', 'bicycle'), 'stop sign', 13)
+    """
+    return tuple(CATEGORIES[number - 1] for number in CATEGORY_IDS)
+
+
+@keras.saving.register_keras_serializable("kvision")
+@dataclasses.dataclass(frozen=True)
+class CategoryRows:
+    """Takes the rows of the 80 categories out of the last layers of a file, which have a row for each id up to 90.
 
     Args:
-        classes: As the detector was built: 90, where label k is the category of id k + 1; or 91, as RetinaNet's
-            published weights have it, where the label is the id itself and label 0 is nothing.
+        layers: `{name of a layer in the file: its numbers for each class in a row}`.
+        background: Whether row 0 is the background, which stays; else it is unused, and goes.
 
-    Returns:
-        A tuple of as many names; what is no category is `"N/A"`.
-
-    Raises:
-        ValueError: on another number: `kvision.data.coco` numbers the categories that a file has without gaps, and
-            brings the names for it.
-
-    >>> class_names(90)[0], class_names(91)[1]
-    ('person', 'person')
+    Call: state dict → state dict. Arrays that hold other numbers of classes stay as they are.
     """
-    if classes not in (90, 91):
-        raise ValueError(
-            f"coco.class_names knows the labels of published weights: classes must be 90 (ids from 1) or 91 (ids, 0 is "
-            f"nothing), got {classes!r}. A detector of your own has the `class_names` of the data it trained on."
-        )
-    return CATEGORIES if classes == 90 else ("N/A", *CATEGORIES)
+
+    layers: dict
+    background: bool
+
+    def __call__(self, state):
+        return {key: self._chosen(value, self.layers.get(key.rpartition(".")[0])) for key, value in state.items()}
+
+    def _chosen(self, value, numbers):
+        if numbers is None or value.shape[0] % (ROWS_OF_FILES * numbers):
+            return value
+        rows = [0] * self.background + list(CATEGORY_IDS)
+        rest = tuple(value.shape[1:])
+        return value.reshape(-1, ROWS_OF_FILES, numbers, *rest)[:, rows].reshape(-1, *rest)
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 
-def torchvision_weights(file, box_ap, mask_ap=None):
+def torchvision_weights(file, box_ap, head, mask_ap=None, background=True):
     """The row of a detector's COCO_V1 weights; facts from torchvision's table of weights.
 
     Their recipe, near that of the papers, stands in references/detection of torchvision's repository, which uses them
     with an epsilon of 0. The licence is torchvision's; it says that a data set's terms may bind its weights as well.
+    `head` and `background` are the arguments of `CategoryRows`.
     """
     return Published(
         "https://download.pytorch.org/models",
@@ -86,28 +116,47 @@ def torchvision_weights(file, box_ap, mask_ap=None):
         "short side to 800, long side at most 1333 (bilinear); 0…255, the detector prepares them",
         mask_ap=mask_ap,
         epsilon=0.0,
+        adapt=CategoryRows(head, background),
     )
 
 
-def finish(detector, weights, published=None):
+def changed(**arguments):
+    """The names of arguments that published weights don't allow: `name=(value, those allowed)`."""
+    return tuple(name for name, (value, allowed) in arguments.items() if value not in allowed)
+
+
+def finish(detector, weights, published=None, changed=()):
     """The detector of a builder, weights loaded.
 
     Args:
         detector: As built.
         weights: None, a published name, or a path.
-        published: The family's `WEIGHTS`, if the detector is of the form they belong to.
+        published: The family's `WEIGHTS`.
+        changed: Names of arguments by which the detector is of another form than those weights.
+
+    Raises:
+        ValueError: on a published name together with such arguments, and as `building.finish`.
     """
-    return building.finish(detector, weights, published, RENAMES, OLDER_NAMES, TOP)
+    is_published = isinstance(weights, str) and weights in (published or {})
+    if changed and is_published:
+        raise ValueError(
+            f"{detector.name}: weights={weights!r} are published for the network as it is by default, but "
+            f"{', '.join(changed)} {'makes' if len(changed) == 1 else 'make'} another one of it. Leave "
+            f"{'it' if len(changed) == 1 else 'them'} out, or train without weights."
+        )
+    building.finish(detector, weights, None if changed else published, RENAMES, OLDER_NAMES, TOP)
+    if is_published and detector.head.classes == len(CATEGORY_IDS):
+        detector.class_names = class_names()
+    return detector
 
 
-def num_classes(family, classes, weights, published, default=80):
-    """The number of classes of a detector: as asked for, or that of its weights.
+def num_classes(family, classes, weights, published=()):
+    """The number of classes of a detector: as asked for, or COCO's 80.
 
     Args:
         family: Name of the builder, for the message.
         classes, weights: The builder's arguments.
-        published: `{weights name: number}`.
-        default: Without weights; 80 is COCO's.
+        published: Names of the family's published weights.
 
     Raises:
         ValueError: on None with the path of a file, which does not say it.
@@ -115,7 +164,7 @@ def num_classes(family, classes, weights, published, default=80):
     if classes is not None:
         return classes
     if weights is None or weights in published:
-        return published.get(weights, default)
+        return len(CATEGORY_IDS)
     raise ValueError(f"{family}: classes=None takes the number of published weights; of a file of yours, pass it.")
 
 

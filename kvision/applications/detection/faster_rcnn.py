@@ -41,9 +41,16 @@ LEVELS = ("C2", "C3", "C4", "C5")
 CHANNELS = 256
 C4_SIZES = (tuple(size for level in FPN_SIZES for size in level),)  # all sizes on the one map
 
+LAST_LAYERS = {"roi_heads.box_predictor.cls_score": 1, "roi_heads.box_predictor.bbox_pred": 4}  # numbers a class
+
 # Of the form that `weights="coco"` builds.
-WEIGHTS = {"coco": coco.torchvision_weights("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 37.0)}
-CLASSES = {"coco": 90}
+WEIGHTS = {
+    "coco": coco.torchvision_weights(
+        "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+        37.0,
+        LAST_LAYERS,
+    )
+}
 
 PROOF = "torchvision fasterrcnn_resnet50_fpn, fed the same weights"
 
@@ -79,15 +86,15 @@ def FasterRCNN(
 
     Args:
         input_shape: (height, width, channels), at least 32 pixels a side.
-        classes: Number of classes, without a background. None: that of `weights="coco"`, 80 otherwise.
+        classes: Number of classes, without a background. None is COCO's 80.
         backbone: A `keras.Model` from images of `input_shape` to `{"C2": map, …, "C5": map}`, for `neck="c4"` with
             `"C4"` and `"C5"`, such as `ResNet50(include_top=False, features=("C2", "C3", "C4", "C5"), norm=…, …)` or
             `cut(model, {...})`. None is a ResNet-50 of `backbone_norm`.
-        weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default: its 90
-            labels are those of `coco.class_names()`; with another number of `classes` the last layers start fresh, and
-            say so. Or the path of weights of the whole detector: a file of Keras says which norms it was trained
-            with, and other classes start fresh last layers; for torchvision's, pass `anchor_strides="torchvision"` and
-            `aligned=False`, and see `kvision.weights.set_epsilon`.
+        weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default: its 80
+            labels are those of `coco.class_names()`, which the detector then carries; with another number of `classes`
+            the last layers start fresh, and say so. Or the path of weights of the whole detector: a file of Keras says
+            which norms it was trained with, and other classes start fresh last layers; for torchvision's, pass
+            `anchor_strides="torchvision"` and `aligned=False`, and see `kvision.weights.set_epsilon`.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
             `"auto"`: what the file of `weights` was trained with, batch norm frozen; else group norm, which trains from
             scratch. Frozen without weights is for loading some afterwards: `fit` refuses it before.
@@ -141,7 +148,7 @@ def FasterRCNN(
         "FasterRCNN",
         name,
         input_shape=input_shape,
-        classes=coco.num_classes("FasterRCNN", classes, weights, CLASSES),
+        classes=coco.num_classes("FasterRCNN", classes, weights, WEIGHTS),
         backbone=backbone,
         weights=weights,
         backbone_norm=backbone_norm,
@@ -165,7 +172,7 @@ def FasterRCNN(
         num_detections=num_detections,
     )
     detector = Detector(base.trunk, TwoStageHead(base.proposals, [stage], name=f"{name}_head"), name=name)
-    return coco.finish(detector, weights, WEIGHTS if base.is_published and not shared_box else None)
+    return coco.finish(detector, weights, WEIGHTS, base.changed + coco.changed(shared_box=(shared_box, (False,))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +180,8 @@ class Base:
     """What R-CNNs with a network of proposals share: everything before their stages.
 
     trunk: images → the maps that regions are read from, and what the proposals need; proposals: a `RegionProposals`;
-    levels: names of the maps; stage: for C4, the backbone's last stage as a model; is_published: whether the arguments
-    are those of torchvision's weights.
+    levels: names of the maps; stage: for C4, the backbone's last stage as a model; changed: arguments that
+    torchvision's weights do not allow.
     """
 
     trunk: keras.Model
@@ -184,7 +191,7 @@ class Base:
     image_size: tuple
     norms: Norms
     aligned: bool
-    is_published: bool = False
+    changed: tuple = ("neck",)
     channels: int | None = None
     stage: keras.Model | None = None
 
@@ -241,8 +248,14 @@ def pyramid_base(
     channels = CHANNELS if channels is None else channels
     if not isinstance(channels, int) or channels < 1:
         raise ValueError(f"{family}: channels must be a whole number of at least 1, got {channels!r}.")
-    is_published = backbone is None and backbone_norm in ("auto", "frozen_batch") and norm in ("auto", None)
-    is_published = is_published and (channels, anchor_sizes, anchor_ratios) == (CHANNELS, None, RATIOS)
+    changed = coco.changed(
+        backbone=(backbone, (None,)),
+        backbone_norm=(backbone_norm, ("auto", "frozen_batch")),
+        norm=(norm, ("auto", None)),
+        channels=(channels, (CHANNELS,)),
+        anchor_sizes=(anchor_sizes, (None,)),
+        anchor_ratios=(anchor_ratios, (RATIOS,)),
+    )
     preprocess = backbone_preprocessing(family, backbone, preprocess, imagenet.preprocess_input)
     if backbone is None:
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norms.backbone, features=LEVELS)
@@ -261,7 +274,7 @@ def pyramid_base(
         num_samples=num_anchor_samples,
     )
     read, image_size = tuple(levels)[:-1], tuple(input_shape[:2])
-    return Base(trunk, proposals, read, classes, image_size, norms, geometry[1], is_published, channels=channels)
+    return Base(trunk, proposals, read, classes, image_size, norms, geometry[1], changed, channels=channels)
 
 
 def _c4_base(

@@ -21,10 +21,10 @@ WEIGHTS = {
     "coco": coco.torchvision_weights(
         "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
         37.9,
+        faster_rcnn.LAST_LAYERS | {"roi_heads.mask_predictor.mask_fcn_logits": 1},
         mask_ap=34.6,
     )
 }
-CLASSES = faster_rcnn.CLASSES
 
 PROOF = "torchvision maskrcnn_resnet50_fpn, fed the same weights"
 
@@ -72,8 +72,8 @@ def MaskRCNN(
 
     Returns:
         A `kvision.detection.Detector` with the losses of `FasterRCNN` and `mask_loss`. Targets need `"masks"`
-        [b, n, h, w] or `"box_masks"` [b, n, s, s]. Its detections have `"box_masks"` [b, k, 28, 28], scores in 0…1, and
-        `"masks"` [b, k, h, w], the same pasted at full size and cut at 0.5, uint8.
+        [b, n, h, w] or `"box_masks"` [b, n, s, s]. Its detections have `"box_masks"` [b, k, 28, 28], scores in 0…1;
+        masks as large as the image take `detect(…, masks=True)`, or `kvision.contract.paste_mask_scores`.
 
     Raises:
         ValueError: as `FasterRCNN`.
@@ -87,7 +87,7 @@ def MaskRCNN(
         "MaskRCNN",
         name,
         input_shape=input_shape,
-        classes=coco.num_classes("MaskRCNN", classes, weights, CLASSES),
+        classes=coco.num_classes("MaskRCNN", classes, weights, WEIGHTS),
         backbone=backbone,
         weights=weights,
         backbone_norm=backbone_norm,
@@ -112,8 +112,8 @@ def MaskRCNN(
     )
     masks = mask_stage(base, num_samples=num_mask_samples, width=mask_channels)
     detector = Detector(base.trunk, TwoStageHead(base.proposals, [stage], [masks], name=f"{name}_head"), name=name)
-    is_published = base.is_published and not shared_box and mask_channels == 256
-    return coco.finish(detector, weights, WEIGHTS if is_published else None)
+    changed = coco.changed(shared_box=(shared_box, (False,)), mask_channels=(mask_channels, (256,)))
+    return coco.finish(detector, weights, WEIGHTS, base.changed + changed)
 
 
 def mask_stage(base, *, num_samples, width, background=True, number=None):

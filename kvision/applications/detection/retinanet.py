@@ -38,8 +38,14 @@ LEVELS = ("C3", "C4", "C5")
 PRIOR = 0.01
 
 # Of the form that `weights="coco"` builds.
-WEIGHTS = {"coco": coco.torchvision_weights("retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4)}
-CLASSES = {"coco": 91}
+WEIGHTS = {
+    "coco": coco.torchvision_weights(
+        "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+        36.4,
+        {"head.classification_head.cls_logits": 1},
+        background=False,
+    )
+}
 
 PROOF = "torchvision retinanet_resnet50_fpn, fed the same weights"
 
@@ -72,15 +78,14 @@ def RetinaNet(
 
     Args:
         input_shape: (height, width, channels), at least 32 pixels a side.
-        classes: Number of classes, without a background. None: that of `weights="coco"`, 80 otherwise.
+        classes: Number of classes, without a background. None is COCO's 80.
         backbone: A `keras.Model` from images of `input_shape` to `{"C3": map, "C4": map, "C5": map}`, such as
             `ResNet50(include_top=False, features=("C3", "C4", "C5"), weights="imagenet", norm="frozen_batch", …)` or
             `cut(model, {...})`. None is a ResNet-50 of `backbone_norm`.
-        weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default. These have
-            91 classes: the label is the category's id, label 0 is nothing, and the names are `coco.class_names(91)`,
-            one place further than those of `FasterRCNN`; with another number of `classes` the last layer starts fresh,
-            and says so. Or the path of weights of the whole detector: a file of Keras says which norms it was
-            trained with, and other classes start a fresh last layer; for torchvision's, pass
+        weights: None; or `"coco"` (see `WEIGHTS`), for the arguments of the network as they are by default. Their 80
+            labels are those of `coco.class_names()`, which the detector then carries; with another number of `classes`
+            the last layer starts fresh, and says so. Or the path of weights of the whole detector: a file of Keras says
+            which norms it was trained with, and other classes start a fresh last layer; for torchvision's, pass
             `anchor_strides="torchvision"`, and see `kvision.weights.set_epsilon`.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None.
             `"auto"`: what the file of `weights` was trained with, batch norm frozen; else group norm, which trains from
@@ -121,14 +126,20 @@ def RetinaNet(
     detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     ```
     """
-    classes = coco.num_classes("RetinaNet", classes, weights, CLASSES)
+    classes = coco.num_classes("RetinaNet", classes, weights, WEIGHTS)
     images = image_input("RetinaNet", input_shape, stride=32, classes=classes)
     norms = choose_norms(
         "RetinaNet", backbone=backbone, weights=weights, backbone_norm=backbone_norm, norm=norm, initializer=initializer
     )
     strides, _ = coco.torchvision_geometry(weights, WEIGHTS, anchor_strides)
-    is_published = backbone is None and backbone_norm in ("auto", "frozen_batch") and norm in ("auto", None)
-    is_published = is_published and (channels, anchor_sizes, anchor_ratios) == (256, RETINANET_SIZES, RATIOS)
+    changed = coco.changed(
+        backbone=(backbone, (None,)),
+        backbone_norm=(backbone_norm, ("auto", "frozen_batch")),
+        norm=(norm, ("auto", None)),
+        channels=(channels, (256,)),
+        anchor_sizes=(anchor_sizes, (RETINANET_SIZES,)),
+        anchor_ratios=(anchor_ratios, (RATIOS,)),
+    )
     preprocess = backbone_preprocessing("RetinaNet", backbone, preprocess, imagenet.preprocess_input)
     if backbone is None:
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norms.backbone, features=LEVELS)
@@ -149,7 +160,7 @@ def RetinaNet(
         focal_gamma=focal_gamma,
         name=f"{name}_head",
     )
-    return coco.finish(Detector(trunk, head, name=name), weights, WEIGHTS if is_published else None)
+    return coco.finish(Detector(trunk, head, name=name), weights, WEIGHTS, changed)
 
 
 def _dense_outputs(levels, num_per_cell, classes, norm):
@@ -245,5 +256,6 @@ class RetinaNetHead(Part):
         }
 
     def decode(self, features):
-        """See `DenseDecoder.decode`."""
-        return self.decoder.decode(features["class_logits"], features["box_deltas"], self._anchors, self.image_size)
+        """See `DenseDecoder.decode`; boxes are cut to the features' `image_size`, if it is there."""
+        image_size = features.get("image_size", self.image_size)
+        return self.decoder.decode(features["class_logits"], features["box_deltas"], self._anchors, image_size)

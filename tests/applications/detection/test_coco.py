@@ -1,14 +1,16 @@
 """Detectors that torchvision trained on COCO: their files, with their older names, and the names of their labels."""
 
 import importlib
+import json
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from kvision import applications as A
-from kvision import drawing, weights
+from kvision import data, weights
 from kvision.applications.detection import coco
 from kvision.weights.comparison import weights_of
 from tests.applications.detection import rows as detector_rows
@@ -68,18 +70,35 @@ def epsilons(model):
 
 
 @pytest.mark.parametrize(("name", "classes"), [("faster_rcnn", 90), ("retinanet", 91)])
-def test_without_classes_the_number_is_that_of_the_weights(
+def test_without_classes_the_labels_are_those_of_cocos_80(
     name, classes, small_trunks, downloads, tmp_path, monkeypatch, capsys
 ):
-    published_by(build(name, classes), name, tmp_path, monkeypatch)
+    """The files have a row for each id up to 90, and one for the background or for nothing."""
+    state, _ = published_by(build(name, classes), name, tmp_path, monkeypatch)
     model = build(name, None, weights="coco")
-    assert model.head.classes == classes
+    assert model.head.classes == 80
+    assert model.class_names == coco.class_names()
     assert "fresh" not in capsys.readouterr().out
-    anchors = getattr(model.head, "proposals", model.head).anchors
-    assert anchors.strides == "torchvision"
+    assert getattr(model.head, "proposals", model.head).anchors.strides == "torchvision"
     if name == "faster_rcnn":
         assert model.head.box_stages[0].pooling.aligned is False
-    assert build(name, None).head.classes == 80
+    fresh = build(name, None)
+    assert (fresh.head.classes, fresh.class_names) == (80, None)
+
+    def pair(layer):
+        (path,) = (path for path in values(model) if path.endswith(f"{layer}/kernel"))
+        return values(model)[path], state[f"{path.split('/')[-2]}.weight"]
+
+    if name == "retinanet":
+        ours, theirs = pair("head.classification_head.cls_logits")
+        for anchor, label in ((0, 0), (4, 11), (8, 79)):
+            row = theirs[anchor * 91 + coco.CATEGORY_IDS[label]]
+            np.testing.assert_array_equal(ours[..., anchor * 80 + label], row.transpose(1, 2, 0))
+        return
+    (ours, theirs), (our_boxes, their_boxes) = map(pair, BOX_HEAD)
+    for label, row in ((-1, 0), *((label, coco.CATEGORY_IDS[label]) for label in (0, 11, 79))):  # -1: the background
+        np.testing.assert_array_equal(ours[:, label + 1], theirs[row])
+        np.testing.assert_array_equal(our_boxes[:, 4 * label + 4 : 4 * label + 8], their_boxes[4 * row : 4 * row + 4].T)
 
 
 @pytest.mark.slow
@@ -114,29 +133,31 @@ def test_published_weights_load_by_name_and_by_path(name, small_trunks, download
     assert epsilons(weights.set_epsilon(by_path, 0.0)) == {0.0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("faster_rcnn", {"norm": "group"}),
-        ("faster_rcnn", {"backbone_norm": "batch"}),
-        ("faster_rcnn", {"anchor_ratios": (1.0,)}),
-        ("faster_rcnn", {"neck": "c4"}),
-        ("faster_rcnn", {"channels": 128}),
-        ("faster_rcnn", {"shared_box": True}),
-        ("faster_rcnn", {"backbone": ("C2", "C3", "C4", "C5")}),
-        ("mask_rcnn", {"backbone": ("C2", "C3", "C4", "C5")}),
         ("mask_rcnn", {"norm": "sync_batch"}),
-        ("retinanet", {"backbone": ("C3", "C4", "C5")}),
-        ("retinanet", {"norm": "group"}),
-        ("retinanet", {"anchor_sizes": ((32,), (64,), (128,), (256,), (512,))}),
-        ("retinanet", {"channels": 64}),
+        pytest.param("faster_rcnn", {"norm": "group"}, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", {"backbone_norm": "batch"}, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", {"anchor_ratios": (1.0,)}, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", {"neck": "c4"}, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", {"channels": 128}, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", {"shared_box": True}, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", {"backbone": ("C2", "C3", "C4", "C5")}, marks=pytest.mark.slow),
+        pytest.param("mask_rcnn", {"backbone": ("C2", "C3", "C4", "C5")}, marks=pytest.mark.slow),
+        pytest.param("retinanet", {"backbone": ("C3", "C4", "C5")}, marks=pytest.mark.slow),
+        pytest.param("retinanet", {"norm": "group"}, marks=pytest.mark.slow),
+        pytest.param("retinanet", {"anchor_sizes": ((32,), (64,), (128,), (256,), (512,))}, marks=pytest.mark.slow),
+        pytest.param("retinanet", {"channels": 64}, marks=pytest.mark.slow),
     ],
 )
 def test_other_forms_have_no_published_weights(name, options, small_trunks):
     if "backbone" in options:
         options = {"backbone": detector_rows.tiny_backbone(*options["backbone"], norm="frozen_batch")}
-    with pytest.raises(ValueError, match="weights='coco' is neither a file .*none for this variant"):
+    named = next(iter(options))
+    with pytest.raises(
+        ValueError, match=rf"weights=.coco. are published for the network as it is by default, but {named} make"
+    ):
         build(name, 90, weights="coco", **options)
 
 
@@ -172,18 +193,27 @@ def test_the_list_of_networks_names_them():
 
 def test_labels_are_named():
     assert len(coco.CATEGORIES) == 90
-    assert len(set(coco.CATEGORIES) - {"N/A"}) == 80
-    assert (coco.class_names()[0], coco.class_names()[89]) == ("person", "toothbrush")
-    assert coco.class_names(91)[1:] == coco.class_names(90)
-    with pytest.raises(ValueError, match=r"must be 90 .* or 91 .*got 80\. A detector of your own"):
-        coco.class_names(80)
-    blank = np.zeros((64, 96, 3))
-    images = [
-        drawing.detections(blank, [[8, 24, 90, 60]], [label], classes=names)
-        for label, names in ((17, coco.class_names(90)), (17, ["dog"] * 18), (18, coco.class_names(91)))
-    ]
-    assert np.array_equal(images[0], images[1])
-    assert coco.class_names(91)[18] == "dog"
+    assert len(coco.CATEGORY_IDS) == len(coco.class_names()) == len(set(coco.class_names())) == 80
+    assert "N/A" not in coco.class_names()
+    assert (coco.class_names()[0], coco.CATEGORY_IDS[0]) == ("person", 1)
+    assert (coco.class_names()[11], coco.CATEGORY_IDS[11]) == ("stop sign", 13)
+    assert (coco.class_names()[79], coco.CATEGORY_IDS[79]) == ("toothbrush", 90)
+
+
+def test_the_reader_numbers_cocos_own_files_alike(tmp_path):
+    """`instances_val2017.json` lists the 80 categories by their ids, in any order; another file may list a part."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    categories = [{"id": number, "name": coco.CATEGORIES[number - 1]} for number in coco.CATEGORY_IDS]
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": categories[::-1]}
+    content["annotations"] = [{"id": 1, "image_id": 1, "category_id": 18, "bbox": [4, 4, 20, 20]}]
+    for listed in (categories[::-1], categories[10:20]):
+        (tmp_path / "a.json").write_text(json.dumps(content | {"categories": listed}))
+        read = data.coco(tmp_path / "a.json", tmp_path, image_size=(64, 64), classes=coco.class_names())
+        assert read.class_names == coco.class_names()
+        _, targets = next(iter(read.dataset))
+        assert coco.class_names()[int(targets["labels"][0, 0])] == "dog"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert data.coco(tmp_path / "a.json", tmp_path, image_size=(64, 64)).class_names == coco.class_names()
 
 
 @pytest.mark.parity
@@ -204,7 +234,7 @@ def test_the_rows_say_what_torchvision_says(name):
     counts = next(entry.counts for entry in detector_rows.ROWS if entry.name == name)
     assert counts[builder][1] == meta["num_params"]
     assert ["__background__", *coco.CATEGORIES] == meta["categories"]
-    assert [*coco.class_names(91)][1:] == meta["categories"][1:]
+    assert list(coco.class_names()) == [meta["categories"][number] for number in coco.CATEGORY_IDS]
 
 
 @pytest.mark.parity
