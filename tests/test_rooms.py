@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "network": FLOOR | {"weights"},
     "part": {"errors", "_keras"},
     "task_model": {"errors", "_keras"},
-    "detection": PARTS | {"network", "part", "task_model", "data"},
+    "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
     "data": {"errors", "contract", "drawing", "_keras"},
     "trackers": {"errors", "drawing", "_keras"},

@@ -1,12 +1,13 @@
 """The learning rate of a run: set by a schedule, and always in the logs."""
 
+import inspect
 import math
 import numbers
 
 import keras
 
 from kvision.errors import unknown
-from kvision.trackers.clock import last_learning_rate, optimizer_steps
+from kvision.trackers.clock import clock_of, last_learning_rate, optimizer_steps
 
 UNITS = ("step", "epoch", "images")
 
@@ -15,28 +16,35 @@ class LearningRate(keras.callbacks.Callback):
     """Sets the optimizer's learning rate by a schedule and logs it as `learning_rate`.
 
     The optimizer keeps a plain float rate, so a run may change its schedule without being compiled again. Whatever the
-    unit, the schedule is asked where the run stands: a resumed run (`optimizer.iterations` restored, or
-    `initial_epoch` given) goes on where it was. The logs of an epoch hold the rate of its last step.
+    unit, the schedule is asked where the run stands: it goes on in a second `fit` with the same callback (compiled anew
+    or not), where `initial_epoch` is given, and where `optimizer.iterations` was restored. A new `LearningRate` for a
+    model that was compiled anew and starts at epoch 0 begins at 0: a phase with a schedule of its own. The logs of an
+    epoch hold the rate of its last step.
 
     - `unit="step"`: optimizer steps taken, as `optimizer.iterations` counts them. With gradient accumulation that is
       one step for several batches (a schedule inside the Keras optimizer counts batches there). With
       `steps_per_execution=k` the rate can change only between executions, that is every k batches. On JAX each change
       brings the state of the model back from the compiled step: a few milliseconds a batch for a large network.
-    - `unit="epoch"`: epochs finished, from 0, as `fit` counts them; the rate is constant within an epoch.
+    - `unit="epoch"`: epochs finished, from 0; the rate is constant within an epoch.
     - `unit="images"`: images seen by the optimizer, `batch_size` a step.
+
+    What another callback does to the rate is kept as a factor on the schedule: beside `ReduceOnPlateau` or Keras's
+    `ReduceLROnPlateau`, the rate is that of the schedule times all the drops so far.
 
     Args:
         schedule: A `keras.optimizers.schedules.LearningRateSchedule`, a function of one number (the position in `unit`)
-            that returns the rate, or a number for a constant rate. None changes nothing and only logs the rate,
+            that returns the rate, a number for a constant rate, or a function `(epoch, lr)` as Keras's
+            `LearningRateScheduler` takes it, `lr` being the present rate. None changes nothing and only logs the rate,
             whoever sets it.
-        unit: `"step"`, `"epoch"` or `"images"`.
+        unit: `"step"`, `"epoch"` or `"images"`; None is `"epoch"` for a function `(epoch, lr)`, else `"step"`.
         batch_size: Images in one optimizer step, all replicas and accumulated batches together; needed for
-            `unit="images"`.
+            `unit="images"`, and for nothing else.
 
     Raises:
-        ValueError: For an unknown unit, a missing batch size, or a schedule of another type; before the first batch,
-            for an optimizer that was compiled with a schedule of its own; and for a rate that is negative or not
-            finite.
+        ValueError: For an unknown unit, a batch size that is missing or not needed, a schedule of another type, or a
+            function `(epoch, lr)` with another unit than epochs; before the first batch, for an optimizer that was
+            compiled with a schedule of its own, and for `initial_epoch` with a new optimizer and data of unknown
+            length; and for a rate that is negative or not finite.
 
     ```python
     warm_up = lambda step: 0.1 * min(1.0, (step + 1) / 500)
@@ -44,23 +52,45 @@ class LearningRate(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, schedule=None, unit="step", batch_size=None):
+    def __init__(self, schedule=None, unit=None, batch_size=None):
         super().__init__()
         if not (schedule is None or callable(schedule) or isinstance(schedule, numbers.Real)):
             raise ValueError(
                 f"Unusable schedule: got {schedule!r}, expected a keras.optimizers.schedules.LearningRateSchedule, a "
                 "function of one number, a number, or None. Give one of these."
             )
+        takes_rate = _takes_rate(schedule)
+        unit = unit or ("epoch" if takes_rate else "step")
         if unit not in UNITS:
             raise unknown("unit", unit, UNITS)
+        if takes_rate and unit != "epoch":
+            raise ValueError(
+                f'A schedule of an epoch and a rate is asked once an epoch: got unit="{unit}". Leave out `unit`, or '
+                "give a function of one number."
+            )
         if unit == "images" and not (isinstance(batch_size, numbers.Integral) and batch_size > 0):
             raise ValueError(
                 f'unit="images" needs the batch size: got batch_size={batch_size!r}, expected a positive integer. '
                 "Give the number of images in one optimizer step."
             )
+        if unit != "images" and batch_size is not None:
+            raise ValueError(
+                f'batch_size has no effect with unit="{unit}": got {batch_size!r}. Leave it out, or give unit="images".'
+            )
         self.schedule = schedule
         self.unit = unit
         self.batch_size = batch_size
+        self._takes_rate = takes_rate
+        self._factor, self._set = 1.0, None  # what others made of the rate; the rate that was set last
+
+    def get_state(self):
+        """What other callbacks made of the rate, as `{"factor": number}`, to go on from in another process."""
+        self._notice()
+        return {"factor": self._factor}
+
+    def set_state(self, state):
+        """Take over what `get_state` gave."""
+        self._factor = state["factor"]
 
     def on_train_begin(self, logs=None):
         rate = getattr(self.model.optimizer, "learning_rate", None)
@@ -71,8 +101,15 @@ class LearningRate(keras.callbacks.Callback):
                 "optimizer compiled with a float learning_rate. Compile with a float and give the schedule to "
                 "LearningRate, or use LearningRate() to log the rate only."
             )
+        self._begun = False
+        if self.schedule is not None:
+            clock_of(self.model).scheduled = self.params
 
     def on_epoch_begin(self, epoch, logs=None):
+        clock_of(self.model).begin(self, epoch)
+        if not self._begun:
+            self._begun = True
+            self._begin_fit(epoch)
         self._set_rate(epoch)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -80,22 +117,74 @@ class LearningRate(keras.callbacks.Callback):
             self._set_rate()
 
     def on_epoch_end(self, epoch, logs=None):
+        clock_of(self.model).end_epoch(self, epoch)
         rate = last_learning_rate(self.model)
         if logs is not None and rate is not None:
             logs["learning_rate"] = rate
 
+    def _begin_fit(self, epoch):
+        """Settle where the schedule begins in the run, and whether what others made of the rate still holds."""
+        clock = clock_of(self.model)
+        if not clock.is_known and self.schedule is not None and self.unit != "epoch":
+            raise ValueError(
+                f"LearningRate cannot tell how many steps initial_epoch={epoch} stands for: got a new optimizer and "
+                'data of unknown length. Restore the optimizer, give fit steps_per_epoch, or use unit="epoch".'
+            )
+        if clock.anew:
+            self._factor = 1.0
+        self._set = None
+        if self not in clock.starts:
+            clock.starts[self] = self._position(epoch) if clock.anew else 0
+
+    def on_train_end(self, logs=None):
+        self._notice()
+        self._set = None
+
+    def _notice(self):
+        """Keep as a factor what another callback has made of the rate since it was set."""
+        if self._set and not self._takes_rate:
+            present = _number(self.model.optimizer.learning_rate)
+            self._factor, self._set = self._factor * present / self._set, present
+
+    def _position(self, epoch):
+        """Where the run stands, in `unit`."""
+        model = self.model  # on JAX, asking for it brings the optimizer's variables up to date
+        clock = clock_of(model)
+        if self.unit == "epoch":
+            return clock.epoch(epoch)
+        steps = optimizer_steps(model)
+        return clock.images(steps, self.batch_size) if self.unit == "images" else steps
+
     def _set_rate(self, epoch=None):
         if self.schedule is None:
             return
-        model = self.model  # on JAX, asking for it brings the optimizer's variables up to date
-        position = epoch if self.unit == "epoch" else optimizer_steps(model)
-        if self.unit == "images":
-            position *= self.batch_size
-        rate = self.schedule(position) if callable(self.schedule) else self.schedule
-        rate = float(keras.ops.convert_to_numpy(rate))
+        model = self.model
+        position = max(self._position(epoch) - clock_of(model).starts[self], 0)
+        if self._takes_rate:
+            rate = _number(self.schedule(position, _number(model.optimizer.learning_rate)))
+        else:
+            self._notice()
+            rate = _number(self.schedule(position) if callable(self.schedule) else self.schedule) * self._factor
         if not (math.isfinite(rate) and rate >= 0):
             raise ValueError(
                 f"Unusable learning rate: got {rate} from the schedule at {self.unit} {position}, expected a finite "
                 "number of at least 0. Mend the schedule."
             )
         model.optimizer.learning_rate = rate
+        self._set = _number(model.optimizer.learning_rate)
+
+
+def _number(value):
+    return float(keras.ops.convert_to_numpy(value))
+
+
+def _takes_rate(schedule):
+    """Whether `schedule` is a function of an epoch and a rate, as Keras's `LearningRateScheduler` takes it."""
+    if not callable(schedule) or isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return False
+    try:
+        parameters = list(inspect.signature(schedule).parameters.values())
+    except (TypeError, ValueError):  # a function written in C
+        return False
+    second = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)][1:2]
+    return any(each.default is each.empty or each.name in ("lr", "learning_rate") for each in second)

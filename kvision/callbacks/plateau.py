@@ -2,6 +2,8 @@
 
 import keras
 
+from kvision.trackers.clock import clock_of
+
 
 class ReduceOnPlateau(keras.callbacks.ReduceLROnPlateau):
     """Lower the learning rate when a number has stopped improving; what it has seen so far can be saved and restored.
@@ -9,7 +11,7 @@ class ReduceOnPlateau(keras.callbacks.ReduceLROnPlateau):
     The rule is Keras's `ReduceLROnPlateau`, with the same arguments (He et al., *Deep Residual Learning*, arXiv
     1512.03385, section 3.4, divide by 10 when the error plateaus). That one forgets its best value, its patience and
     the rate it had reached when a run is resumed; this one takes them back from `set_state`, whatever the order of the
-    callbacks.
+    callbacks. Beside a `LearningRate` with a schedule, the drops are a factor on what the schedule says.
 
     Args:
         monitor: Name of the number watched, as in `logs`.
@@ -39,13 +41,15 @@ class ReduceOnPlateau(keras.callbacks.ReduceLROnPlateau):
         self._restored = None
 
     def _optimizers(self):
-        optimizer = self.model.optimizer
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None:
+            return []
         return getattr(optimizer, "optimizers", [optimizer])
 
     def get_state(self):
         """The memory as plain numbers: `best` (None before the first epoch), `wait`, `cooldown`, and the `rates`.
 
-        There is one rate an optimizer: one, except under Keras's `MultiOptimizer`.
+        There is one rate an optimizer: one, except under Keras's `MultiOptimizer`; none before the first fit.
         """
         if self._restored is not None:
             return dict(self._restored)
@@ -53,7 +57,10 @@ class ReduceOnPlateau(keras.callbacks.ReduceLROnPlateau):
             "best": None if self.best is None else float(self.best),
             "wait": int(self.wait),
             "cooldown": int(self.cooldown_counter),
-            "rates": [float(keras.ops.convert_to_numpy(each.learning_rate)) for each in self._optimizers()],
+            "rates": [
+                float(keras.ops.convert_to_numpy(each.learning_rate))
+                for each in (self._optimizers() if self._model else ())
+            ],
         }
 
     def set_state(self, state):
@@ -71,6 +78,8 @@ class ReduceOnPlateau(keras.callbacks.ReduceLROnPlateau):
         self.best = self._restored["best"]
         self.wait = self._restored["wait"]
         self.cooldown_counter = self._restored["cooldown"]
-        for optimizer, rate in zip(self._optimizers(), self._restored["rates"], strict=True):
-            optimizer.learning_rate = rate
+        rates = self._restored["rates"]
+        if rates and clock_of(self.model).scheduled is not self.params:  # else the schedule says the rate
+            for optimizer, rate in zip(self._optimizers(), rates, strict=True):
+                optimizer.learning_rate = rate
         self._restored = None

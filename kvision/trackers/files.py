@@ -1,8 +1,14 @@
-"""Writing files so that a run which dies leaves either the old file or the new one."""
+"""Writing files so that a run which dies leaves either the old file or the new one, and no two runs write one."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
+
+with contextlib.suppress(ImportError):  # Windows has no such locks: two runs in one directory are not noticed there
+    import fcntl
+
+_held = {}  # descriptors of the files that this process has locked, by path
 
 
 def writable_directory(path):
@@ -24,10 +30,51 @@ def writable_directory(path):
             pass
     except OSError as error:
         raise ValueError(
-            f"Cannot write to a directory: got {str(directory)!r} ({error.strerror}), expected a directory in which "
-            "files can be created. Choose another directory, or mend its path or its permissions."
+            f"Cannot write to a directory: got {readable(directory)!r} ({error.strerror}), expected a directory in "
+            "which files can be created. Choose another directory, or mend its path or its permissions."
         ) from error
     return directory
+
+
+def hold(path):
+    """Keep a file for this process until `release`, or its end; the system lets go of it even after a kill.
+
+    Args:
+        path: The file, which exists.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    path = pathlib.Path(path).resolve()
+    if "fcntl" not in globals() or (path in _held and os.path.samestat(os.fstat(_held[path]), path.stat())):
+        return
+    release(path)
+    descriptor = os.open(path, os.O_RDWR)  # open for as long as the file is held
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(
+            f"Another process is writing to a directory: got {readable(path.parent)!r}, expected one that no other "
+            "running training records in. Choose another directory, or end that process."
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    _held[path] = descriptor
+
+
+def release(path):
+    """Let other processes have a file again."""
+    descriptor = _held.pop(pathlib.Path(path).resolve(), None)
+    if descriptor is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # which a process that was forked in between would keep
+        os.close(descriptor)
+
+
+def readable(path):
+    """A path as text that any terminal and file takes: bytes that are no characters become `?`."""
+    return str(path).encode(errors="replace").decode()
 
 
 def replace_file(path, content):
@@ -41,7 +88,7 @@ def replace_file(path, content):
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="replace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -140,6 +140,7 @@ class ReportData:
 
     def __init__(self):
         self.curves, self.grids, self.advice = {}, {}, []
+        self.within = {}  # curves of what is known within an epoch
         self._steps = {}
 
     def add(self, event):
@@ -148,22 +149,24 @@ class ReportData:
             self.advice.append({name: event[name] for name in ("vital", "step", "epoch", "text")})
             del self.advice[:-SENTENCES]
             return
-        series = event.get("name", "epoch")
+        series = event.get("name", event["event"])
         if event["step"] < self._steps.get(series, 0):
             self.cut(event["step"])
         self._steps[series] = event["step"]
         if event["event"] == "measurement":
             self.grids.setdefault(series, Grid()).add(event["step"], event["values"], event["healthy"])
         else:
+            curves = self.within if event["event"] == "steps" else self.curves
             for name, value in event["logs"].items():
                 if _is_number(value):
-                    self.curves.setdefault(name, Curve()).add(event["step"], event["epoch"], float(value))
+                    curves.setdefault(name, Curve()).add(event["step"], event["epoch"], float(value))
 
     def cut(self, step):
         """Forget what was seen at `step` and later."""
-        for curve in self.curves.values():
+        for curve in (*self.curves.values(), *self.within.values()):
             curve.cut((step, -1))
         self.curves = {name: curve for name, curve in self.curves.items() if curve.points()}
+        self.within = {name: curve for name, curve in self.within.items() if curve.points()}
         self.grids = {name: grid for name, grid in self.grids.items() if grid.cut(step)}
         self.advice = [advice for advice in self.advice if advice["step"] < step]
         self._steps = {}
@@ -173,12 +176,15 @@ class ReportData:
         curves = {name: curve.points() for name, curve in self.curves.items()}
         return {
             "epoch": max((_position(points[-1]) for points in curves.values()), default=(0, None))[1],
-            "curves": {
-                name: [(step, epoch, plain(value)) for step, epoch, value in points] for name, points in curves.items()
-            },
+            "curves": {name: _plain_points(points) for name, points in curves.items()},
+            "within": {name: _plain_points(curve.points()) for name, curve in self.within.items()},
             "grids": {name: grid.page() for name, grid in self.grids.items()},
             "advice": self.advice,
         }
+
+
+def _plain_points(points):
+    return [(step, epoch, plain(value)) for step, epoch, value in points]
 
 
 def _is_number(value):

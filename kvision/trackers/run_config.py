@@ -18,6 +18,12 @@ _KEY_NAME = re.compile(r"(^|_)key$")
 _KEY_TEXT = re.compile(r"[\w-]{20,}")
 
 
+def check_config(config):
+    """Raise on a `config` of the user that is neither None nor a dict."""
+    if config is not None and not isinstance(config, dict):
+        raise ValueError(f"config must be a dict: got {type(config).__name__}. Give vars(config) or dict(config).")
+
+
 def config_of(model):
     """The configuration of a compiled model; what the model cannot tell is left out.
 
@@ -70,7 +76,15 @@ def mask_secrets(config):
 def _is_secret(name, value):
     if value is None or isinstance(value, bool | int | float):
         return False
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", name).lower().strip("_")
-    if _SECRET_NAME.search(name):
+    if is_secret_name(name):
         return True
-    return bool(_KEY_NAME.search(name) and isinstance(value, str) and _KEY_TEXT.fullmatch(value))
+    return bool(_KEY_NAME.search(_words(name)) and isinstance(value, str) and _KEY_TEXT.fullmatch(value))
+
+
+def is_secret_name(name):
+    """Whether a name reads like that of a secret: `api_key`, `HF_TOKEN`, `db.password`, ..."""
+    return bool(_SECRET_NAME.search(_words(name)))
+
+
+def _words(name):
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", name).lower().strip("_")

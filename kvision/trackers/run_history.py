@@ -11,9 +11,9 @@ import time
 import numpy as np
 
 from kvision._keras import print_message
-from kvision.trackers.clock import optimizer_steps
+from kvision.trackers.clock import clock_of, optimizer_steps
 from kvision.trackers.events import Advice, Measurement
-from kvision.trackers.files import replace_file, writable_directory
+from kvision.trackers.files import hold, readable, release, replace_file, writable_directory
 from kvision.trackers.tracker import Tracker
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -24,15 +24,17 @@ class RunHistory(Tracker):
 
     `history.jsonl` holds one JSON object a line, each written through at once, so that a killed run keeps what it had:
 
-    - `{"event": "epoch", "epoch", "step", "seconds", "logs": {...}}` at the end of every epoch: `step` counts optimizer
-      steps, `seconds` the time since this `fit` began. Entries that a later callback adds to the logs follow in a line
-      of their own that carries `"late": true`;
+    - `{"event": "epoch", "epoch", "step", "seconds", "images_per_second", "logs": {...}}` at the end of every epoch:
+      `epoch` and `step` count the epochs and optimizer steps of the run, `seconds` the time since this `fit` began.
+      Entries that a later callback adds to the logs follow in a line of their own that carries `"late": true`;
+    - `{"event": "steps", "epoch", "step", "logs": {"loss": number}}` within an epoch: the mean loss of the steps since
+      the line before. Every step has one at first, then ever fewer: a run of a million steps has about 1,400;
     - `{"event": "measurement", "name", "step", "values": {path: number}, "healthy": [low, high] or null}` and
       `{"event": "advice", "vital", "step", "epoch", "text"}` as vitals emit them. Images are not kept.
 
     `history.csv` holds the epochs alone, one row each, appended as the epoch ends; only where a column appears that was
     not there before is the file replaced as a whole, and the column is empty in the rows before. A second `fit` and a
-    resumed run are appended to what the directory holds.
+    resumed run are appended to what the directory holds. A directory is written by one process at a time.
 
     JSON knows no NaN and no infinity: they are written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`
     (`read_history` turns them back into numbers), in the CSV file as `nan`, `inf` and `-inf`.
@@ -43,11 +45,13 @@ class RunHistory(Tracker):
         directory: Where the two files lie; made when training begins.
 
     Raises:
-        ValueError: Before the first batch, if the directory or a file in it cannot be written.
+        ValueError: Before the first batch, if the directory or a file in it cannot be written, or another process is
+            writing there.
 
     ```python
     model.fit(x, y, epochs=3, callbacks=[kvision.callbacks.RunHistory("runs/digits")])
-    losses = [event["logs"]["loss"] for event in kvision.callbacks.read_history("runs/digits")]
+    events = kvision.callbacks.read_history("runs/digits")
+    losses = [event["logs"]["loss"] for event in events if event["event"] == "epoch"]
     ```
     """
 
@@ -70,19 +74,29 @@ class RunHistory(Tracker):
 
     def set_model(self, model):
         super().set_model(model)
+        if not self.writes:
+            return
         writable_directory(self.directory)
         try:
+            self.jsonl.touch()
+            hold(self.jsonl)
             _complete_last_line(self.jsonl)
             self._columns = _columns_of(self.csv)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ValueError(
-                f"Cannot append to the history: got {str(self.directory)!r} ({error}), expected a directory whose "
+                f"Cannot append to the history: got {readable(self.directory)!r} ({error}), expected a directory whose "
                 "history.jsonl and history.csv, if any, were written by RunHistory. Choose another directory, or mend "
                 "or remove the file."
             ) from error
 
     def on_train_begin(self, logs=None):
         self._start = time.perf_counter()
+        if self.writes:
+            clock_of(self.model).remember(lambda: _ends_of(self.jsonl))
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        release(self.jsonl)
 
     def record(self, event):
         if isinstance(event, Measurement | Advice):
@@ -94,9 +108,13 @@ class RunHistory(Tracker):
             "step": optimizer_steps(self.model),
             "seconds": round(time.perf_counter() - self._start, 3),
         }
-        self._append({"event": "epoch", **row, "logs": logs} | ({"late": True} if late else {}))
+        speed = {} if late or self.images_per_second is None else {"images_per_second": self.images_per_second}
+        self._append({"event": "epoch", **row, **speed, "logs": logs} | ({"late": True} if late else {}))
         self._row = self._row | logs if late else row | logs | row
         self._save(self._replace_row if late else self._append_row)
+
+    def record_steps(self, epoch, step, logs):
+        self._append({"event": "steps", "epoch": epoch, "step": step, "logs": logs})
 
     def _append(self, event):
         def write():
@@ -132,7 +150,8 @@ class RunHistory(Tracker):
             write()
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             if not self._failed:
-                print_message(f"\nRunHistory cannot write to {self.directory}; the training goes on: {error}")
+                where = readable(self.directory)
+                print_message(f"\nRunHistory cannot write to {where}; the training goes on: {readable(error)}")
             self._failed = True
 
 
@@ -153,8 +172,8 @@ def read_history(directory):
     path = pathlib.Path(directory) / "history.jsonl"
     if not path.is_file():
         raise ValueError(
-            f"No history found: got {str(directory)!r}, expected a directory with the history.jsonl that RunHistory "
-            "writes. Give the directory that RunHistory was given."
+            f"No history found: got {readable(directory)!r}, expected a directory with the history.jsonl that "
+            "RunHistory writes. Give the directory that RunHistory was given."
         )
     events, epoch = [], None
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -182,6 +201,12 @@ def _parse(line):
     except ValueError:
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def _ends_of(path):
+    """`{epoch: steps at its end}` of the latest run in a history."""
+    events = map(_parse, path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.exists() else ()
+    return {event["epoch"]: event["step"] for event in events if event is not None and event["event"] == "epoch"}
 
 
 def _complete_last_line(path):
@@ -213,7 +238,7 @@ def _csv_lines(columns, rows):
     """Rows of a CSV file, as bytes."""
     text = io.StringIO()
     csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="replace")
 
 
 def _plain(value):

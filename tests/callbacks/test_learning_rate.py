@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.callbacks import LearningRate
+from kvision.callbacks import LearningRate, ReduceOnPlateau
 from tests.callbacks.runs import STEPS, fit_tiny, tiny_model
 
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
@@ -87,6 +87,129 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path):
     np.testing.assert_allclose(by_epoch, [float(DECAY(3))] * STEPS, rtol=1e-6)
 
 
+# An epoch after another each halves the rate, whatever the unit: 4 steps of 8 images an epoch.
+HALVED = {
+    "step": lambda step: 0.1 * 0.5 ** (step // 4),
+    "epoch": lambda epoch: 0.1 * 0.5**epoch,
+    "images": lambda images: 0.1 * 0.5 ** (images // 32),
+}
+
+
+def halved(unit):
+    return LearningRate(HALVED[unit], unit, batch_size=8 if unit == "images" else None)
+
+
+def compile_anew(model):
+    model.compile(keras.optimizers.SGD(0.3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
+@pytest.mark.parametrize("unit", HALVED)
+def test_a_schedule_goes_on_in_every_unit(unit):
+    want = [0.025, 0.0125]
+    callback, model = halved(unit), tiny_model()
+    fit_tiny(model, [callback], validation_data=None)
+    compile_anew(model)
+    assert rates_of(callback, model=model)[1] == pytest.approx(want)  # the same callback, compiled anew
+    compile_anew(model)
+    again = rates_of(halved(unit), model=model, epochs=4, initial_epoch=2)  # another, where the last fit ended
+    assert again[1] == pytest.approx([0.00625, 0.003125])
+    assert rates_of(halved(unit), epochs=4, initial_epoch=2)[1] == pytest.approx(want)  # in another process
+
+
+@pytest.mark.parametrize("unit", HALVED)
+def test_a_new_schedule_for_a_model_compiled_anew_begins_at_its_beginning(unit):
+    model = tiny_model()
+    fit_tiny(model, [halved(unit)], validation_data=None)
+    compile_anew(model)
+    second = halved(unit)
+    assert rates_of(second, model=model)[1] == pytest.approx([0.1, 0.05])
+    assert rates_of(second, model=model)[1] == pytest.approx([0.025, 0.0125])
+
+
+@pytest.mark.parametrize("unit", ["step", "images"])
+def test_a_resumed_run_of_unknown_length_is_an_error(unit):
+    model = tiny_model()
+    batches = ((np.zeros((8, 4)), np.zeros(8)) for _ in range(STEPS))
+    with pytest.raises(ValueError, match="cannot tell how many steps initial_epoch=2 stands for"):
+        model.fit(batches, epochs=3, initial_epoch=2, callbacks=[halved(unit)], shuffle=False)
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 0
+
+
+class Drops(keras.callbacks.Callback):
+    """Lowers the rate ten times after each epoch, as a user's own callback may."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) / 10
+
+
+PLATEAU = {"monitor": "loss", "factor": 0.1, "patience": 1, "min_delta": 10}  # drops after each epoch but the first
+
+
+@pytest.mark.parametrize(
+    ("dropping", "drops"),
+    [
+        (lambda: keras.callbacks.ReduceLROnPlateau(**PLATEAU), [1, 1, 0.1, 0.01]),
+        (lambda: ReduceOnPlateau(**PLATEAU), [1, 1, 0.1, 0.01]),
+        (Drops, [1, 0.1, 0.01, 0.001]),
+    ],
+    ids=["Keras's", "ours", "a user's"],
+)
+@pytest.mark.parametrize("unit", ["constant", *HALVED])
+def test_what_another_callback_lowers_stays_lowered(unit, dropping, drops):
+    for order in (1, -1):
+        callback = LearningRate(0.1) if unit == "constant" else halved(unit)
+        rates = Rates()
+        fit_tiny(tiny_model(), [*[callback, dropping()][::order], rates], epochs=4, validation_data=None)
+        want = [drop * (0.1 if unit == "constant" else HALVED["epoch"](epoch)) for epoch, drop in enumerate(drops)]
+        np.testing.assert_allclose(rates.rates[1::STEPS], want, rtol=1e-5)
+
+
+def test_a_restored_plateau_and_a_restored_schedule_do_not_drop_twice():
+    before, plateau = halved("epoch"), ReduceOnPlateau(**PLATEAU)
+    fit_tiny(tiny_model(), [before, plateau], epochs=3, validation_data=None)
+    for order in (1, -1):
+        after, restored, rates = halved("epoch"), ReduceOnPlateau(**PLATEAU), Rates()
+        after.set_state(before.get_state())
+        restored.set_state(plateau.get_state())
+        callbacks = [*[after, restored][::order], rates]
+        fit_tiny(tiny_model(), callbacks, epochs=4, initial_epoch=3, validation_data=None)
+        np.testing.assert_allclose(rates.rates, [0.1 * 0.5**3 * 0.01] * STEPS, rtol=1e-5)
+
+
+def test_a_function_of_epoch_and_rate_is_keras_own():
+    def decayed(epoch, lr):
+        return lr * 0.5 if epoch else lr
+
+    theirs, ours = Rates(), Rates()
+    fit_tiny(tiny_model(), [keras.callbacks.LearningRateScheduler(decayed), theirs], epochs=3)
+    fit_tiny(tiny_model(), [LearningRate(decayed), ours], epochs=3)
+    assert ours.rates == theirs.rates and ours.rates[-1] == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "unit"),
+    [
+        (lambda epoch, lr: lr, "epoch"),
+        (lambda epoch, lr=None: 0.1, "epoch"),
+        (lambda step, base=0.1: base, "step"),
+        (lambda step: 0.1, "step"),
+        (DECAY, "step"),
+        (0.1, "step"),
+        (None, "step"),
+    ],
+)
+def test_the_unit_follows_from_the_function(schedule, unit):
+    assert LearningRate(schedule).unit == unit
+
+
+def test_a_rate_of_exactly_zero_is_a_rate():
+    model = tiny_model()
+    before = model.get_weights()
+    rates, _ = rates_of(LearningRate(lambda step: 0.0), model=model, epochs=1)
+    assert rates == [0.0] * STEPS
+    assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights(), strict=True))
+
+
 def test_a_number_is_a_constant_rate():
     rates, logged = rates_of(LearningRate(0.25), epochs=1)
     assert rates == [0.25] * STEPS
@@ -106,6 +229,8 @@ def test_without_a_schedule_the_rate_of_the_last_step_is_only_logged(rate, want)
         ({"schedule": 0.1, "unit": "batch"}, r"Unknown unit: got 'batch'.*'step', 'epoch', 'images'"),
         ({"schedule": 0.1, "unit": "images"}, r"got batch_size=None, expected a positive integer"),
         ({"schedule": 0.1, "unit": "images", "batch_size": 0}, r"got batch_size=0, expected a positive integer"),
+        ({"schedule": 0.1, "batch_size": 8}, r'batch_size has no effect with unit="step": got 8'),
+        ({"schedule": lambda epoch, lr: lr, "unit": "step"}, r'asked once an epoch: got unit="step"'),
     ],
 )
 def test_wrong_arguments_are_errors(arguments, message):

@@ -82,6 +82,14 @@ def test_state_is_plain_numbers():
     assert plateau.get_state() == {"best": 0.9, "wait": 0, "cooldown": 1, "rates": [0.5]}
 
 
+def test_state_before_the_first_fit_is_asked_for_and_given_back():
+    state = ReduceOnPlateau(**OPTIONS).get_state()
+    assert state == {"best": None, "wait": 0, "cooldown": 0, "rates": []}
+    plateau = ReduceOnPlateau(**OPTIONS)
+    plateau.set_state(state)
+    assert rates(toy(), [plateau], 12) == RATES
+
+
 def test_state_that_waits_to_be_used_is_not_lost():
     state = {"best": 0.5, "wait": 1, "cooldown": 0, "rates": [0.25]}
     plateau = ReduceOnPlateau(**OPTIONS)

@@ -93,9 +93,10 @@ def test_shows_the_numbers_of_keras_and_of_the_history(tmp_path, order):
                 assert column[path] == pytest.approx(number, rel=0.012)
     advice = [{key: value for key, value in event.items() if key != "event"} for event in events if "text" in event]
     assert data["advice"] == advice
-    strip = [{key: value for key, value in event.items() if key != "seconds"} for event in events]
+    timed = ("seconds", "images_per_second")
+    strip = [{key: value for key, value in event.items() if key not in timed} for event in events]
     own = [
-        {key: value for key, value in event.items() if key != "seconds"} for event in read_history(report.path.parent)
+        {key: value for key, value in event.items() if key not in timed} for event in read_history(report.path.parent)
     ]
     for event in own:
         event.get("logs", {}).pop("learning_rate", None)
@@ -247,11 +248,11 @@ def test_secrets_of_the_configuration_are_masked(tmp_path):
     assert "hunter2-planted" not in report.path.read_text()
 
 
-def test_a_long_epoch_is_written_about_once_a_minute(tmp_path, monkeypatch):
+def test_a_long_epoch_is_written_soon_and_then_about_once_a_minute(tmp_path, monkeypatch):
     now = time.time()
     monkeypatch.setattr(report_module.time, "time", lambda: now)
     report = started(tmp_path)
-    for seconds, shown in [(30, 0), (61, 2), (100, 2), (122, 4)]:
+    for seconds, shown in [(2, 0), (3, 2), (4, 2), (61, 4), (100, 4), (131, 6)]:
         now = report._start + seconds
         report.record(Measurement("update_ratio", seconds, {"kernel": 1e-3}, (1e-5, 2e-2)))
         grids = page_data(report.path)["grids"]
@@ -271,6 +272,34 @@ def test_a_directory_that_cannot_be_written_is_refused_before_the_first_batch(tm
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="Cannot write to a directory"):
         drive([Report(tmp_path / "file" / "runs")], epochs=1)
+
+
+def test_the_first_epoch_shows_its_loss_before_it_ends(tmp_path, monkeypatch):
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pages.append(page_data(tmp_path / "report.html"))
+
+    monkeypatch.setattr(report_module, "SOON", 0)
+    monkeypatch.setattr(report_module, "QUIET", 0)
+    pages = []
+    fit_tiny(tiny_model(), [Report(tmp_path), Look()], epochs=1)
+    assert [len(page["within"].get("loss", ())) for page in pages] == [0, 1, 2, 3]
+    assert pages[-1]["curves"] == {} and pages[-1]["status"] == "running"
+    assert [point[:2] for point in pages[-1]["within"]["loss"]] == [[1, 0], [2, 0], [3, 0]]
+
+
+def test_shows_where_the_run_comes_from_and_how_fast_it_is(tmp_path, capsys):
+    options = {"depth": 3, "data": {"api_key": "hunter2-planted"}, "path": tmp_path}
+    report = Report(tmp_path / "run", config=options)
+    fit_tiny(tiny_model(), [report], epochs=2)
+    data = page_data(report.path)
+    assert data["config"]["options"] == {"depth": 3, "data": {"api_key": "***"}, "path": str(tmp_path)}
+    assert set(data["config"]["source"]) <= {"command", "commit"}
+    assert data["images_per_second"] > 0 and data["memory"]["process"] > 1e6
+    assert "hunter2-planted" not in report.path.read_text()
+    assert capsys.readouterr().out == f"Report: {report.path}\n"
+    with pytest.raises(ValueError, match="config must be a dict: got list"):
+        Report(tmp_path, config=["depth"])
 
 
 def long_run(directory, layers=200, steps=100_000, epochs=200, every=100):

@@ -188,3 +188,19 @@ def test_advice_is_bounded_to_the_newest():
     advice = [{"event": "advice", "vital": "dead_relu", "step": n, "epoch": n, "text": str(n)} for n in range(900)]
     kept = fold(advice).page()["advice"]
     assert len(kept) == SENTENCES and kept[-1]["text"] == "899"
+
+
+def steps_event(step, epoch, loss):
+    return {"event": "steps", "step": step, "epoch": epoch, "logs": {"loss": loss}}
+
+
+def test_the_loss_within_an_epoch_is_a_curve_of_its_own():
+    events = [steps_event(1, 0, 3.0), steps_event(2, 0, 2.0), epoch_event(4, 0, loss=2.5), steps_event(5, 1, 1.0)]
+    page = fold(events).page()
+    assert page["within"] == {"loss": [(1, 0, 3.0), (2, 0, 2.0), (5, 1, 1.0)]}
+    assert page["curves"] == {"loss": [(4, 0, 2.5)]} and page["epoch"] == 0
+
+
+def test_a_resumed_run_replaces_the_steps_it_repeats():
+    events = [epoch_event(4, 0, loss=2.5), steps_event(5, 1, 9.0), steps_event(6, 1, 9.0), steps_event(5, 1, 1.0)]
+    assert fold(events).page()["within"] == {"loss": [(5, 1, 1.0)]}

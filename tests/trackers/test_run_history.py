@@ -8,26 +8,36 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
-from kvision.callbacks import LearningRate, RunHistory, read_history
-from kvision.trackers import run_history
+from kvision.callbacks import LearningRate, Report, RunHistory, Vitals, WandbLogger, read_history
+from kvision.trackers import pace, run_history, tracker
+from kvision.trackers.backend import is_first_process
 from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.files import replace_file, writable_directory
 from kvision.trackers.tracker import emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
+from tests.trackers.report_page import page_data
 
 
-def strict_lines(directory):
+def strict_lines(directory, within=False):
+    """The lines of a history; those within an epoch only if asked for."""
+
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
     text = (directory / "history.jsonl").read_text()
     assert text.endswith("\n")
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [line for line in lines if within or line["event"] != "steps"]
+
+
+def epochs_of(directory):
+    return [event for event in read_history(directory) if event["event"] == "epoch"]
 
 
 def rows(directory):
@@ -52,8 +62,8 @@ def history(tmp_path):
 def test_both_files_equal_the_history_of_keras(tmp_path):
     directory = tmp_path / "made" / "on the way"
     returned = fit_tiny(tiny_model(), [RunHistory(directory), LearningRate(0.05)], epochs=3).history
-    epochs = read_history(directory)
-    assert [event["event"] for event in epochs] == ["epoch"] * 3
+    epochs = epochs_of(directory)
+    assert len(epochs) == 3
     assert {name: [event["logs"][name] for event in epochs] for name in epochs[0]["logs"]} == returned
     assert [event["epoch"] for event in epochs] == [0, 1, 2]
     assert [event["step"] for event in epochs] == [STEPS, 2 * STEPS, 3 * STEPS]
@@ -83,7 +93,8 @@ def test_events_of_vitals_are_lines(tmp_path):
         "healthy": [1e-5, 2e-2],
     }
     assert epoch["event"] == "epoch"
-    assert math.isnan(read_history(tmp_path)[1]["values"]["b"])
+    (read,) = [event for event in read_history(tmp_path) if event["event"] == "measurement"]
+    assert math.isnan(read["values"]["b"])
 
 
 def test_late_logs_are_merged(tmp_path):
@@ -96,7 +107,7 @@ def test_late_logs_are_merged(tmp_path):
         (1, True),
     ]
     assert lines[1]["logs"] == {"late": 0.5}
-    assert [event["logs"]["late"] for event in read_history(tmp_path)] == [0.5, 1.5]
+    assert [event["logs"]["late"] for event in epochs_of(tmp_path)] == [0.5, 1.5]
     assert [row["late"] for row in rows(tmp_path)] == ["0.5", "1.5"]
 
 
@@ -149,7 +160,7 @@ def test_a_second_fit_appends(tmp_path, same_callback):
     fit_tiny(model, [first], validation_data=None)
     second = first if same_callback else RunHistory(tmp_path)
     fit_tiny(model, [second], epochs=4, initial_epoch=2)
-    assert [(event["epoch"], event["step"]) for event in read_history(tmp_path)] == [(0, 4), (1, 8), (2, 12), (3, 16)]
+    assert [(event["epoch"], event["step"]) for event in epochs_of(tmp_path)] == [(0, 4), (1, 8), (2, 12), (3, 16)]
     assert [row["step"] for row in rows(tmp_path)] == ["4", "8", "12", "16"]
     assert [bool(row["val_loss"]) for row in rows(tmp_path)] == [False, False, True, True]
 
@@ -185,7 +196,7 @@ def test_a_line_cut_short_is_left_out_and_appended_to_cleanly(tmp_path, cut):
     with open(tmp_path / "history.jsonl", "a") as file:
         file.write(cut)
     whole = cut.endswith("}")
-    assert [event["epoch"] for event in read_history(tmp_path)] == ([0, 1] if whole else [0])
+    assert [event["epoch"] for event in epochs_of(tmp_path)] == ([0, 1] if whole else [0])
     fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=1)
     assert [line["epoch"] for line in strict_lines(tmp_path)] == ([0, 1, 0] if whole else [0, 0])
 
@@ -209,6 +220,125 @@ fit_tiny(tiny_model(), [RunHistory({str(tmp_path)!r}), Kill()], epochs=9)
     assert [line["step"] for line in strict_lines(tmp_path)] == [4, 8, 12]
     assert [row["step"] for row in rows(tmp_path)] == ["4", "8", "12"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "history.jsonl"]
+
+
+def test_the_loss_within_an_epoch_is_that_of_each_batch(tmp_path):
+    class Losses(keras.callbacks.Callback):
+        """The loss of each batch, by Keras's own mean, reset before every one."""
+
+        def __init__(self):
+            super().__init__()
+            self.losses = []
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.model.metrics[0].reset_state()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.losses.append(logs["loss"])
+
+    losses = Losses()
+    fit_tiny(tiny_model(), [losses], epochs=2, batch_size=6)  # 5 batches of 6 and one of 2
+    fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=2, batch_size=6)
+    steps = [line for line in strict_lines(tmp_path, within=True) if line["event"] == "steps"]
+    places = [(epoch, 6 * epoch + step) for epoch in (0, 1) for step in range(1, 6)]
+    assert [(line["epoch"], line["step"]) for line in steps] == places
+    want = [losses.losses[line["step"] - 1] for line in steps]
+    np.testing.assert_allclose([line["logs"]["loss"] for line in steps], want, rtol=1e-4)
+
+
+def test_images_a_second_are_those_of_the_training(tmp_path, monkeypatch):
+    clock = iter(range(1000))  # a second passes from one look at the clock to the next
+    monkeypatch.setattr(pace, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=2)
+    speeds = [event["images_per_second"] for event in epochs_of(tmp_path)]
+    assert speeds == [8 * STEPS / 1] * 2
+
+
+def test_two_processes_do_not_write_one_directory(tmp_path):
+    code = f"""
+import keras, time
+from kvision.callbacks import RunHistory
+from tests.callbacks.runs import fit_tiny, tiny_model
+
+class Wait(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        print("running", flush=True)
+        input()
+
+fit_tiny(tiny_model(), [RunHistory({str(tmp_path)!r}), Wait()], epochs=1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as other:
+        assert "running" in other.stdout.readline()
+        with pytest.raises(ValueError, match=r"Another process is writing to a directory: got .*Choose another"):
+            fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=1)
+        other.communicate("go on\n", timeout=60)
+    assert other.returncode == 0
+    fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=1)
+    assert [event["step"] for event in epochs_of(tmp_path)] == [STEPS, STEPS]
+
+
+def test_a_directory_belongs_to_one_run_after_the_other_of_a_process(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_tiny(tiny_model(), [RunHistory(tmp_path), Stop()])
+    fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=1)
+    assert len(epochs_of(tmp_path)) == 2
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tracker, "is_first_process", lambda model: False)
+    model = tiny_model()
+    callbacks = [
+        RunHistory(tmp_path / "history"),
+        Report(tmp_path / "report"),
+        WandbLogger(directory=tmp_path / "wandb"),
+    ]
+    fit_tiny(model, [*callbacks, Vitals(every=1)])
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.tensorflow_only
+def test_the_first_process_is_the_one_that_keeps_the_checkpoints():
+    import tensorflow as tf
+
+    model = tiny_model()
+    assert is_first_process(model)
+    with tf.distribute.MirroredStrategy().scope():
+        assert is_first_process(tiny_model())
+
+    class Worker:
+        extended = tf.distribute.get_strategy().extended
+        distribute_strategy = property(lambda self: self)
+
+    monkey = type("Extended", (), {"should_checkpoint": False})
+    worker = Worker()
+    worker.extended = monkey
+    assert not is_first_process(worker)
+
+
+@pytest.mark.parametrize("name", ["with spaces & <signs>", "\udce9t\udce9"], ids=["spaces", "surrogates"])
+def test_any_name_of_a_directory_will_do(tmp_path, name, capsys):
+    directory = tmp_path / name
+    fit_tiny(tiny_model(), [Report(directory), RunHistory(directory / "inner")], epochs=1)
+    assert len(epochs_of(directory)) == len(epochs_of(directory / "inner")) == 1
+    assert page_data(directory / "report.html")["run"] == name.encode(errors="replace").decode()
+    out = capsys.readouterr().out
+    assert "failed" not in out and "Report: " in out
+    with pytest.raises(ValueError, match="No history found"):
+        read_history(directory / "nothing")
+
+
+def test_names_in_the_logs_may_be_any(history, tmp_path):
+    epoch_end(history, 0, {"m\udce9tric": 1.0, "a b, c": 2.0})
+    epoch_end(history, 1, {"m\udce9tric": 3.0, "a b, c": 4.0})
+    assert [event["logs"]["m\udce9tric"] for event in epochs_of(tmp_path)] == [1.0, 3.0]
+    assert [row["m?tric"] for row in rows(tmp_path)] == ["1.0", "3.0"]
 
 
 @pytest.mark.parametrize("what", ["a file", "below a file", "jsonl is a directory", "csv is no text"])

@@ -98,6 +98,7 @@ def test_the_logs_of_every_epoch_equal_the_history_of_keras(tmp_path):
     ).history
     run = read_run(tmp_path)
     assert len(history) == 6
+    assert all(speed > 0 for _, speed in column(run, "epoch/images_per_second"))
     for name, values in history.items():
         logged = dict(column(run, f"epoch/{name}"))  # the rate comes twice: the optimizer's, then that of the logs
         assert logged == {STEPS: values[0], 2 * STEPS: values[1]}, name
@@ -133,7 +134,8 @@ def test_a_resumed_run_goes_on_at_its_step(tmp_path):
 
 def test_optimizer_steps_are_the_step_of_every_metric(tmp_path):
     fit_once(WandbLogger())
-    groups = {f"{group}/*": "trainer/step" for group in ("epoch", "vitals", "advice", "images", "media", "weights")}
+    names = ("epoch", "batch", "vitals", "advice", "images", "media", "weights")
+    groups = {f"{group}/*": "trainer/step" for group in names}
     assert read_run(tmp_path)["metrics"] == {"trainer/step": ""} | groups
 
 
@@ -360,17 +362,69 @@ def test_every_fit_is_a_run_and_a_run_is_finished(tmp_path):
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
 
 
-def test_a_run_left_open_by_a_broken_fit_is_finished_by_the_next(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("same_logger", [True, False])
+def test_a_run_left_open_by_a_broken_fit_is_finished_by_the_next_which_has_its_own(tmp_path, same_logger, error):
     class Broken(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            raise RuntimeError
+            raise error
 
-    logger, model = WandbLogger(), tiny_model()
-    with pytest.raises(RuntimeError):
-        fit_tiny(model, [logger, Broken()])
-    fit_once(logger, model=model)
+    first = WandbLogger(config={"cell": 1}, directory=tmp_path)
+    with pytest.raises(error):
+        fit_tiny(tiny_model(), [first, Broken()])
+    broken = first.run
+    assert wandb.run is broken
+    second = first if same_logger else WandbLogger(config={"cell": 2}, directory=tmp_path)
+    fit_once(second)
     assert wandb.run is None
-    assert [step for step, _ in column(read_run(tmp_path), "epoch/loss")] == [4, 8]
+    assert second.run.id != broken.id
+    for run, cell in ((broken, 1), (second.run, 1 if same_logger else 2)):
+        written = read_run(tmp_path, f"*run-*{run.id}")
+        assert written["config"]["cell"] == cell
+        assert [step for step, _ in column(written, "epoch/loss")] == [STEPS]
+
+
+def test_two_loggers_of_one_fit_share_its_run(tmp_path):
+    first, second = WandbLogger(), WandbLogger()
+    fit_once(first, second)
+    assert first.run is second.run
+    assert wandb.run is None
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_a_run_is_named_without_wandb_init():
+    logger = WandbLogger("digits", name="first try", id="abc123", group="tries", tags=["quick"], resume="allow")
+    fit_once(logger)
+    run = logger.run
+    assert (run.name, run.id, run.group, run.tags) == ("first try", "abc123", "tries", ("quick",))
+    assert run.settings.resume == "allow"
+
+
+def test_a_name_for_a_run_that_is_active_is_an_error_before_training():
+    wandb.init(project="mine")
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"a run is active, .*got name, tags. Give them to wandb.init"):
+        fit_once(WandbLogger(name="other", tags=["quick"]), model=model)
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 0
+
+
+def test_the_summary_holds_the_best_values(tmp_path):
+    class Scores(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs |= {"val_AP": [0.25, 0.5, 0.125][epoch], "val_loss": [3.0, 2.0, 4.0][epoch], "instances": epoch}
+
+    fit_tiny(tiny_model(), [Scores(), WandbLogger()], epochs=3)
+    summary = read_run(tmp_path)["summary"]
+    assert (summary["best/val_AP"], summary["best/val_loss"]) == (0.5, 2.0)
+    assert (summary["epoch/val_AP"], summary["epoch/val_loss"]) == (0.125, 4.0)
+    assert "best/instances" not in summary
+
+
+def test_the_loss_within_an_epoch_is_logged(tmp_path):
+    history = fit_tiny(tiny_model(), [WandbLogger()], epochs=2, validation_data=None).history
+    points = column(read_run(tmp_path), "batch/loss")
+    assert [step for step, _ in points] == [1, 2, 3, 5, 6, 7]  # that of the last step is in the epoch's own
+    assert history["loss"][0] == pytest.approx(np.mean([value for _, value in points[:3]]), rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -452,6 +506,8 @@ def test_no_secret_reaches_a_file_or_the_server(tmp_path, online, capsys, answer
     [
         ({"mode": "onlin"}, r"Unknown W&B mode: got 'onlin'.*'online', 'offline', 'disabled'"),
         ({"config": ["lr"]}, r"config must be a dict: got list. Give vars"),
+        ({"resume": "yes"}, r"Unknown resume: got 'yes'.*'allow', 'must', 'never', 'auto'"),
+        ({"tags": "quick"}, r"tags are a list of strings: got 'quick'. Give \['quick'\]"),
         ({"media": {"a": 1}}, r"media must be a function: got dict, expected model -> "),
     ],
 )

@@ -4,6 +4,8 @@ Rules for the update ratio after CS231n, "Babysitting the learning process", and
 used activation functions". A rule speaks only about kernels (weights of rank 2 or more with a root mean square above
 1e-6), not in the first steps of a fit nor while the learning rate rises, and only where two measurements in a row say
 the same: fresh biases, zero-initialized layers, Adam's first steps, warm-up and a rate that decays to zero are healthy.
+So are branches that have nothing to learn for a while, such as a level of a pyramid on which no object lies, and layers
+with many dead units in a run whose loss falls. What the run does already (a `Setup`) is not advised.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ import math
 import statistics
 
 from kvision.callbacks.vitals import dead_relu, update_ratio
+from kvision.callbacks.vitals.setup import Setup
 
 WARM_UP = 50  # optimizer steps at the start of a fit about which nothing is said
 GROWN = 5.0  # how many times larger the median layer's weights may become
@@ -19,10 +22,17 @@ SPIKE = 20.0  # how far above its largest value so far the gradient norm may lie
 SPREAD = 1e5  # how far apart the relative gradients of two layers may lie
 EXPLODED = 10.0  # the relative gradient of the median layer from which it has exploded
 FEWEST_DEAD = 4  # dead units of a layer below which nothing is said
+NEARLY_ALL = 0.9  # fraction of dead units of which is spoken even while the loss falls
+RECENT = 3  # epochs in which a loss that falls reaches a new minimum, by this much:
+BETTER = 0.02
+SLOWER = "lower the learning rate about ten times"
 
 
 class Adviser:
     """Judges the measurements of one fit.
+
+    Args:
+        setup: What the run does already, a `Setup`.
 
     Example:
 
@@ -33,16 +43,19 @@ class Adviser:
     ```
     """
 
-    def __init__(self):
-        self._start = _Start()
+    def __init__(self, setup=None):
+        self._start = _Start(setup or Setup())
+        self._inputs = _InputRule(self._start)
         self._ratio = _RatioRule(self._start)
         self._gradient = _GradientRule(self._start)
         self._dead = _DeadRule(self._start)
+        self._losses = []
         self._said = {}
 
     def see_norms(self, norms):
         """Take in the norms of one step."""
         self._start.see(norms)
+        self._inputs.see(norms)
         self._ratio.see(norms)
         self._gradient.see(norms)
 
@@ -50,19 +63,25 @@ class Adviser:
         """Take in `{layer path: fraction of dead units}` and `{layer path: units}` of one window."""
         self._dead.see(fractions, units)
 
-    def sentences(self, finite=True):
-        """`{vital: sentence}` of what is wrong now and was not said since it was last right.
+    def see_loss(self, loss):
+        """Take in the loss of one epoch."""
+        self._losses.append(loss)
 
-        Args:
-            finite: Whether the loss is; if not, units are inactive because of that and are not spoken of.
-        """
+    def sentences(self):
+        """`{vital: sentence}` of what is wrong now and was not said since it was last right."""
         ratio, gradient, dead = self._ratio.verdict(), self._gradient.verdict(), self._dead.verdict()
-        if not finite:
+        inputs = self._inputs.verdict()
+        if self._losses and not math.isfinite(self._losses[-1]):
+            dead = None  # units are inactive because of that
+        if dead and not dead.severe and self._loss_falls():
             dead = None
+        if inputs:
+            ratio = gradient = None  # both follow from the inputs
         if ratio and ratio.kind in ("low", "start") and (gradient or dead):
             ratio = None  # the weights move little since no gradient reaches them, not since the rate is low
         sentences = {}
-        for vital, found in {"update_ratio": ratio, "dead_relu": dead, "gradient_norm": gradient}.items():
+        found_by = {"inputs": inputs, "update_ratio": ratio, "dead_relu": dead, "gradient_norm": gradient}
+        for vital, found in found_by.items():
             if found is None:
                 self._said.pop(vital, None)
             elif found.kind not in self._said.setdefault(vital, set()):
@@ -70,18 +89,27 @@ class Adviser:
                 sentences[vital] = found.sentence
         return sentences
 
+    def _loss_falls(self):
+        """Whether the loss of the last epochs says that the run goes well; after one epoch nothing says otherwise."""
+        if len(self._losses) <= RECENT:
+            return len(self._losses) == 1 or (len(self._losses) > 1 and self._losses[-1] < self._losses[0])
+        before = min(self._losses[:-RECENT])
+        return min(self._losses[-RECENT:]) < before - BETTER * abs(before)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Finding:
     kind: str
     sentence: str
-    certain: bool = False
+    certain: bool = False  # told after one measurement
+    severe: bool = True  # told even while the loss falls
 
 
 class _Start:
     """How a fit began: its first step, its kernels before that beside He initialization, its warm-up."""
 
-    def __init__(self):
+    def __init__(self, setup):
+        self.setup = setup
         self._step = None
         self._rate = 0.0
         self._healthy = True
@@ -100,6 +128,12 @@ class _Start:
         self.settled = norms.step - self._step >= WARM_UP
         self.rising = norms.learning_rate > self._rate > 0
         self._rate = norms.learning_rate
+
+    def cure(self, *cures):
+        """Pairs of what a run may do already, or None, and its words: those that are left, or a lower rate."""
+        left = [words for done, words in cures if done is None or not getattr(self.setup, done)]
+        *others, last = left or [SLOWER]
+        return f"{', '.join(others)}, or {last}" if others else last
 
     def finding(self, kind, layer, says, cure, certain=False):
         """A finding whose cure is another initializer, if the kernels were far from He initialization."""
@@ -133,6 +167,15 @@ class _Rule:
         return self._found if self._found and (self._streak >= 2 or self._found.certain) else None
 
 
+class _InputRule(_Rule):
+    def find(self, norms):
+        setup = self._start.setup
+        if None in (norms.largest_input, setup.largest_input) or not norms.largest_input >= setup.largest_input:
+            return None
+        sentence = f"The images reach {_short(norms.largest_input)}, unprepared: prepare them {setup.preparation}"
+        return _Finding("unprepared", sentence, certain=True)
+
+
 class _RatioRule(_Rule):
     _was_healthy = False
 
@@ -153,7 +196,7 @@ class _RatioRule(_Rule):
         if grown and statistics.median(grown.values()) > GROWN:
             worst = max(grown, key=grown.get)
             says = f"its weights are {_short(grown[worst])} times those at the start, healthy is under {GROWN:g}"
-            return self._start.finding("high", _layer(worst), says, "lower the learning rate about ten times")
+            return self._start.finding("high", _layer(worst), says, SLOWER)
         if 0 < median < low and not self._was_healthy:  # else the rate has decayed, or the loss is down
             worst = min((path for path in ratios if ratios[path] > 0), key=ratios.get)
             return self._ratio("low", worst, ratios, f"raise the learning rate {_times(1e-3 / median)}")
@@ -169,7 +212,7 @@ class _GradientRule(_Rule):
 
     def find(self, norms):
         broken = [path for path, gradient in norms.gradients.items() if not math.isfinite(gradient)]
-        slower = "lower the learning rate about ten times, or clip by the global norm"
+        slower = self._start.cure((None, SLOWER), ("clips", "clip by the global norm"))
         if broken:
             says = f"its gradient is not finite, at step {norms.step}"
             return self._start.finding("not finite", _layer(broken[0]), says, slower, certain=True)
@@ -179,21 +222,35 @@ class _GradientRule(_Rule):
         if not self._start.settled or not relative:
             self._largest = max(self._largest, size)
             return None
-        largest, smallest = max(relative, key=relative.get), min(relative, key=relative.get)
+        largest = max(relative, key=relative.get)
         if size > SPIKE * self._largest:
             says = f"the gradient norm is {_short(size)}, before it was at most {_short(self._largest)}"
             return self._start.finding("spike", _layer(largest), says, slower)
         self._largest = max(self._largest, size)
         if statistics.median(relative.values()) > EXPLODED:
             says = f"its gradient is {_short(relative[largest])} times its weights, healthy is under 1"
-            cure = "normalize the activations, or scale inputs and loss down"
+            cure = self._start.cure(("normalizes", "normalize the activations"), (None, "scale inputs and loss down"))
             return self._start.finding("exploding", _layer(largest), says, cure)
-        if relative[largest] < SPREAD * relative[smallest]:
+        return self._spread(relative)
+
+    def _spread(self, relative):
+        """From the input to the output, not from one branch to another: near the input the whole end must be off."""
+        paths = list(relative)
+        end = max(1, len(paths) // 4)
+        first, last = paths[:end], paths[-end:]
+        least, most = min(first, key=relative.get), max(first, key=relative.get)
+        low, high = min(last, key=relative.get), max(paths, key=relative.get)
+        middle_of_first, middle_of_last = (statistics.median(map(relative.get, part)) for part in (first, last))
+        apart = math.sqrt(SPREAD)  # of the middle of an end
+        normalize = ("normalizes", "normalize the activations")
+        if relative[high] >= SPREAD * relative[least] and relative[high] >= apart * middle_of_first:
+            kind, path, other = "vanishing", least, high
+            cure = self._start.cure(normalize, ("rectifies", "use ReLU"), ("skips", "add skip connections"))
+        elif relative[most] >= SPREAD * relative[low] and relative[most] >= apart * middle_of_last:
+            kind, path, other = "exploding", most, low
+            cure = self._start.cure(normalize, ("clips", "clip by the global norm"))
+        else:
             return None
-        kind, path, cure = "exploding", largest, "normalize the activations, or clip by the global norm"
-        if norms.kernels.index(smallest) < norms.kernels.index(largest):
-            kind, path, cure = "vanishing", smallest, "normalize the activations, use ReLU, or add skip connections"
-        other = smallest if path == largest else largest
         says = (
             f"its gradient is {_short(relative[path])} times its weights where that of {_layer(other)} is "
             f"{_short(relative[other])}, healthy is within {_short(SPREAD)} of each other"
@@ -215,9 +272,11 @@ class _DeadRule(_Rule):
             return None
         worst = max(dead, key=fractions.get)
         says = f"{dead[worst]} of {units[worst]} units are dead, healthy is under {100 * healthy:.0f} %"
+        kind, cure = "dead", "biases at 0.01 and weights by He initialization"
         if fractions[worst] > self._at_first[worst] + 0.1:
-            return self._start.finding("dying", worst, says, "lower the learning rate about ten times")
-        return self._start.finding("dead", worst, says, "start its biases at 0.01 and its weights by He initialization")
+            kind, cure = "dying", "a learning rate about ten times lower"
+        cure = f"dead units do not come back, so start again with {cure}"
+        return dataclasses.replace(self._start.finding(kind, worst, says, cure), severe=fractions[worst] >= NEARLY_ALL)
 
 
 def _layer(path):

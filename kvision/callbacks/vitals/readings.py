@@ -15,6 +15,7 @@ class Norms:
         gradients: `{weight path: norm}`, before clipping, unscaled; weights without a gradient are missing.
         weights: `{weight path: norm}` before the step.
         updates: `{weight path: norm}` of what the step added.
+        largest_input: Largest magnitude in the images of the step's batch; None where the inputs are no images.
     """
 
     step: int
@@ -23,6 +24,7 @@ class Norms:
     gradients: dict
     weights: dict
     updates: dict
+    largest_input: float | None = None
 
     @property
     def kernels(self):

@@ -12,7 +12,7 @@ import weakref
 
 from kvision._keras import print_message
 from kvision.callbacks.vitals.tapped_step import MeasurementError, tapped_step_of
-from kvision.trackers.clock import optimizer_steps, unwrapped_optimizer
+from kvision.trackers.clock import applied_steps, clock_of, optimizer_steps, unwrapped_optimizer
 from kvision.trackers.events import Advice
 from kvision.trackers.tracker import emit
 
@@ -73,7 +73,7 @@ class StepTap:
 
     @property
     def step(self):
-        """Optimizer steps taken; batches of this fit where the optimizer is not the one that is applied."""
+        """Optimizer steps of the run; batches of this fit where the optimizer is not the one that is applied."""
         return optimizer_steps(self.model) if self._measures_norms() else self._batches
 
     def watches_relus(self):
@@ -114,12 +114,13 @@ class StepTap:
         self._step, values = found
         self._reachable = self._step + executed - 1
         self._next = min((self._step // vital.every + 1) * vital.every for vital in self._vitals)
-        norms = self._tapped.norms(self._step, values())
+        step = self._step + clock_of(self.model).steps_before
+        norms = self._tapped.norms(step, values())
         self._collect()
         for vital in self._vitals:
             if self._step == self._first or self._step % vital.every == 0:
                 vital.on_norms(norms)
-                self._deliver(vital, self._step)
+                self._deliver(vital, step)
 
     def end_epoch(self, vital, epoch):
         """Deliver to `vital` what is left, and tell once what cannot be measured."""
@@ -132,7 +133,7 @@ class StepTap:
             what = "Update ratios and gradient norms are" if self._tapped is not None else "The vitals of this run are"
             text = f"{what} not measured: {self._reason}."
             print_message(f"\n{text}")
-            self.unmeasured = Advice("update_ratio", self.step, epoch, text)
+            self.unmeasured = Advice("update_ratio", self.step, clock_of(self.model).epoch(epoch), text)
             emit(vital, self.unmeasured)
         self._collect()
         self._deliver(vital, self.step)
@@ -149,7 +150,7 @@ class StepTap:
         if self._tapped is None:
             return
         optimizer = unwrapped_optimizer(self.model)
-        self._step = self._reachable = 0 if optimizer is None else optimizer_steps(self.model)
+        self._step = self._reachable = applied_steps(self.model)
         self._first = self._next = self._step + 1
         window = min(vital.every for vital in self._vitals)
         window *= getattr(optimizer, "gradient_accumulation_steps", None) or 1

@@ -111,13 +111,18 @@ class TappedStep:
         self._optimizer = unwrapped_optimizer(model)
         self._names = {}  # of the watched calls, in the order of the first trace
         self._without_gradient = set()
+        self._reads_images = False
         self._running = 0
         self._calls = threading.local()  # replicas are traced one after another, each in a thread of its own
         step = model.train_step
 
+        def reading_step(*arguments):  # the data come last, on every backend
+            self._calls.images = images_of(arguments[-1])
+            return step(*arguments)
+
         def tapped_step(*arguments):
             with self._wrapped():
-                return self.recorder.run(step, arguments)
+                return self.recorder.run(reading_step, arguments)
 
         with replaced([(model, "train_step", tapped_step)]):
             model.make_train_function(force=True)
@@ -138,13 +143,13 @@ class TappedStep:
 
     def norms(self, step, values):
         """The `Norms` in a vector that the recorder held."""
-        rate, values = float(values[0]), values[1:].reshape(3, -1).tolist()
+        (rate, largest), values = values[:2].tolist(), values[2:].reshape(3, -1).tolist()
         paths = unique_names(variable.path for variable in self.variables)
         shapes = {path: tuple(variable.shape) for path, variable in zip(paths, self.variables, strict=True)}
         gradients, weights, updates = (dict(zip(paths, row, strict=True)) for row in values)
         for index in self._without_gradient:
             del gradients[paths[index]]
-        return Norms(step, rate, shapes, gradients, weights, updates)
+        return Norms(step, rate, shapes, gradients, weights, updates, largest if self._reads_images else None)
 
     @contextlib.contextmanager
     def _wrapped(self):
@@ -158,6 +163,7 @@ class TappedStep:
             yield
         finally:
             self._running -= 1
+            self._calls.images = None
             if self._running == 0:
                 self._wrappers.close()
 
@@ -197,6 +203,12 @@ class TappedStep:
             if not self._measures(variables):
                 return apply(grads, trainable_variables=trainable_variables)
             self._without_gradient = {index for index, gradient in enumerate(grads) if gradient is None}
+            images = getattr(self._calls, "images", None)
+            self._reads_images = images is not None
+
+            def largest():
+                return float32(0.0) if images is None else ops.max(ops.abs(float32(images)))
+
             averaged = []
 
             def keep_before_averaging():
@@ -235,9 +247,10 @@ class TappedStep:
                 squares += map(sum_of_squares, weights)
                 for new, old in zip(updated, weights, strict=True):
                     squares.append(sum_of_squares(float32(new) - float32(old)))
-                return step, ops.concatenate([ops.reshape(float32(rate), [1]), ops.sqrt(ops.stack(squares))])
+                head = ops.stack([float32(rate), largest()])
+                return step, ops.concatenate([head, ops.sqrt(ops.stack(squares))])
 
-            return recorder.around_update(due, 1 + 3 * len(variables), before, update, after)
+            return recorder.around_update(due, 2 + 3 * len(variables), before, update, after)
 
         return measured_apply
 
@@ -297,6 +310,13 @@ class TappedStep:
             same = sum(1 for known in self._names.values() if known[0] == path)
             self._names[call] = path, path if same == 0 else f"{path} ({same + 1})"
         return self._names[call][1]
+
+
+def images_of(data):
+    """The first images [b, h, w, 1 or 3] among the inputs of a batch, or None."""
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    shapes = ((getattr(tensor, "shape", ()), tensor) for tensor in keras.tree.flatten(x))
+    return next((tensor for shape, tensor in shapes if len(shape) == 4 and shape[-1] in (1, 3)), None)
 
 
 def float32(tensor):

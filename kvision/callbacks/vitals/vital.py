@@ -5,6 +5,7 @@ import math
 import keras
 
 from kvision.callbacks.vitals.step_tap import tap_of
+from kvision.trackers.clock import clock_of
 from kvision.trackers.events import Measurement
 from kvision.trackers.tracker import emit
 
@@ -14,8 +15,9 @@ class Vital(keras.callbacks.Callback):
 
     All vitals of one `fit` share one measurement in the compiled step, taken at the optimizer steps they ask for. A
     subclass overrides what it needs of `on_norms`, `on_activations` and `summary`, and hands numbers by weight or layer
-    to the trackers with `emit`. One that overrides `on_train_begin`, `on_train_batch_begin`, `on_train_batch_end`,
-    `on_epoch_end` or `on_train_end` calls those of this class.
+    to the trackers with `emit`. One that overrides `on_train_begin`, `on_epoch_begin`, `on_train_batch_begin`,
+    `on_train_batch_end`, `on_epoch_end` or `on_train_end` calls those of this class. Steps are those of the run: they
+    go on where the model is compiled anew.
 
     Where the optimizer cannot be measured (`compile(optimizer=None)`, a `train_step` of one's own with optimizers of
     its own, ...), one sentence says so, the training goes on, and steps are batches, counted in this `fit`.
@@ -86,6 +88,9 @@ class Vital(keras.callbacks.Callback):
         self._tap = tap_of(self)
         self._tap.join(self, reads_norms=type(self).on_norms is not Vital.on_norms)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        clock_of(self.model).begin(self, epoch)
+
     def on_train_batch_begin(self, batch, logs=None):
         self._tap.before_batch(self, batch)
 
@@ -94,6 +99,7 @@ class Vital(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._tap.end_epoch(self, epoch)
+        clock_of(self.model).end_epoch(self, epoch)
         if logs is not None:  # every epoch has the same entries, so that a table can be made of the history
             logs.update({name: math.nan if value is None else value for name, value in self.summary().items()})
 

@@ -1,13 +1,13 @@
 """The three training vitals at once, with advice."""
 
-import math
-
 from kvision._keras import print_message
 from kvision.callbacks.vitals.advice import Adviser
 from kvision.callbacks.vitals.dead_relu import DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm
+from kvision.callbacks.vitals.setup import setup_of
 from kvision.callbacks.vitals.update_ratio import UpdateRatio
 from kvision.callbacks.vitals.vital import Vital
+from kvision.trackers.clock import clock_of
 from kvision.trackers.events import Advice
 from kvision.trackers.tracker import emit
 
@@ -18,7 +18,8 @@ class Vitals(Vital):
     The three share one measurement inside the training step. Their summaries go into `logs` as `update_ratio`,
     `dead_relu` and `gradient_norm`, so Keras shows them in the line of each epoch and records them in its history. When
     two measurements in a row are unhealthy, one sentence a vital is printed at the end of the epoch and handed to the
-    trackers; it comes again only after the vital has been healthy in between. A healthy run prints nothing.
+    trackers; it comes again only after the vital has been healthy in between. A healthy run prints nothing. Images of
+    0...255 that reach a network which expects prepared ones are told as well.
 
     Args:
         every: Optimizer steps from one measurement to the next; the first step is measured as well.
@@ -61,7 +62,7 @@ class Vitals(Vital):
         for part in self._parts:
             part.on_train_begin(logs)
         super().on_train_begin(logs)
-        self._adviser = Adviser()
+        self._adviser = Adviser(setup_of(self.model))
         self._fractions = self.dead_relu.fractions
         self._step = 0
         self.advice, self._unprinted = [], []
@@ -81,6 +82,7 @@ class Vitals(Vital):
         self._see_dead()
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self._print()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -89,9 +91,10 @@ class Vitals(Vital):
         super().on_epoch_end(epoch)
         if self._tap.unmeasured is not None and self._tap.unmeasured not in self.advice:
             self.advice.append(self._tap.unmeasured)
-        finite = math.isfinite((logs or {}).get("loss", 0.0))
-        for vital, text in self._adviser.sentences(finite).items():
-            advice = Advice(vital, self._step, epoch, text)
+        if "loss" in (logs or {}):
+            self._adviser.see_loss(logs["loss"])
+        for vital, text in self._adviser.sentences().items():
+            advice = Advice(vital, self._step, clock_of(self.model).epoch(epoch), text)
             self.advice.append(advice)
             if self._tap.first(Vitals) is self:
                 self._unprinted.append(text)

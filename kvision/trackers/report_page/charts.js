@@ -13,17 +13,23 @@ function ticksOf(low, high, fewest) {
   return ticks;
 }
 
-function verticalScale(values, linear) {
+function verticalScale(values, healthy) {
   const low = Math.min(...values), high = Math.max(...values);
-  const logarithmic = !linear && low > 0 && high / low >= 100;
-  const [from, to] = logarithmic ? [Math.log10(low), Math.log10(high)] : [low, high];
+  const zero = low === 0 && healthy?.[0] > 0;  // no logarithm: it gets a line of its own, below the healthy range
+  const logarithmic = zero || (healthy?.[0] !== 0 && low > 0 && high / low >= 100);
+  const positive = zero ? [...healthy, ...values.filter((number) => number > 0)] : values;
+  const floor = zero ? Math.floor(Math.log10(Math.min(...positive))) - 1 : -Infinity;
+  const [from, to] = !logarithmic ? [low, high]
+    : [zero ? floor : Math.log10(low), Math.log10(Math.max(...positive))];
   const room = (to - from || Math.abs(to) || 1) * 0.06;
   const bottom = height - margin.bottom;
   const place = (number) => bottom - (number - from + room) / (to - from + 2 * room) * (bottom - margin.top);
   const ticks = logarithmic
-    ? ticksOf(from, to, Math.min(2, to - from)).filter(Number.isInteger).map((power) => [place(power), 10 ** power])
+    ? ticksOf(from, to, Math.min(2, to - from)).filter((power) => Number.isInteger(power) && power > floor)
+      .map((power) => [place(power), 10 ** power])
     : ticksOf(from - room, to + room, 2).map((tick) => [place(tick), Number(tick.toPrecision(12))]);
-  return { logarithmic, ticks, at: (number) => place(logarithmic ? Math.log10(number) : number) };
+  if (zero) ticks.unshift([place(floor), 0]);
+  return { logarithmic, ticks, at: (number) => place(logarithmic ? Math.max(Math.log10(number), floor) : number) };
 }
 
 function epochTicks(points, width) {  // rows of [step, epoch from 1]; between two points the step is a guess
@@ -57,7 +63,7 @@ function chart(parent, title, series, healthy) {
   const readout = add(caption, "div", { class: "readout" });
   const longest = series.reduce((best, each) => (each.points.length > best.points.length ? each : best)).points;
   const finite = series.flatMap((each) => each.points.map(value)).filter(Number.isFinite);
-  const scale = verticalScale(finite.length ? finite : [0, 1], healthy?.[0] === 0);
+  const scale = verticalScale(finite.length ? finite : [0, 1], healthy);
   const range = healthy ? `healthy ${format(healthy[0])} to ${format(healthy[1])}` : "";
   note.textContent = [range, scale.logarithmic ? "log scale" : ""].filter(Boolean).join(", ");
   const first = Math.min(...series.map((each) => each.points[0][0]));

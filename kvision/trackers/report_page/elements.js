@@ -26,6 +26,8 @@ function format(value) {
   return String(Number(Number(value).toPrecision(size >= 1000 ? 5 : 4)));
 }
 
+const gigabytes = (bytes) => `${(bytes / 1e9).toPrecision(2)} GB`;
+
 function duration(seconds) {
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
@@ -47,6 +49,14 @@ function table(parent, heads, rows) {
       cell(row, column ? "td" : "th", column, text);
     });
   }
+}
+
+function flat(value, path = "") {  // rows of a dotted name and its value; what is not set is left out
+  if (value === null) return [];
+  if (typeof value === "number") return [[path, String(Number(value.toPrecision(6)))]];
+  if (typeof value !== "object") return [[path, String(value)]];
+  if (Array.isArray(value) && value.every((each) => typeof each !== "object")) return [[path, value.join(", ")]];
+  return Object.entries(value).flatMap(([key, each]) => flat(each, path ? `${path}.${key}` : key));
 }
 
 function folded(parent, title, fill) {

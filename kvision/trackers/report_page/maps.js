@@ -30,9 +30,23 @@ function scaleOf(grid) {
   return { linear, decode, from, to, fraction: (code) => (code - from) / (to - from), encode };
 }
 
-function side(grid, number) {  // -1 below, 1 above, 0 inside the healthy range
+function side(grid, number, low) {  // -1 below, 1 above, 0 inside the healthy range
   if (typeof number === "string" || number === Infinity) return 1;
-  return grid.healthy ? (number > grid.healthy[1]) - (number < grid.healthy[0]) : 0;
+  return grid.healthy ? (number > grid.healthy[1]) - (number < low) : 0;
+}
+
+// The lower end of the healthy range, by column: once the median has been healthy, the end sinks as the median does,
+// since an annealed learning rate makes all updates small.
+function lowerEnds(grid, rows, scale) {
+  let most = 0;
+  return grid.steps.map((_, column) => {
+    const low = grid.healthy?.[0] ?? 0;
+    const numbers = rows.map((row) => grid.cells[row][column])
+      .filter((code) => code !== MISSING && code !== NOT_FINITE).map(scale.decode).sort((one, two) => one - two);
+    const median = numbers[numbers.length >> 1] ?? 0;
+    most = Math.max(most, median);
+    return most >= low && most > 0 ? low * median / most : low;
+  });
 }
 
 function legend(parent, grid, scale) {
@@ -59,12 +73,14 @@ function legend(parent, grid, scale) {
   range.style.width = `${100 * (high - low)}%`;
 }
 
-function outside(parent, grid, names) {
+function outside(parent, grid, names, low) {
   const found = names.map((name) => [name, grid.latest[name]])
-    .filter(([, number]) => number !== undefined && side(grid, number))
-    .map(([name, number]) => `${name} ${format(number)} (${side(grid, number) > 0 ? "above" : "below"})`);
+    .filter(([, number]) => number !== undefined && side(grid, number, low))
+    .map(([name, number]) => `${name} ${format(number)} (${side(grid, number, low) > 0 ? "above" : "below"})`);
+  const shrunk = names.some((name) => grid.latest[name] < grid.healthy[0]);
   const shown = found.slice(0, 8).join(", ") + (found.length > 8 ? ` and ${found.length - 8} more` : "");
   add(parent, "p", { class: "list" }, found.length ? `Outside at the last measurement: ${shown}.`
+    : shrunk ? "Small at the last measurement, after a healthy run and all together: so it is when the rate is annealed."
     : `All ${names.length} inside the healthy range at the last measurement.`);
 }
 
@@ -118,7 +134,7 @@ function paint(map) {
       const x = labels + column * cell, fraction = Math.max(0, Math.min(1, scale.fraction(code)));
       context.fillStyle = code === NOT_FINITE ? alarm : shades[Math.round(128 * fraction)];
       context.fillRect(x, y, cell + (gap ? -Math.min(1, cell / 8) : 0.5), rowHeight - gap);
-      const out = side(grid, scale.decode(code));
+      const out = side(grid, scale.decode(code), map.low[column]);
       if (out) mark(context, x, y, out, map.layout, contrast(fraction));
     });
   });
@@ -152,7 +168,7 @@ function readCell(map, readout, place, column) {
   let text = format(Number(number.toPrecision(2))), out = 0;
   if (code === MISSING) text = "not measured";
   else if (code === NOT_FINITE) text = "not finite";
-  else out = side(grid, number);
+  else out = side(grid, number, map.low[map.chosen[1]]);
   const alarm = out || code === NOT_FINITE;
   readout.replaceChildren();
   add(readout, "b", {}, grid.rows[row]);
@@ -176,10 +192,11 @@ function heatMap(parent, name, grid, meaning) {
   const every = grid.rows.map((_, row) => row);
   const vectors = new Set(data.vectors);
   const kernels = every.filter((row) => !vectors.has(grid.rows[row]));
-  const map = { canvas, grid, scale, rows: kernels.length ? kernels : every, chosen: [0, grid.steps.length - 1] };
+  const rows = kernels.length ? kernels : every;
+  const map = { canvas, grid, scale, rows, low: lowerEnds(grid, rows, scale), chosen: [0, grid.steps.length - 1] };
   const label = `${words(name)} of ${map.rows.length} layers over the steps; the last as a table below`;
   canvas.setAttribute("aria-label", label);
-  if (grid.healthy) outside(figure, grid, map.rows.map((row) => grid.rows[row]));
+  if (grid.healthy) outside(figure, grid, map.rows.map((row) => grid.rows[row]), map.low.at(-1));
   folded(figure, "Last measured, as a table", (details) =>
     table(details, ["", words(name)], Object.entries(grid.latest)));
 

@@ -34,11 +34,15 @@ function fillHead() {
   if (data.status === "running" && silent > Math.max(600, 3 * (data.seconds_per_epoch ?? 0))) {
     add(section("status"), "strong", { class: "alarm" }, ` · no news for ${duration(silent)}: was it stopped?`);
   }
-  const { parameters, optimizer, versions } = data.config;
+  const { parameters, optimizer, versions, source } = data.config;
   const facts = [];
+  if (data.images_per_second) facts.push(`${whole(Math.round(data.images_per_second))} images/s`);
+  if (data.memory.process) facts.push(`${gigabytes(data.memory.process)} of memory at most`);
+  if (data.memory.device) facts.push(`${gigabytes(data.memory.device)} on the accelerator`);
   if (parameters) facts.push(`${whole(parameters)} parameters`);
   if (optimizer) facts.push(optimizer.class_name);
   if (versions) facts.push(`Keras ${versions.keras} on ${versions.backend}`, `kvision ${versions.kvision}`);
+  if (source?.commit) facts.push(`commit ${source.commit.replace(/^(.{10})\w*/, "$1")}`);
   section("facts").textContent = facts.join(" · ");
 }
 
@@ -83,7 +87,10 @@ function fillAdvice() {
 function fillCurves() {
   const charts = add(section("curves"), "div", { class: "charts" });
   for (const name of names((each) => !isVital(each))) chartOf(charts, name);
-  if (!charts.children.length) charts.replaceWith("They begin when the first epoch has ended.");
+  for (const [name, points] of Object.entries(data.within)) {
+    chart(charts, `${words(name)} within epochs`, [{ label: "", kind: "within", points }]);
+  }
+  if (!charts.children.length) charts.replaceWith("They begin with the second step.");
 }
 
 function fillVitals() {
@@ -117,14 +124,6 @@ function fillModel() {
   folded(parent, `${data.layers.length} layers${sizes}`, (details) =>
     table(details, ["layer", "type", "output shape", "parameters"],
       data.layers.map(([depth, name, type, shape, count]) => ["\u2003".repeat(depth) + name, type, shape, count])));
-}
-
-function flat(value, path = "") {  // rows of a dotted name and its value; what is not set is left out
-  if (value === null) return [];
-  if (typeof value === "number") return [[path, String(Number(value.toPrecision(6)))]];
-  if (typeof value !== "object") return [[path, String(value)]];
-  if (Array.isArray(value) && value.every((each) => typeof each !== "object")) return [[path, value.join(", ")]];
-  return Object.entries(value).flatMap(([key, each]) => flat(each, path ? `${path}.${key}` : key));
 }
 
 function fillConfiguration() {

@@ -11,6 +11,7 @@ from keras import layers
 from kvision.callbacks import Vitals
 from kvision.callbacks.vitals.advice import Adviser
 from kvision.callbacks.vitals.readings import Norms
+from kvision.callbacks.vitals.setup import RAW, Setup, setup_of
 from tests.callbacks.vitals.vital_runs import Record
 
 EXAMPLES, BATCH, EPOCHS, EVERY = 256, 16, 12, 30  # 16 steps an epoch: measured at 1, 30, 60, ..., 180
@@ -128,7 +129,7 @@ PLANTED = {
     "units dead from the start": (
         lambda: (dense(bias_initializer=keras.initializers.Constant(-9.0)), sgd(0.02)),
         "dead_relu",
-        "dense0: 32 of 32 units are dead, healthy is under 40 %: start its biases at 0.01",
+        "dense0: 32 of 32 units are dead, .* do not come back, so start again with biases at 0.01",
     ),
     "gradient that is not finite": (
         lambda: (dense(), sgd(1e3)),
@@ -177,7 +178,7 @@ def test_relus_that_die_in_the_run_are_told():
 
     advice = advice_of(dense(), sgd(0.01), [Kill()])
     texts = [item.text for item in advice if item.vital == "dead_relu"]
-    assert texts == ["dense1: 20 of 32 units are dead, healthy is under 40 %: lower the learning rate about ten times"]
+    assert texts == [f"dense1: 20 of 32 units are dead, healthy is under 40 %: {RATE}"]
 
 
 # What follows feeds numbers to the rules: the sentence of the issue, and the edges that runs reach only by chance.
@@ -209,11 +210,11 @@ def grown(step, factor):
     return made
 
 
-def said(*measured, **options):
-    adviser = Adviser()
+def said(*measured, **setup):
+    adviser = Adviser(Setup(**setup))
     for found in measured:
         adviser.see_norms(found)
-    return adviser.sentences(**options)
+    return adviser.sentences()
 
 
 def test_the_sentence_names_layer_number_range_and_cure():
@@ -315,6 +316,98 @@ def test_a_depthwise_kernel_starts_by_the_one_channel_it_sees():
     assert "learning rate" in said(*measured)["update_ratio"]
 
 
+SPREAD_OUT = {
+    "vanishing": thrice(gradients={"conv1/kernel": 1e-6}),
+    "exploding": thrice(gradients={"head/kernel": 1e-6}),
+    "not finite": [norms(1), norms(100, gradients={"conv1/kernel": float("nan")})],
+    "exploded": thrice(gradient=100 * norms(1).weights["conv1/kernel"]),
+}
+LOWER, CLIP = "lower the learning rate about ten times", "clip by the global norm"
+NORMALIZE, RELU, SKIP = "normalize the activations", "use ReLU", "add skip connections"
+
+
+@pytest.mark.parametrize(
+    ("illness", "setup", "cure"),
+    [
+        ("not finite", (), f"{LOWER}, or {CLIP}"),
+        ("not finite", ("clips",), LOWER),
+        ("exploding", (), f"{NORMALIZE}, or {CLIP}"),
+        ("exploding", ("clips",), NORMALIZE),
+        ("exploding", ("normalizes",), CLIP),
+        ("exploding", ("normalizes", "clips"), LOWER),
+        ("exploded", (), f"{NORMALIZE}, or scale inputs and loss down"),
+        ("exploded", ("normalizes",), "scale inputs and loss down"),
+        ("vanishing", (), f"{NORMALIZE}, {RELU}, or {SKIP}"),
+        ("vanishing", ("rectifies",), f"{NORMALIZE}, or {SKIP}"),
+        ("vanishing", ("normalizes", "skips"), RELU),
+        ("vanishing", ("normalizes", "rectifies", "skips"), LOWER),
+    ],
+)
+def test_what_is_done_already_is_not_advised(illness, setup, cure):
+    (text,) = said(*SPREAD_OUT[illness], **dict.fromkeys(setup, True)).values()
+    assert text.endswith(f": {cure}")
+
+
+@pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_clipping_is_found_in_the_optimizer(clipping, scaled):
+    def setup(**options):
+        optimizer = sgd(0.1, **options)
+        model = dense()
+        model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, "mse")
+        return setup_of(model)
+
+    assert setup(**{clipping: 1.0}).clips and not setup().clips
+
+
+def test_layers_are_found_in_the_model():
+    inner = convolutional(layers.BatchNormalization)
+    plain, sigmoid = dense(), dense(activation="sigmoid")
+    inputs = keras.Input((8, 8, 2))
+    skipping = keras.Model(inputs, layers.Add()([inner(inputs), plain(inputs)]))
+    found = []
+    for model in (inner, plain, sigmoid, skipping):
+        model.compile("sgd", "mse")
+        setup = setup_of(model)
+        found.append((setup.normalizes, setup.rectifies, setup.skips, setup.largest_input))
+    assert found == [
+        (True, True, False, RAW),
+        (False, True, False, RAW),
+        (False, False, False, RAW),
+        (True, True, True, RAW),
+    ]
+
+
+# A detector in the order of its weights: a trunk, a pyramid, heads; the last levels may have no object on them.
+TRUNK = [f"layer{index}.conv" for index in range(12)]
+DETECTOR = [*TRUNK, "P3", "P4", "P5", "P6", "P7", "class.conv", "class.logits", "box.conv", "box.deltas"]
+
+
+@pytest.mark.parametrize(
+    "empty", [["P7"], ["P6", "P7"], ["P5", "P6", "P7"], ["box.deltas"], ["box.conv", "box.deltas"]]
+)
+def test_a_branch_with_nothing_to_learn_is_healthy(empty):
+    small = {f"{layer}/kernel": 6e-8 for layer in empty}
+    assert said(*thrice(layers=DETECTOR, gradients=small)) == {}
+
+
+def test_a_trunk_that_gets_no_gradient_is_told():
+    small = {f"{layer}/kernel": 1e-7 * 3.0**index for index, layer in enumerate(TRUNK)}
+    text = said(*thrice(layers=DETECTOR, gradients=small))["gradient_norm"]
+    assert text.startswith("layer0.conv: its gradient is") and NORMALIZE in text
+
+
+@pytest.mark.parametrize(
+    ("reached", "expected", "told"),
+    [(255.0, 8.0, True), (8.0, 8.0, True), (7.9, 8.0, False), (255.0, None, False), (None, 8.0, False)],
+)
+def test_images_that_were_not_prepared_are_told_at_once(reached, expected, told):
+    measured = dataclasses.replace(norms(1), largest_input=reached)
+    text = f"The images reach {reached:.0f}, unprepared: prepare them by hand" if told else ""
+    want = {"inputs": text} if told else {}
+    assert said(measured, largest_input=expected, preparation="by hand") == want
+
+
 def test_a_low_ratio_is_not_told_where_no_gradient_arrives():
     vanishing = {"gradients": {"conv1/kernel": 1e-6}}
     assert set(said(*thrice(ratio=1e-7, **vanishing))) == {"gradient_norm"}
@@ -365,13 +458,39 @@ def test_dead_units_are_not_told_where_the_loss_is_not_finite():
     adviser.see_norms(norms(1))
     for _ in range(2):
         adviser.see_dead({"relu": 1.0}, {"relu": 32})
-    assert adviser.sentences(finite=False) == {}
+    adviser.see_loss(float("nan"))
+    assert adviser.sentences() == {}
+    adviser.see_loss(1.0)
     assert "32 of 32" in adviser.sentences()["dead_relu"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "fraction", "told"),
+    [
+        ([3.0], 0.6, False),  # the first epoch says nothing yet
+        ([3.0, 2.0], 0.6, False),
+        ([3.0, 3.5], 0.6, True),
+        ([3.0, 2.0, 1.0, 0.9, 0.95], 0.6, False),  # noise beside a new minimum
+        ([3.0, 1.0, 1.5, 1.2, 1.1], 0.6, True),  # up, and not back
+        ([1.0, 1.0, 1.0, 1.0, 0.99], 0.6, True),
+        ([-1.0, -2.0, -3.0, -4.0, -5.0], 0.6, False),
+        ([3.0, 2.0, 1.0, 0.5], 0.9, True),  # nearly all are dead
+        ([3.0, 2.0, 1.0, 0.5], 0.89, False),
+    ],
+)
+def test_some_dead_units_are_not_told_of_while_the_loss_falls(losses, fraction, told):
+    adviser = Adviser()
+    adviser.see_norms(norms(1))
+    for loss in losses:
+        adviser.see_dead({"relu": fraction}, {"relu": 1000})
+        adviser.see_dead({"relu": fraction}, {"relu": 1000})
+        adviser.see_loss(loss)
+    assert ("dead_relu" in adviser.sentences()) is told
+
+
 BIASES, RATE = (
-    "start its biases at 0.01 and its weights by He initialization",
-    "lower the learning rate about ten times",
+    f"dead units do not come back, so start again with {how}"
+    for how in ("biases at 0.01 and weights by He initialization", "a learning rate about ten times lower")
 )
 
 

@@ -118,4 +118,4 @@ def test_the_examples_of_the_extension_points_run(capsys):
     exec(example_of(kvision.callbacks.Vital), names)
     assert np.isfinite(names["history"]["largest_update"]).all()
     exec(example_of(kvision.trackers.Tracker), names)
-    assert "0 {'loss': " in capsys.readouterr().out
+    assert "1 {'loss': " in capsys.readouterr().out

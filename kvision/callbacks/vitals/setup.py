@@ -1,0 +1,69 @@
+"""What a model and its optimizer do already, and what the model expects: advice neither repeats nor contradicts it."""
+
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+
+from kvision._keras import layers_of
+from kvision.callbacks.vitals.relu import relu_attribute
+from kvision.task_model import TaskModel
+from kvision.trackers.clock import unwrapped_optimizer
+
+CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
+NORMS = ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization")
+RAW = 200.0  # images that reach it were not prepared, whatever the network: a mean of colours alone leaves less
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What needs no advice any more.
+
+    Args:
+        clips: Whether the optimizer clips gradients.
+        normalizes: Whether layers normalize the activations.
+        rectifies: Whether activations are ReLUs.
+        skips: Whether there are skip connections.
+        largest_input: The magnitude from which images were not prepared for the network; None where any are right.
+        preparation: How they are prepared, in words.
+    """
+
+    clips: bool = False
+    normalizes: bool = False
+    rectifies: bool = False
+    skips: bool = False
+    largest_input: float | None = None
+    preparation: str = ""
+
+
+def setup_of(model):
+    """The `Setup` of a compiled model."""
+    optimizer = unwrapped_optimizer(model)
+    layers = layers_of(model, include_self=True)
+    bound, preparation = _expected(model, layers)
+    return Setup(
+        clips=any(
+            getattr(part, name, None) for part in getattr(optimizer, "optimizers", [optimizer]) for name in CLIPPING
+        ),
+        normalizes=any(cls.__name__ in NORMS for layer in layers for cls in type(layer).__mro__),
+        rectifies=any(relu_attribute(layer) for layer in layers),
+        skips=any(isinstance(layer, keras.layers.Add) for layer in layers),
+        largest_input=bound,
+        preparation=preparation,
+    )
+
+
+def _expected(model, layers):
+    if isinstance(model, TaskModel) or any(
+        isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization) for layer in layers
+    ):
+        return None, ""  # images of 0...255 are prepared inside
+    for layer in layers:
+        preprocessing = getattr(layer, "preprocessing", None)
+        if callable(preprocessing):
+            with contextlib.suppress(Exception):  # a function of the user's own, of images that we do not know
+                ends = preprocessing(np.array([[[[0.0] * 3, [255.0] * 3]]], "float32"))
+                largest = float(np.abs(keras.ops.convert_to_numpy(ends)).max())
+                return 3 * largest, f"by {layer.name}.preprocessing, to at most {largest:.2g}"
+    return RAW, "to about -1...1, such as by keras.layers.Rescaling(1 / 127.5, -1)"
