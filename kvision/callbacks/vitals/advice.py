@@ -23,6 +23,7 @@ SPREAD = 1e5  # how far apart the relative gradients of two layers may lie
 EXPLODED = 10.0  # the relative gradient of the median layer from which it has exploded
 FEWEST_DEAD = 4  # dead units of a layer below which nothing is said
 NEARLY_ALL = 0.9  # fraction of dead units of which is spoken even while the loss falls
+SUDDEN = 0.3  # fraction of a layer that dies from one window to the next, likewise
 RECENT = 3  # epochs in which a loss that falls reaches a new minimum, by this much:
 BETTER = 0.02
 SLOWER = "lower the learning rate about ten times"
@@ -261,10 +262,13 @@ class _GradientRule(_Rule):
 class _DeadRule(_Rule):
     def __init__(self, start):
         super().__init__(start)
-        self._at_first = {}
+        self._at_first, self._before, self._struck = {}, {}, set()
 
     def find(self, fractions, units):
         self._at_first = fractions | self._at_first
+        if self._start.settled:
+            self._struck |= {path for path, now in fractions.items() if now > self._before.get(path, now) + SUDDEN}
+        self._before = fractions
         healthy = dead_relu.HEALTHY[1]
         dead = {path: round(fraction * units[path]) for path, fraction in fractions.items() if fraction >= healthy}
         dead = {path: count for path, count in dead.items() if count >= FEWEST_DEAD}
@@ -276,7 +280,8 @@ class _DeadRule(_Rule):
         if fractions[worst] > self._at_first[worst] + 0.1:
             kind, cure = "dying", "a learning rate about ten times lower"
         cure = f"dead units do not come back, so start again with {cure}"
-        return dataclasses.replace(self._start.finding(kind, worst, says, cure), severe=fractions[worst] >= NEARLY_ALL)
+        severe = worst in self._struck or fractions[worst] >= NEARLY_ALL
+        return dataclasses.replace(self._start.finding(kind, worst, says, cure), severe=severe)
 
 
 def _layer(path):

@@ -22,8 +22,9 @@ function fillCurves() {
 
 function fillDifferences() {
   const tables = data.runs.map((run) => new Map(flat(run.config)));
-  const keys = [...new Set(tables.flatMap((each) => [...each.keys()]))]
-    .filter((key) => key !== "optimizer.name" && new Set(tables.map((each) => each.get(key))).size > 1);
+  const known = tables.filter((each) => each.size);  // a run without a page of its own tells nothing
+  const keys = [...new Set(known.flatMap((each) => [...each.keys()]))]
+    .filter((key) => key !== "optimizer.name" && new Set(known.map((each) => each.get(key))).size > 1);
   if (!keys.length) return section("differences").remove();
   table(section("differences"), ["", ...data.runs.map((run) => run.name)],
     keys.map((key) => [key, ...tables.map((each) => each.get(key) ?? "")]));

@@ -56,6 +56,10 @@ def warm_up_and_cosine():
     return sgd(keras.optimizers.schedules.CosineDecay(1e-4, 100, warmup_target=0.05, warmup_steps=92))
 
 
+def annealed():
+    return sgd(keras.optimizers.schedules.CosineDecay(0.05, EPOCHS * EXAMPLES // BATCH - 20))
+
+
 def normal(deviation):
     return keras.initializers.RandomNormal(stddev=deviation)
 
@@ -80,6 +84,8 @@ HEALTHY = {
     "batch norm, SGD": lambda: (convolutional(layers.BatchNormalization), sgd(0.05)),
     "batch norm, Adam": lambda: (convolutional(layers.BatchNormalization), keras.optimizers.Adam(2e-3)),
     "batch norm, warm-up": lambda: (convolutional(layers.BatchNormalization), warm_up_and_cosine()),
+    "batch norm, annealed": lambda: (convolutional(layers.BatchNormalization), annealed()),
+    "batch norm, clipped": lambda: (convolutional(layers.BatchNormalization), sgd(0.05, global_clipnorm=1.0)),
     "group norm, SGD": lambda: (convolutional(lambda: layers.GroupNormalization(4)), sgd(0.02)),
     "group norm, warm-up": lambda: (convolutional(lambda: layers.GroupNormalization(4)), warm_up_and_cosine()),
 }
@@ -485,6 +491,17 @@ def test_some_dead_units_are_not_told_of_while_the_loss_falls(losses, fraction, 
         adviser.see_dead({"relu": fraction}, {"relu": 1000})
         adviser.see_dead({"relu": fraction}, {"relu": 1000})
         adviser.see_loss(loss)
+    assert ("dead_relu" in adviser.sentences()) is told
+
+
+@pytest.mark.parametrize(("fractions", "told"), [([0.1, 0.45, 0.45], True), ([0.1, 0.35, 0.6, 0.6], False)])
+def test_units_that_die_all_of_a_sudden_are_told_even_while_the_loss_falls(fractions, told):
+    adviser = Adviser()
+    for step in (1, 100):
+        adviser.see_norms(norms(step))
+    for loss, fraction in enumerate(fractions):
+        adviser.see_dead({"relu": fraction}, {"relu": 100})
+        adviser.see_loss(-loss)
     assert ("dead_relu" in adviser.sentences()) is told
 
 
