@@ -48,15 +48,20 @@ test-parity: .venv-parity/.parity
 
 SLOW := slow and not (parity or jax or real or browser or gpu)
 
+# What touches tensors: the page, W&B, tables of NumPy and the files of weights know no backend.
+ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection tests/metrics/test_exposure_count.py \
+	tests/callbacks/vitals tests/callbacks/test_exposure.py tests/callbacks/test_learning_rate.py \
+	tests/callbacks/test_plateau.py tests/callbacks/test_detection_metrics.py tests/trackers/test_clock.py \
+	tests/trackers/test_pace.py tests/trackers/test_tracker.py tests/weights/test_loading.py tests/test_network.py \
+	tests/test_task_model.py tests/test_contract.py
+
 # Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
 # detectors, one of each kind.
 NETWORKS_ON_JAX := (one_step_of_fit or save_and_load or fresh_process) and not (fast_rcnn or faster_rcnn or cascade)
 NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 
 test-jax: .venv-jax/.jax
-	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
-		tests/ops tests/layers tests/losses tests/metrics tests/optimizers tests/callbacks tests/trackers \
-		tests/detection tests/weights tests/test_network.py tests/test_task_model.py tests/test_contract.py
+	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" $(ON_JAX)
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
 		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py -k "$(NETWORKS_ON_JAX)"
 

@@ -306,6 +306,7 @@ STEPS = {
         pytest.param(row, policy, True, id=f"{row.module}-{policy}-jit")
         for policy in ("float32", "mixed_bfloat16")
         for row in ROWS
+        if row.module in QUICK[policy, False]
     ],
 }
 
