@@ -29,3 +29,15 @@ def choose(kind, table, name):
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]
+
+
+def checked_names(owner, names):
+    """Names of classes as a tuple of texts, or None; the ValueError that says what was got otherwise."""
+    if names is None:
+        return None
+    checked = (names,) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in checked):
+        raise ValueError(
+            f"{owner}: class_names are texts in the order of the labels, such as ('cat', 'dog'): got {names!r}."
+        )
+    return checked

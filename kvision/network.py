@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision.errors import checked_names
 from kvision.weights import WeightSources
 
 
@@ -72,6 +73,7 @@ class _Description:
     """What a `Network` carries besides its graph."""
 
     preprocessing: object = None
+    class_names: tuple | None = None
     feature_info: dict = dataclasses.field(default_factory=dict)
     weight_sources: WeightSources = dataclasses.field(default_factory=WeightSources)
 
@@ -81,9 +83,11 @@ class Network(keras.Model):
     """A functional `keras.Model` that carries what it expects and gives, through save, load and `clone_model`.
 
     It is made, trained, saved and exported as any functional model is: `Network(inputs, outputs, name=None)`. What it
-    carries are three attributes, which may be set.
+    carries are four attributes, which may be set. A new process imports kvision, then loads and uses it:
+    `model = keras.saving.load_model(path)`, `model.predict(model.preprocessing(images))`, `model.class_names[label]`.
 
     preprocessing: What RGB images of 0…255 go through first, a serializable function or object; None if unknown.
+    class_names: Texts in the order of the labels, such as those of the data it was trained on; None if unknown.
     feature_info: The maps it can give, `{"C3": {"stride": 8, "channels": 512, "layer": its name}, …}`: a `stride` in
         pixels, None where the sizes are not static; `kvision.applications.cut` makes a model that returns them.
     weight_sources: A `kvision.weights.WeightSources`: how others name its weights.
@@ -108,6 +112,14 @@ class Network(keras.Model):
                 "@keras.saving.register_keras_serializable()."
             )
         self._describe(preprocessing=value)
+
+    @property
+    def class_names(self):
+        return self._description.class_names
+
+    @class_names.setter
+    def class_names(self, value):
+        self._describe(class_names=checked_names(self.name, value))
 
     @property
     def feature_info(self):
@@ -149,6 +161,7 @@ class Network(keras.Model):
     def get_config(self):
         return super().get_config() | {
             "preprocessing": keras.saving.serialize_keras_object(self.preprocessing),
+            "class_names": self.class_names,
             "feature_info": self.feature_info,
             "weight_sources": keras.saving.serialize_keras_object(self.weight_sources),
         }

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kvision._keras import layers_of
-from kvision.errors import unknown
+from kvision.errors import checked_names, unknown
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -48,6 +48,7 @@ class TaskModel(keras.Model):
 
     predictions_name = "predictions"
     weight_sources = None  # a `kvision.weights.WeightSources`: how others name its weights
+    _class_names = None
 
     def __init__(self, trunk, head, name=None, **options):
         super().__init__(name=name, **{"autocast": False} | options)  # images stay as they came
@@ -58,6 +59,15 @@ class TaskModel(keras.Model):
         self._loss_weights = {}
         self._step_state = _StepState()
         self.built = True  # trunk and head are
+
+    @property
+    def class_names(self):
+        """Texts in the order of the labels, saved with the model; None if unknown. May be set."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, value):
+        self._class_names = checked_names(self.name, value)
 
     def call(self, inputs, training=None):
         features = self.features(inputs, training)
@@ -310,14 +320,17 @@ class TaskModel(keras.Model):
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "weight_sources": keras.saving.serialize_keras_object(self.weight_sources),
+            "class_names": self.class_names,
         }
 
     @classmethod
     def from_config(cls, config):
         parts = {part: keras.saving.deserialize_keras_object(config[part]) for part in ("trunk", "head")}
         sources = keras.saving.deserialize_keras_object(config.pop("weight_sources"))
+        names = config.pop("class_names")
         model = cls(**config | parts)
         model.weight_sources = sources
+        model.class_names = names
         return model
 
 

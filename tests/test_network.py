@@ -23,6 +23,7 @@ def network():
     images = keras.Input((8, 8, 3), name="images")
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="conv1")(images)
     model = Network(images, keras.layers.GlobalAveragePooling2D()(x), name="net")
+    model.class_names = ["cat", "dog", "cow", "hen"]
     model.preprocessing = OTHER
     model.feature_info = {"C1": {"stride": 2, "channels": 4, "layer": "conv1"}}
     weights.remember(model, RENAMES, {"mine": PUBLISHED}, OLDER)
@@ -67,6 +68,7 @@ def test_what_it_carries_goes_along(way, tmp_path):
     model, other = network(), way(network(), tmp_path)
     assert type(other) is Network
     assert other is not model
+    assert other.class_names == ("cat", "dog", "cow", "hen")
     assert other.preprocessing == OTHER
     assert other.feature_info == {"C1": {"stride": 2, "channels": 4, "layer": "conv1"}}
     assert other.weight_sources == model.weight_sources
@@ -123,6 +125,12 @@ def test_rules_that_a_function_computes_cannot_be_saved(tmp_path):
     weights.remember(model, older_names={"timm": [("a", lambda found: "b")]})
     with pytest.raises(ValueError, match="a function computes the rule for 'a'. Write it as rules"):
         model.save(tmp_path / "net.keras")
+
+
+@pytest.mark.parametrize("wrong", ["cat", [0, 1], {3: "cat"}], ids=str)
+def test_class_names_are_texts_in_order(wrong):
+    with pytest.raises(ValueError, match="net: class_names are texts in the order of the labels"):
+        network().class_names = wrong
 
 
 @pytest.mark.parametrize("wrong", [3, lambda images: images, np.sqrt], ids=["number", "lambda", "numpy"])

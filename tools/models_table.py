@@ -18,6 +18,22 @@ Made by `python tools/models_table.py` from `kvision.applications.list_models()`
 | --- | --- | ---: | --- | --- | --- |
 """
 
+SAVED = """
+## A saved model in another process
+
+It carries what its images go through and, if you set them, the names of its classes (`model.class_names = ...`).
+
+```python
+import keras
+
+import kvision  # registers the classes that the file names
+
+model = keras.saving.load_model("flowers.keras")
+scores = model.predict(model.preprocessing(images))
+print(model.class_names[scores[0].argmax()])
+```
+"""
+
 WEIGHTS = """
 ## Published weights
 
@@ -42,7 +58,7 @@ def main():
     builders = [getattr(applications, row.name) for row in models]
     modules = list(dict.fromkeys(sys.modules[builder.__module__] for builder in builders))
     weights = [weights_line(*found) for module in modules for found in published(module)]
-    path.write_text(HEAD + "\n".join(rows) + "\n" + WEIGHTS + "\n".join(weights) + "\n", encoding="utf-8")
+    path.write_text(HEAD + "\n".join(rows) + "\n" + WEIGHTS + "\n".join(weights) + "\n" + SAVED, encoding="utf-8")
 
 
 def published(module):

@@ -214,6 +214,7 @@ def cut(model, levels, name=None):
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     network = Network(inputs, outputs, name=name or model.name)
     network.preprocessing = getattr(model, "preprocessing", None)
+    network.class_names = getattr(model, "class_names", None)
     sources = weight_files.sources_of(model)
     kept = {layer.name for layer in network.layers}
     left_out = [name for name, layer in layers.items() if layer.weights and name not in kept]

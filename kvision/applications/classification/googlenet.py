@@ -232,5 +232,5 @@ class AuxiliaryClassifier(Network):
         """The network without its heads, sharing layers and weights, to be saved and exported."""
         network = Network(self.inputs[0], self.output["scores"], name=self.name)
         network.preprocessing, network.feature_info = self.preprocessing, self.feature_info
-        network.weight_sources = self.weight_sources
+        network.weight_sources, network.class_names = self.weight_sources, self.class_names
         return network

@@ -164,8 +164,10 @@ def test_other_forms_have_no_published_weights(name, options, small_trunks):
 @every_detector
 def test_a_detector_is_saved_with_what_its_files_call_its_weights(name, small_trunks, tmp_path):
     model = build(name, 4)
+    model.class_names = ("cat", "dog", "cow", "hen")
     model.save(tmp_path / "detector.keras")
     copy = keras.saving.load_model(tmp_path / "detector.keras")
+    assert copy.class_names == model.class_names
     assert copy.weight_sources == model.weight_sources
     assert {"torchvision"} == set(copy.weight_sources.renames) == set(copy.weight_sources.older_names)
     assert weights.published_names(copy) == ("coco",)
