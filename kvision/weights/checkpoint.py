@@ -45,13 +45,22 @@ def network_state(model, checkpoint, expected, rename, prefix=None):
     return rename(inside)
 
 
-def _find(model, flat, expected, rename):
+def most_found(checkpoint, expected, rename):
+    """How many of the expected keys are in a checkpoint, under the best prefix."""
+    return max(_found(dict(_flattened(checkpoint)), expected, rename).values())
+
+
+def _found(flat, expected, rename):
+    """`{prefix: how many of the expected keys lie under it}`."""
     probes = expected[:3]
     prefixes = [key.removesuffix(probe) for key in flat for probe in probes if key.endswith(f".{probe}")]
-    prefixes = list(dict.fromkeys(["", *prefixes]))
-    found = {prefix: _count(flat, prefix, expected, rename) for prefix in prefixes}
+    return {prefix: _count(flat, prefix, expected, rename) for prefix in dict.fromkeys(["", *prefixes])}
+
+
+def _find(model, flat, expected, rename):
+    found = _found(flat, expected, rename)
     most = max(found.values())
-    best = [prefix for prefix in prefixes if found[prefix] == most]
+    best = [prefix for prefix in found if found[prefix] == most]
     if most == 0 or "" in best:
         return ""
     averaged = [prefix for prefix in best if AVERAGED & set(prefix.split("."))]

@@ -181,11 +181,11 @@ def _mismatch(model, faults, count):
 
 def _likely_cause(kinds):
     causes = {
-        "missing": "the file lacks layers: it is of a smaller variant, or names its weights otherwise (source=).",
+        "missing": "the file lacks layers: it is of a smaller variant, or names its weights in a way of its own.",
         "surplus": "the model lacks layers: build the variant that the file is of.",
         "outputs": "another number of classes: build the model with the file's.",
         "channels": "images of another number of channels: build the model with the file's (input_shape=).",
         "dtype": "the file is quantised: save the weights as floats.",
     }
     (kind,) = kinds if len(kinds) == 1 else ("several",)
-    return causes.get(kind, "another variant, or a file of another source (source=).")
+    return causes.get(kind, "another variant, or names of another implementation.")

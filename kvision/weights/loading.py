@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from kvision._keras import layers_of
-from kvision.weights.checkpoint import network_state
+from kvision.weights.checkpoint import most_found, network_state
 from kvision.weights.download import download
 from kvision.weights.files import read_state
 from kvision.weights.keras_file import is_keras_file, load_keras
 from kvision.weights.sources import sources_of
-from kvision.weights.torch_names import keys_of, matched, renamed
+from kvision.weights.torch_names import SOURCES, keys_of, matched, renamed
 
 
 def load(model, path):
@@ -39,7 +39,7 @@ def load(model, path):
     return load_torch(model, path)
 
 
-def load_torch(model, state_dict_or_path, source="torchvision", prefix=None):
+def load_torch(model, state_dict_or_path, source=None, prefix=None):
     """Load the weights of the torch implementation a network equals.
 
     What a training saved is unpacked: a state dict inside other dicts, below a prefix such as `"module."`, or beside an
@@ -50,7 +50,8 @@ def load_torch(model, state_dict_or_path, source="torchvision", prefix=None):
         state_dict_or_path: `{key: array or tensor}`, as torch's `module.state_dict()` gives it; or the path of a
             `.safetensors` file or the `.safetensors.index.json` of one in parts (need no torch), or a `.pth`, `.pt`,
             `.bin`, `.ckpt` or `.pth.tar` file (need torch).
-        source: Whose names the keys are: `"torchvision"`, `"timm"` or `"transformers"`.
+        source: Whose names the keys are: `"torchvision"`, `"timm"` or `"transformers"`; None takes the one by which
+            most weights are found.
         prefix: Where in the file the network lies, such as `"student."`; None looks for it.
 
     Returns:
@@ -67,7 +68,9 @@ def load_torch(model, state_dict_or_path, source="torchvision", prefix=None):
     kvision.weights.load_torch(model, torchvision.models.resnet50().state_dict())
     ```
     """
-    _write(model, matched(model, _state(model, state_dict_or_path, source, prefix), source))
+    checkpoint = read_state(state_dict_or_path)
+    source = source or _likely_source(model, checkpoint)
+    _write(model, matched(model, _state(model, checkpoint, source, prefix), source))
     return model
 
 
@@ -83,7 +86,7 @@ def load_published(model, row):
             model is then unchanged.
         ImportError: if the file needs a package that is not installed.
     """
-    state = _state(model, download(row), row.source)
+    state = _state(model, read_state(download(row)), row.source)
     _write(model, matched(model, state if row.adapt is None else row.adapt(state), row.source))
     if row.epsilon is not None:
         set_epsilon(model, row.epsilon)
@@ -105,11 +108,24 @@ def _write(model, fitted):
     fitted.tell(model)
 
 
-def _state(model, state_dict_or_path, source, prefix=None):
-    """`{key: array}` of a state dict or of a file that holds one, older names brought to today's."""
-    expected = keys_of(model, source)
-    rename = functools.partial(_by_todays_names, sources_of(model).older_names.get(source, []))
-    return network_state(model, read_state(state_dict_or_path), expected, rename, prefix)
+def _likely_source(model, checkpoint):
+    """The first source by whose names most of the model's weights are in a file."""
+    expected = {source: keys_of(model, source) for source in SOURCES}
+    distinct = [
+        source for number, source in enumerate(SOURCES) if expected[source] not in list(expected.values())[:number]
+    ]
+    if len(distinct) == 1:
+        return distinct[0]
+    return max(distinct, key=lambda source: most_found(checkpoint, expected[source], _renaming(model, source)))
+
+
+def _state(model, checkpoint, source, prefix=None):
+    """`{key: array}` of the network in a checkpoint, older names brought to today's."""
+    return network_state(model, checkpoint, keys_of(model, source), _renaming(model, source), prefix)
+
+
+def _renaming(model, source):
+    return functools.partial(_by_todays_names, sources_of(model).older_names.get(source, []))
 
 
 def _by_todays_names(rules, state):

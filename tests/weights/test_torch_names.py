@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from kvision import weights
 from kvision.applications import VGG
@@ -116,3 +117,18 @@ def test_the_likely_cause_is_told(model, fault, cause):
     with pytest.raises(ValueError, match=f"(?s)it has [0-9]+ weights, the file .*Likely cause: .*{cause}") as caught:
         weights.load_torch(model, state)
     assert str(caught.value).count("\n  ") <= 6  # five faults, and how many more
+
+
+def test_a_file_by_another_sources_names_is_known_by_them(model, tmp_path):
+    """Such as the published one of timm, fetched by hand."""
+    net = VGG("tiny", input_shape=(32, 32, 3), classes=3)
+    state = torch_state(net)
+    names = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
+    theirs = dict(state)
+    for ours, name in names.items():
+        theirs = {key.replace(ours, name): value for key, value in theirs.items()}
+    save_file(theirs, tmp_path / "model.safetensors")
+    for path in (tmp_path / "model.safetensors", theirs, {"state_dict": {f"module.{k}": v for k, v in theirs.items()}}):
+        net = VGG("tiny", input_shape=(32, 32, 3), classes=3)
+        weights.load_torch(net, path)
+        assert_close(net.get_layer("classifier.6").kernel, state["classifier.6.weight"].T)
