@@ -8,7 +8,7 @@ from kvision.ops._backend import kernels
 from kvision.ops._roi import clip_points
 from kvision.ops.boxes import columns
 
-CHUNK_CELLS = 2**21  # of an image's masks that are gathered at once, 8 MiB
+CHUNK_CELLS = 2**19  # of an image's masks that are gathered at once, 2 MiB in float32
 
 
 def crop_masks(masks, matches, boxes_xyxy, size, aligned=False, furthest=1.0):

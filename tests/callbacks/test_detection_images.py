@@ -52,7 +52,7 @@ class Detections(keras.layers.Layer):
             return keras.ops.broadcast_to(values, (keras.ops.shape(x)[0], *values.shape))
 
         mask = np.zeros((3, *SIZE))
-        mask[0, 6:24, 5:19] = 0.9
+        mask[0, 6:24, 5:19] = 0.5  # from which on a pixel belongs to the mask
         return {
             "boxes": given([[5, 6, 19, 24], [20, 8, 40, 30], [0, 0, 0, 0]]),
             "scores": given([0.9, 0.3, 0.0]),
