@@ -12,6 +12,7 @@ from keras import ops
 
 import kvision
 from kvision.callbacks import DetectionMetrics, Report, RunHistory, read_history
+from kvision.callbacks.detection_metrics import _sums, _weights_in_place
 from kvision.metrics import COCOAveragePrecision, VOCAveragePrecision
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of
@@ -337,3 +338,15 @@ def test_labels_beyond_the_classes_of_the_detector_are_an_error_before_training(
     targets["labels"][0] = np.minimum(targets["labels"][0], 2)  # of arrays all are looked at, not only a first batch
     with pytest.raises(ValueError, match="beyond the last of 3 classes, 2: image 1, row 0"):
         callback.on_train_begin()
+
+
+def test_weights_that_are_as_good_as_the_validated_ones_stay():
+    """A swap there and back rounds; it must not be taken for other weights."""
+    model = Finder()
+    model.compile(keras.optimizers.SGD(0.2, use_ema=True, ema_momentum=0.8))
+    fit([], model=model, epochs=2)
+    model.error.assign(before := 0.7)  # the averages are elsewhere
+    for shift in (0.0, 1e-6):
+        with _weights_in_place(model, _sums(model) + shift):
+            assert float(model.error) == pytest.approx(before, abs=1e-5)
+        assert float(model.error) == pytest.approx(before, abs=1e-5)

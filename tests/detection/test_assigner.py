@@ -87,3 +87,6 @@ def test_a_box_without_area_is_padding():
     assert numpy(assigner.match(anchors, careless)).tolist() == numpy(assigner.match(anchors, good)).tolist()
     sample = numpy(Assigner(num_samples=12).draw_with_targets(np.zeros((1, 5, 4), "float32"), careless))
     assert sample.drawn.sum() == 2
+    nothing = targets_of([])
+    nothing["labels"][:] = 0
+    assert numpy(assigner.match(anchors, nothing)).tolist() == [[BACKGROUND] * 3]  # no object has a ring

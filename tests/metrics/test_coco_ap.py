@@ -260,7 +260,7 @@ def test_the_confusion_matrix_by_hand():
 
 def test_of_equal_overlaps_a_detection_takes_its_own_class():
     metric = COCOAveragePrecision()
-    metric.update_state(targets([(0, SMALL), (1, SMALL)]), detections([(1, 0.9, SMALL), (0, 0.8, SMALL)]))
+    metric.update_state(targets([(0, SMALL), (1, SMALL)]), detections([(0, 0.9, SMALL), (1, 0.8, SMALL)]))
     assert metric.confusion_matrix().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
