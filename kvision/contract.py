@@ -155,8 +155,9 @@ def paste_mask_scores(box_masks, boxes_xyxy, size):
     Returns:
         [n, height, width] uint8, 0 or 1; 0 around the boxes.
 
-    >>> paste_mask_scores(np.ones((1, 28, 28)), [[1, 0, 3, 2]], (3, 5)).tolist()
-    [[[0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0]]]
+    >>> masks = paste_mask_scores(np.ones((1, 28, 28)), [[4, 4, 32, 32]], (40, 40))
+    >>> masks.shape, bool(masks[0, 6:30, 6:30].all()), bool(masks[0, :3].any())
+    ((1, 40, 40), True, False)
     """
     box_masks, boxes = np.asarray(box_masks, "float32"), np.asarray(boxes_xyxy, "float32")
     masks = np.zeros((len(box_masks), *size), "uint8")

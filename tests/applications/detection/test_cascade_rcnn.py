@@ -74,7 +74,7 @@ def staged(monkeypatch):
     sample = Sample(boxes, matches, boxes.any(-1))
     monkeypatch.setattr(head.box_stages[0].assigner, "draw_with_targets", lambda proposals, targets: sample)
     monkeypatch.setattr(head.proposals, "losses", lambda features, targets: {})
-    monkeypatch.setattr(head.proposals, "propose", lambda *_: keras.ops.convert_to_tensor(boxes))
+    monkeypatch.setattr(head.proposals, "propose", lambda *_, **options: keras.ops.convert_to_tensor(boxes))
     return head, said, sample, seen
 
 
