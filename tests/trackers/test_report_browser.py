@@ -92,3 +92,49 @@ def test_follows_the_dark_mode_of_the_system(tmp_path, probed):
     report = started(tmp_path / "run")
     light, dark = probed(report)["paper"], probed(report, dark=True)["paper"]
     assert [sum(map(int, re.findall(r"\d+", colour))) // 3 > 128 for colour in (light, dark)] == [True, False]
+
+
+def ratios(report, step, ratio, rare=1.0):
+    """A measurement of two layers, the second `rare` times the first, and the epoch that it ends."""
+    report.model.optimizer.iterations.assign(step)
+    report.record(
+        Measurement("update_ratio", step, {"conv1/kernel": ratio, "conv2/kernel": ratio * rare}, (1e-5, 2e-2))
+    )
+    report.on_epoch_end(step, {"loss": 1.0, "update_ratio": ratio})
+
+
+def shown(report, tmp_path):
+    document, console = open_in_browser(report.path, tmp_path / "profile")
+    assert console == []
+    return document
+
+
+def test_the_ratios_of_an_annealed_rate_are_not_called_unhealthy(tmp_path):
+    report = started(tmp_path / "run")
+    for step, ratio in enumerate([1e-3, 1e-3, 1e-4, 1e-6, 1e-7], 1):
+        ratios(report, step, ratio)
+    document = shown(report, tmp_path)
+    assert "Small at the last measurement, after a healthy run" in document and "(below)" not in document
+
+
+@pytest.mark.parametrize(
+    ("series", "rare", "told"), [([1e-3, 1e-3], 1e-5, "1e-8"), ([1e-7, 1e-7], 1.0, "1e-7")], ids=["a layer", "the run"]
+)
+def test_ratios_that_are_low_by_themselves_are_shown_so(tmp_path, series, rare, told):
+    report = started(tmp_path / "run")
+    for step, ratio in enumerate(series, 1):
+        ratios(report, step, ratio, rare)
+    assert f"conv2/kernel {told} (below)" in shown(report, tmp_path)
+
+
+@pytest.mark.parametrize("series", [[1e-3, 0.0, 1e-3], [0.0, 0.0]])
+def test_a_ratio_of_zero_lies_below_the_healthy_band(tmp_path, series):
+    report = started(tmp_path / "run")
+    for step, ratio in enumerate(series, 1):
+        ratios(report, step, ratio)
+    document = shown(report, tmp_path)
+    chart = document[document.index(">update ratio</h3>") :]
+    band = re.search(r'class="healthy"[^>]* y="([\d.]+)" height="([\d.]+)"', chart)
+    zero = re.search(r'<text [^>]*y="([\d.]+)"[^>]*>0</text>', chart)
+    assert float(zero[1]) - 4 > float(band[1]) + float(band[2])
+    assert "log scale" in chart

@@ -10,6 +10,7 @@ with many dead units in a run whose loss falls. What the run does already (a `Se
 
 import dataclasses
 import math
+import re
 import statistics
 
 from kvision.callbacks.vitals import dead_relu, update_ratio
@@ -269,8 +270,11 @@ class _DeadRule(_Rule):
         if self._start.settled:
             self._struck |= {path for path, now in fractions.items() if now > self._before.get(path, now) + SUDDEN}
         self._before = fractions
-        healthy = dead_relu.HEALTHY[1]
-        dead = {path: round(fraction * units[path]) for path, fraction in fractions.items() if fraction >= healthy}
+        healthy, least = dead_relu.HEALTHY[1], {}
+        for path, fraction in fractions.items():
+            least[self._shared(path)] = min(fraction, least.get(self._shared(path), 1.0))
+        dead = {path: round(fraction * units[path]) for path, fraction in fractions.items()}
+        dead = {path: count for path, count in dead.items() if least[self._shared(path)] >= healthy}
         dead = {path: count for path, count in dead.items() if count >= FEWEST_DEAD}
         if not dead:
             return None
@@ -282,6 +286,11 @@ class _DeadRule(_Rule):
         cure = f"dead units do not come back, so start again with {cure}"
         severe = worst in self._struck or fractions[worst] >= NEARLY_ALL
         return dataclasses.replace(self._start.finding(kind, worst, says, cure), severe=severe)
+
+    def _shared(self, path):
+        """What places with the same weights before them have in common: a unit that is active in one lives."""
+        base = re.sub(r" \(\d+\)$", "", path)
+        return path if base in self._start.setup.apart else base
 
 
 def _layer(path):

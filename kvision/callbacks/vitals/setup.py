@@ -6,7 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from kvision._keras import layers_of
+from kvision._keras import inbound_nodes, layers_of, producer
 from kvision.callbacks.vitals.relu import relu_attribute
 from kvision.task_model import TaskModel
 from kvision.trackers.clock import unwrapped_optimizer
@@ -27,6 +27,8 @@ class Setup:
         skips: Whether there are skip connections.
         largest_input: The magnitude from which images were not prepared for the network; None where any are right.
         preparation: How they are prepared, in words.
+        apart: Paths of the ReLUs that stand behind several layers: each place has units of its own. The places of any
+            other share the weights before it, as a detector's head does on all levels.
     """
 
     clips: bool = False
@@ -35,6 +37,7 @@ class Setup:
     skips: bool = False
     largest_input: float | None = None
     preparation: str = ""
+    apart: frozenset = frozenset()
 
 
 def setup_of(model):
@@ -51,7 +54,13 @@ def setup_of(model):
         skips=any(isinstance(layer, keras.layers.Add) for layer in layers),
         largest_input=bound,
         preparation=preparation,
+        apart=frozenset(layer.path or layer.name for layer in layers if relu_attribute(layer) and _is_apart(layer)),
     )
+
+
+def _is_apart(layer):
+    sources = {id(producer(tensor)) for node in inbound_nodes(layer) for tensor in node.input_tensors}
+    return not layer.weights and len(sources) > 1
 
 
 def _expected(model, layers):

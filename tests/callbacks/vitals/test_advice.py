@@ -531,6 +531,32 @@ def test_dead_units_are_told_by_share_number_and_beginning(fractions, units, sen
     assert adviser.sentences() == ({"dead_relu": sentence} if sentence else {})
 
 
+@pytest.mark.parametrize(
+    ("fractions", "apart", "told"),
+    [
+        ([0.5, 0.1], False, False),  # alive on another level
+        ([0.5, 0.6], False, True),
+        ([0.5, 0.1], True, True),  # behind another layer
+    ],
+)
+def test_units_that_live_in_one_place_are_not_dead_in_another(fractions, apart, told):
+    adviser = Adviser(Setup(apart=frozenset({"relu"} if apart else ())))
+    adviser.see_norms(norms(1))
+    for _ in range(2):
+        adviser.see_dead(dict(zip(("relu", "relu (2)"), fractions, strict=True)), {"relu": 40, "relu (2)": 40})
+    assert ("dead_relu" in adviser.sentences()) is told
+
+
+def test_places_are_apart_behind_different_layers():
+    inputs, relu, shared = keras.Input((4,)), layers.ReLU(name="apart"), layers.ReLU(name="shared")
+    middle = layers.Dense(4, activation="relu", name="own")
+    x = relu(layers.Dense(4)(relu(layers.Dense(4)(inputs))))
+    x = shared(middle(middle(x)))
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse")
+    assert setup_of(model).apart == {"apart"}
+
+
 def test_the_layer_with_most_dead_units_is_named():
     adviser = Adviser()
     adviser.see_norms(norms(1))

@@ -21,8 +21,7 @@ def small_shapes(images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clipped", [True, False])
-@pytest.mark.parametrize("name", ["retinanet", "faster_rcnn", "mask_rcnn"])
+@pytest.mark.parametrize(("name", "clipped"), [("retinanet", True), ("mask_rcnn", False)])
 def test_a_healthy_detector_is_silent(name, clipped, capsys):
     keras.utils.set_random_seed(0)
     row = DETECTORS[name]
