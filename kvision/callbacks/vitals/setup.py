@@ -1,5 +1,6 @@
 """What a model and its optimizer do already, and what the model expects: advice neither repeats nor contradicts it."""
 
+import collections
 import contextlib
 import dataclasses
 
@@ -27,8 +28,9 @@ class Setup:
         skips: Whether there are skip connections.
         largest_input: The magnitude from which images were not prepared for the network; None where any are right.
         preparation: How they are prepared, in words.
-        apart: Paths of the ReLUs that stand behind several layers: each place has units of its own. The places of any
-            other share the weights before it, as a detector's head does on all levels.
+        apart: Paths of the ReLUs that stand behind several layers, or share their path with another: each place has
+            units of its own. The places of any other share the weights before it, as a detector's head does on all
+            levels.
     """
 
     clips: bool = False
@@ -45,20 +47,24 @@ def setup_of(model):
     optimizer = unwrapped_optimizer(model)
     layers = layers_of(model, include_self=True)
     bound, preparation = _expected(model, layers)
+    relus = [layer for layer in layers if relu_attribute(layer)]
+    paths = collections.Counter(layer.path or layer.name for layer in relus)
     return Setup(
         clips=any(
             getattr(part, name, None) for part in getattr(optimizer, "optimizers", [optimizer]) for name in CLIPPING
         ),
         normalizes=any(cls.__name__ in NORMS for layer in layers for cls in type(layer).__mro__),
-        rectifies=any(relu_attribute(layer) for layer in layers),
+        rectifies=bool(relus),
         skips=any(isinstance(layer, keras.layers.Add) for layer in layers),
         largest_input=bound,
         preparation=preparation,
-        apart=frozenset(layer.path or layer.name for layer in layers if relu_attribute(layer) and _is_apart(layer)),
+        apart=frozenset(
+            path for layer in relus if paths[path := layer.path or layer.name] > 1 or _is_behind_several(layer)
+        ),
     )
 
 
-def _is_apart(layer):
+def _is_behind_several(layer):
     sources = {id(producer(tensor)) for node in inbound_nodes(layer) for tensor in node.input_tensors}
     return not layer.weights and len(sources) > 1
 

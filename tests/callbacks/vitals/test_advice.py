@@ -551,10 +551,12 @@ def test_places_are_apart_behind_different_layers():
     inputs, relu, shared = keras.Input((4,)), layers.ReLU(name="apart"), layers.ReLU(name="shared")
     middle = layers.Dense(4, activation="relu", name="own")
     x = relu(layers.Dense(4)(relu(layers.Dense(4)(inputs))))
-    x = shared(middle(middle(x)))
+    within = keras.Input((4,))
+    inner = keras.Model(within, layers.Dense(4, activation="relu", name="twice")(within))
+    x = layers.Dense(4, activation="relu", name="twice")(inner(shared(middle(middle(x)))))
     model = keras.Model(inputs, x)
     model.compile("sgd", "mse")
-    assert setup_of(model).apart == {"apart"}
+    assert setup_of(model).apart == {"apart", "twice"}
 
 
 def test_the_layer_with_most_dead_units_is_named():

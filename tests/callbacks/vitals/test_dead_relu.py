@@ -7,7 +7,7 @@ from keras import layers
 
 from kvision.callbacks import DeadReLU
 from kvision.callbacks.vitals.relu import is_relu
-from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, fit, to_numpy
+from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, dense_model, fit, to_numpy
 from tests.support import SLOW
 
 QUICK = ("plain", "several steps a call")  # the network is large: the others are slow
@@ -303,3 +303,14 @@ def test_bare_relus_without_data_are_named_once(capsys):
     printed = capsys.readouterr().out
     assert printed.count("not watched") == 1 and "relu6" in printed and "data=" in printed
     assert callback.dead == {}
+
+
+def test_a_second_fit_does_not_know_what_the_first_saw():
+    model, callback = compiled(dense_model(), {}, learning_rate=1e-6), DeadReLU()
+    plant(model.get_layer("hidden"), [2, 5])
+    fit(model, [callback], epochs=3)
+    assert list(callback.dead.values()) == [[2, 5]] and list(callback.units.values()) == [8]
+    plant(model.get_layer("hidden"), [])
+    history = fit(model, [callback], epochs=1).history  # too few examples for a verdict
+    assert (callback.dead, callback.fractions, callback.units) == ({}, {}, {})
+    assert np.isnan(history["dead_relu"]).all()
