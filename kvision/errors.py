@@ -31,8 +31,8 @@ def choose(kind, table, name):
     return table[name]
 
 
-def checked_names(owner, names):
-    """Names of classes as a tuple of texts, or None; the ValueError that says what was got otherwise."""
+def checked_names(owner, names, count=None):
+    """Names of `count` classes as a tuple of texts, or None; the ValueError that says what was got otherwise."""
     if names is None:
         return None
     checked = (names,) if isinstance(names, str) else tuple(names)
@@ -40,4 +40,6 @@ def checked_names(owner, names):
         raise ValueError(
             f"{owner}: class_names are texts in the order of the labels, such as ('cat', 'dog'): got {names!r}."
         )
+    if count is not None and len(checked) != count:
+        raise ValueError(f"{owner} has {count} classes: class_names must be as many, got {len(checked)}.")
     return checked

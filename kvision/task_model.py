@@ -47,6 +47,9 @@ class TaskModel(keras.Model):
     """
 
     predictions_name = "predictions"
+    metrics_advice = "Metrics are measured by callbacks."
+    weights_advice = ""
+    higher_is_better = None  # a pattern of names in the logs; losses are better when they are lower
     weight_sources = None  # a `kvision.weights.WeightSources`: how others name its weights
     _class_names = None
 
@@ -67,7 +70,7 @@ class TaskModel(keras.Model):
 
     @class_names.setter
     def class_names(self, value):
-        self._class_names = checked_names(self.name, value)
+        self._class_names = checked_names(self.name, value, getattr(self.head, "classes", None))
 
     def call(self, inputs, training=None):
         features = self.features(inputs, training)
@@ -103,8 +106,6 @@ class TaskModel(keras.Model):
         super().compile(optimizer=optimizer, loss_weights=loss_weights, **options)
         self._step_state.train_functions.clear()
         self._build_optimizer()
-
-    metrics_advice = "Metrics are measured by callbacks."
 
     def _checked_weights(self, loss_weights):
         if loss_weights is None:
@@ -237,8 +238,6 @@ class TaskModel(keras.Model):
             self._check(x, y, "data")
         return super().evaluate(x, y, *arguments, **options)
 
-    higher_is_better = None  # a pattern of names in the logs; losses are better when they are lower
-
     def _tell_modes(self, callbacks):
         """Tell callbacks that watch our numbers what `mode="auto"` means: Keras knows those of `compile` alone."""
         for callback in getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or ()):
@@ -255,8 +254,6 @@ class TaskModel(keras.Model):
     def _refuse_weights(self, *weights):
         if any(weight is not None for weight in weights):
             raise ValueError(f"{self.name} takes no sample_weight and no class_weight{self.weights_advice}.")
-
-    weights_advice = ""
 
     def _refuse_initial_statistics(self):
         for layer in layers_of(self):
@@ -286,7 +283,9 @@ class TaskModel(keras.Model):
         if y is None:
             raise ValueError(f"{self.name}: the {what} has inputs but no targets: pass (inputs, targets).")
         if len(keras.tree.flatten(x)[0]) == 0:
-            raise ValueError(f"{self.name}: the {what} has no rows: got {keras.tree.map_structure(_shape, x)}.")
+            raise ValueError(
+                f"{self.name}: the {what} has no rows: got {keras.tree.map_structure(lambda value: tuple(value.shape), x)}."
+            )
         self.check(x, y)
 
     # Files
@@ -350,10 +349,6 @@ class _StepState:
         self.head_changes = {}  # by kind of function
 
 
-def _is_initial(layer):
-    mean, variance = (ops.convert_to_numpy(values) for values in (layer.moving_mean, layer.moving_variance))
+def _is_initial(norm):
+    mean, variance = map(ops.convert_to_numpy, (norm.moving_mean, norm.moving_variance))
     return bool((mean == 0).all() and (variance == 1).all())
-
-
-def _shape(value):
-    return tuple(value.shape)

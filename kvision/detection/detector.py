@@ -23,10 +23,6 @@ class Detector(TaskModel):
     `"images"` and more, which joins the features as it came: `"proposals"`, or `"image_size"` [b, 2], the height and
     width of each image without its padding, to which boxes are cut.
 
-    Attributes:
-        class_names: Names of the classes in the order of the labels, or None; they may be set and are saved with the
-            model.
-
     ```python
     detector = kvision.applications.RetinaNet(input_shape=(256, 256, 3), classes=3)
     detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
@@ -39,20 +35,6 @@ class Detector(TaskModel):
     higher_is_better = r"(mask_)?A[PR](\d+|_small|_medium|_large)?"  # of `metrics`, in the logs of `DetectionMetrics`
     metrics_advice = "Average precision is measured by `callbacks.DetectionMetrics`."
     weights_advice = ': mark what not to learn by "crowd" or the label -1'
-    _class_names = None
-
-    @property
-    def class_names(self):
-        return self._class_names
-
-    @class_names.setter
-    def class_names(self, names):
-        names = None if names is None else tuple(str(name) for name in names)
-        if names is not None and len(names) != self.head.classes:
-            raise ValueError(
-                f"{self.name} has {self.head.classes} classes: class_names must be as many, got {len(names)}."
-            )
-        self._class_names = names
 
     def detect(self, photos, batch_size=8, masks=False):
         """What is in photos of any size, each in its own pixels.
@@ -139,13 +121,3 @@ class Detector(TaskModel):
                 f"{self.name} compiles for one number of boxes an image: got batches of different ones. Pad all "
                 "targets to the same number of rows with the label -1, as the readers of `kvision.data` do."
             )
-
-    def get_config(self):
-        return super().get_config() | {"class_names": self.class_names}
-
-    @classmethod
-    def from_config(cls, config):
-        names = config.pop("class_names")
-        detector = super().from_config(config)
-        detector.class_names = names
-        return detector
