@@ -1,7 +1,4 @@
-"""The model of every task whose loss needs more than Keras's `loss=`: a trunk that sees, a head that knows the rest.
-
-Nothing here knows boxes: instances, captions and agents stand on it as detectors do.
-"""
+"""The model of tasks whose loss needs more than Keras's `loss=`: a trunk that sees, a head that knows the rest."""
 
 import contextlib
 import math
@@ -111,10 +108,8 @@ class TaskModel(keras.Model):
         if loss_weights is None:
             return {}
         if not hasattr(loss_weights, "items"):
-            raise ValueError(
-                f"{self.name}: loss_weights is a dict by the names {', '.join(self.head.loss_names)}: got "
-                f"{loss_weights!r}."
-            )
+            names = ", ".join(self.head.loss_names)
+            raise ValueError(f"{self.name}: loss_weights is a dict by the names {names}: got {loss_weights!r}.")
         for name, factor in loss_weights.items():
             if name not in self.head.loss_names:
                 raise unknown(f"loss of {self.name} in loss_weights", name, self.head.loss_names)
@@ -222,13 +217,13 @@ class TaskModel(keras.Model):
         self._refuse_initial_statistics()
         self._tell_modes(options.get("callbacks", arguments[3] if len(arguments) > 3 else None))
         self._check(x, y, "training data")
-        if (validation := options.get("validation_data")) is not None:
-            if isinstance(validation, tuple | list):
-                validation = (*validation, None, None)[: max(3, len(validation))]
-                self._refuse_weights(*validation[2:])
-                self._check(*validation[:2], "validation data")
-            else:
-                self._check(validation, None, "validation data")
+        validation = options.get("validation_data")
+        if isinstance(validation, tuple | list):
+            validation = (*validation, None, None)[: max(3, len(validation))]
+            self._refuse_weights(*validation[2:])
+            self._check(*validation[:2], "validation data")
+        elif validation is not None:
+            self._check(validation, None, "validation data")
         return super().fit(x, y, *arguments, **options)
 
     def evaluate(self, x=None, y=None, *arguments, **options):
@@ -242,10 +237,9 @@ class TaskModel(keras.Model):
         """Tell callbacks that watch our numbers what `mode="auto"` means: Keras knows those of `compile` alone."""
         for callback in getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks or ()):
             name = str(getattr(callback, "monitor", "")).removeprefix("val_")
-            if getattr(callback, "mode", None) == "auto" and name in self.head.loss_names:
-                callback.mode = "min"
-            elif getattr(callback, "mode", None) == "auto" and re.fullmatch(self.higher_is_better or "", name):
-                callback.mode = "max"
+            better = re.fullmatch(self.higher_is_better or "", name)
+            if getattr(callback, "mode", None) == "auto" and (better or name in self.head.loss_names):
+                callback.mode = "max" if better else "min"
 
     def check(self, x, y):
         """Raise on a batch that cannot be learned from; `x` and `y` are arrays or tensors."""
@@ -283,9 +277,8 @@ class TaskModel(keras.Model):
         if y is None:
             raise ValueError(f"{self.name}: the {what} has inputs but no targets: pass (inputs, targets).")
         if len(keras.tree.flatten(x)[0]) == 0:
-            raise ValueError(
-                f"{self.name}: the {what} has no rows: got {keras.tree.map_structure(lambda value: tuple(value.shape), x)}."
-            )
+            shapes = keras.tree.map_structure(lambda value: tuple(value.shape), x)
+            raise ValueError(f"{self.name}: the {what} has no rows: got {shapes}.")
         self.check(x, y)
 
     # Files
