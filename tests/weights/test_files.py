@@ -171,9 +171,12 @@ def test_torch_files_are_read(model, tmp_path, name):
     import torch
 
     state = {key: torch.from_numpy(np.array(value)) for key, value in torch_state(model).items()}
-    torch.save({"model": state, "args": argparse.Namespace(lr=0.1), "epoch": 3}, tmp_path / name)
-    weights.load(model, tmp_path / name)
-    assert_close(model.get_layer("fc").kernel, state["fc.weight"].numpy().T)
+    for is_zip in (True, False):  # the form of today, and of old
+        checkpoint = {"model": state, "args": argparse.Namespace(lr=0.1), "epoch": 3}
+        torch.save(checkpoint, tmp_path / name, _use_new_zipfile_serialization=is_zip)
+        weights.load_torch(model, {key: 0 * value for key, value in state.items()})
+        weights.load(model, tmp_path / name)
+        assert_close(model.get_layer("fc").kernel, state["fc.weight"].numpy().T)
     torch.save([state], tmp_path / name)
     with unchanged(model), pytest.raises(ValueError, match="holds a list, not tensors by their names"):
         weights.load(model, tmp_path / name)

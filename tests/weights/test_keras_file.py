@@ -6,7 +6,7 @@ import pytest
 
 from kvision import weights
 from kvision.applications import ResNet
-from tests.weights.states import unchanged, values
+from tests.weights.states import unchanged
 
 
 @pytest.mark.parametrize("name", ["net.weights.h5", "net.keras"])
@@ -33,18 +33,18 @@ def test_the_code_in_a_keras_file_is_not_run(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(source.get_weights(), model.get_weights(), strict=True))
 
 
-def test_the_file_of_a_trained_model_loads_into_a_fresh_one(model, tmp_path):
+def test_the_file_of_a_trained_model_loads_into_a_fresh_one(tmp_path):
     """Its optimizer, metrics and random states are left alone, here and there."""
-    image = keras.Input((32, 32, 3))
-    trained = keras.Model(image, keras.layers.Dropout(0.5)(model(image)))
-    trained.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    trained.fit(np.zeros((2, 32, 32, 3), "float32"), np.arange(2), verbose=0)
-    trained.save(tmp_path / "net.keras")
-    image = keras.Input((32, 32, 3))
-    fresh = keras.Model(image, keras.layers.Dropout(0.5)(ResNet("tiny", input_shape=(32, 32, 3), classes=3)(image)))
+    small, fresh = (
+        keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2, "softmax", name="fc")])
+        for _ in range(2)
+    )
+    small.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    small.fit(np.zeros((2, 4), "float32"), np.arange(2), verbose=0)
+    small.save(tmp_path / "net.keras")
     for _ in range(2):
         weights.load(fresh, tmp_path / "net.keras")
-        assert all(np.array_equal(values(trained)[path], got) for path, got in values(fresh).items())
+        assert all(np.array_equal(a, b) for a, b in zip(small.get_weights()[:2], fresh.get_weights()[:2], strict=True))
         fresh.compile(keras.optimizers.SGD(momentum=0.9), "mse")
         fresh.optimizer.build(fresh.trainable_variables)
 

@@ -10,7 +10,7 @@ from kvision.applications import GoogLeNet, MobileNetV2, ResNet, Swin, cut
 from tests.support import assert_close
 from tests.weights.states import torch_state, unchanged, values
 
-FORMATS = ("net.safetensors", "net.weights.h5", "net.keras")
+FORMATS = ("net.safetensors", "net.weights.h5", pytest.param("net.keras", marks=pytest.mark.slow))  # as the second
 
 
 def build(**options):
@@ -23,9 +23,9 @@ def trained(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("trained"), build()
     state = torch_state(model)
     weights.load_torch(model, state)
-    save_file(state, folder / FORMATS[0])
-    model.save_weights(folder / FORMATS[1])
-    model.save(folder / FORMATS[2])
+    save_file(state, folder / "net.safetensors")
+    model.save_weights(folder / "net.weights.h5")
+    model.save(folder / "net.keras")
     return model, folder
 
 
