@@ -49,35 +49,35 @@ def row_at(address, file, **more):
     return weights.Published(address, file, "torchvision", "MIT", 50.0, "none", **more)
 
 
-def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(model, tmp_path, downloads):
-    state = torch_state(model)
+def test_files_of_an_address_are_fetched_once_and_compared_with_their_digits(own_model, tmp_path, downloads):
+    state = torch_state(own_model)
     save_file(state, tmp_path / "net")
     name = f"net-{hashlib.sha256((tmp_path / 'net').read_bytes()).hexdigest()[:8]}.safetensors"
     (tmp_path / "net").rename(tmp_path / name)
     Files.asked = []
     with serving(functools.partial(Files, directory=tmp_path)) as address:
         for epsilon in (None, 0.0):
-            weights.load_published(model, row_at(address, name, epsilon=epsilon))
-            assert_close(model.get_layer("fc").kernel, state["fc.weight"].T)
-            assert model.get_layer("bn1").epsilon == (1e-5 if epsilon is None else epsilon)
-            assert model.preprocessing == imagenet.preprocess_input
+            weights.load_published(own_model, row_at(address, name, epsilon=epsilon))
+            assert_close(own_model.get_layer("fc").kernel, state["fc.weight"].T)
+            assert own_model.get_layer("bn1").epsilon == (1e-5 if epsilon is None else epsilon)
+            assert own_model.preprocessing == imagenet.preprocess_input
         own = Preprocessing(value_range=(-1.0, 1.0))
-        weights.load_published(model, row_at(address, name, preprocessing=own))
-        assert model.preprocessing == own  # that of the weights beats that of the family
+        weights.load_published(own_model, row_at(address, name, preprocessing=own))
+        assert own_model.preprocessing == own  # that of the weights beats that of the family
         assert Files.asked == [f"/{name}"]
 
         for path in (downloads / name, tmp_path / name):  # one broken here, then one broken there
             whole = path.read_bytes()
             path.write_bytes(whole[:-8] + bytes(8))
-            with unchanged(model), pytest.raises(ValueError, match=f"(?s){name} is not the file .* was deleted"):
-                weights.load_published(model, row_at(address, name))
+            with unchanged(own_model), pytest.raises(ValueError, match=f"(?s){name} is not the file .* was deleted"):
+                weights.load_published(own_model, row_at(address, name))
             assert not (downloads / name).exists()
         path.write_bytes(whole)
-        weights.load_published(model, row_at(address, name))
-    weights.load_published(model, row_at(address, name))  # the server is gone
+        weights.load_published(own_model, row_at(address, name))
+    weights.load_published(own_model, row_at(address, name))  # the server is gone
     (downloads / name).unlink()
-    with unchanged(model), pytest.raises(ValueError, match="are not downloaded yet and could not be fetched"):
-        weights.load_published(model, row_at(address, name))
+    with unchanged(own_model), pytest.raises(ValueError, match="are not downloaded yet and could not be fetched"):
+        weights.load_published(own_model, row_at(address, name))
 
 
 class Slow(Files):

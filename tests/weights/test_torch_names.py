@@ -45,36 +45,36 @@ def test_on_a_mismatch_nothing_changes(model, fault, message):
         weights.load_torch(model, state)
 
 
-def test_renames_apply_to_our_keys(model):
-    state = {key.replace("layer1.", "stage_one."): value for key, value in torch_state(model).items()}
-    weights.remember(model, {"timm": [(r"^layer1\.", "stage_one.")]})
-    weights.load_torch(model, state, source="timm")
-    assert_close(model.get_layer("layer1.0.bn1").gamma, state["stage_one.0.bn1.weight"])
+def test_renames_apply_to_our_keys(own_model):
+    state = {key.replace("layer1.", "stage_one."): value for key, value in torch_state(own_model).items()}
+    weights.remember(own_model, {"timm": [(r"^layer1\.", "stage_one.")]})
+    weights.load_torch(own_model, state, source="timm")
+    assert_close(own_model.get_layer("layer1.0.bn1").gamma, state["stage_one.0.bn1.weight"])
 
 
-def test_older_names_of_a_file_are_brought_to_todays(model):
-    state = torch_state(model)
+def test_older_names_of_a_file_are_brought_to_todays(own_model):
+    state = torch_state(own_model)
     older = {key.replace("layer1.0.", "layer1.block1."): value for key, value in state.items()}
     rules = [(r"^layer1\.block(\d)\.", lambda found: f"layer1.{int(found[1]) - 1}.")]
-    with unchanged(model), pytest.raises(ValueError, match="from 'layer1.0.conv1.weight', which is not there"):
-        weights.load_torch(model, older)
-    weights.remember(model, older_names={"torchvision": rules})
+    with unchanged(own_model), pytest.raises(ValueError, match="from 'layer1.0.conv1.weight', which is not there"):
+        weights.load_torch(own_model, older)
+    weights.remember(own_model, older_names={"torchvision": rules})
     for spelling in (state, older):
-        model.get_layer("layer1.0.conv1").kernel.assign(0 * model.get_layer("layer1.0.conv1").kernel)
-        weights.load_torch(model, spelling)
-        assert_close(model.get_layer("layer1.0.conv1").kernel, state["layer1.0.conv1.weight"].transpose(2, 3, 1, 0))
+        own_model.get_layer("layer1.0.conv1").kernel.assign(0 * own_model.get_layer("layer1.0.conv1").kernel)
+        weights.load_torch(own_model, spelling)
+        assert_close(own_model.get_layer("layer1.0.conv1").kernel, state["layer1.0.conv1.weight"].transpose(2, 3, 1, 0))
     with (
-        unchanged(model),
+        unchanged(own_model),
         pytest.raises(ValueError, match="'layer1.block1.conv1.weight' of the file has no counterpart"),
     ):
-        weights.load_torch(model, state | {"layer1.block1.conv1.weight": state["layer1.0.conv1.weight"]})
+        weights.load_torch(own_model, state | {"layer1.block1.conv1.weight": state["layer1.0.conv1.weight"]})
 
 
-def test_an_epsilon_reaches_every_batch_normalisation_and_is_saved(model, tmp_path):
-    nested = keras.Sequential([keras.Input((32, 32, 3)), model])
+def test_an_epsilon_reaches_every_batch_normalisation_and_is_saved(own_model, tmp_path):
+    nested = keras.Sequential([keras.Input((32, 32, 3)), own_model])
     assert weights.set_epsilon(nested, 0.0) is nested
     nested.save(tmp_path / "net.keras")
-    for net in (model, keras.saving.load_model(tmp_path / "net.keras")):
+    for net in (own_model, keras.saving.load_model(tmp_path / "net.keras")):
         epsilons = [layer.epsilon for layer in net._flatten_layers() if hasattr(layer, "moving_variance")]
         assert len(epsilons) == 17
         assert set(epsilons) == {0.0}
