@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import collections
 import contextlib
+import ctypes
 import gc
 import pathlib
 import resource
@@ -46,6 +47,8 @@ def let_go():
             del registered[name]
     keras.utils.clear_session(free_memory=False)
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back to the system
 
 
 @pytest.fixture

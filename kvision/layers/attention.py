@@ -105,7 +105,10 @@ class MultiHeadAttention(_Attention):
         if x.shape[-1] != channels:
             raise ValueError(f"{self.name}: keys and values need the queries' {channels} channels, got {x.shape[-1]}.")
         columns = slice(first * channels, last * channels)
-        x = ops.matmul(x, self.qkv.kernel[:, columns]) + self.qkv.bias[columns]
+        if self.qkv.quantization_mode:  # its kernel are integers, which the layer alone can scale
+            x = self.qkv(x)[..., columns]
+        else:
+            x = ops.matmul(x, self.qkv.kernel[:, columns]) + self.qkv.bias[columns]
         return split_heads(x, last - first, self.num_heads)
 
     def compute_output_shape(self, query_shape):

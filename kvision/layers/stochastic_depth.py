@@ -31,6 +31,7 @@ class StochasticDepth(keras.layers.Layer):
         self.rate = rate
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True  # no weight depends on the shape; inside a block `quantize` meets it before its first call
 
     def call(self, inputs, training=False):
         if not training or self.rate == 0:

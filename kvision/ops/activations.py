@@ -26,19 +26,16 @@ def gelu(x):
 
 @ops.custom_gradient
 def _gelu(x):
-    wide = _wide(x)
-    return ops.cast(wide * _normal_cdf(wide), x.dtype), lambda upstream: _gelu_gradient(upstream, x)
+    y = ops.gelu(_wide(x), approximate=False)  # Keras's own: LiteRT knows its operations as one
+    return ops.cast(y, x.dtype), lambda upstream: _gelu_gradient(upstream, x)
 
 
 @kernels.fuse
 def _gelu_gradient(upstream, x):
     wide = _wide(x)
+    distribution = 0.5 + 0.5 * ops.erf(0.7071067811865476 * wide)  # 1/√2
     density = 0.3989422804014327 * ops.exp(-0.5 * ops.square(wide))  # 1/√(2π)
-    return ops.cast(_wide(upstream) * (_normal_cdf(wide) + wide * density), x.dtype)
-
-
-def _normal_cdf(x):
-    return 0.5 + 0.5 * ops.erf(0.7071067811865476 * x)  # 1/√2
+    return ops.cast(_wide(upstream) * (distribution + wide * density), x.dtype)
 
 
 def _wide(x):
