@@ -292,7 +292,7 @@ class Counter(keras.metrics.Metric):
         return {}
 
 
-@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}], ids=str)
+@pytest.mark.parametrize("mode", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.slow)], ids=str)
 def test_an_observer_sees_every_training_batch_and_is_no_part_of_the_model(mode, tmp_path):
     model, data, counter = model_of(**mode), batch(), Counter()
     model.fit(*data, batch_size=4, verbose=0)  # compiled without it

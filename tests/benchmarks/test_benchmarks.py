@@ -85,6 +85,7 @@ def test_the_gpu_run_works_on_the_cpu():
     assert "passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_a_card_the_gpu_run_says_what_to_do():
     done = subprocess.run([sys.executable, str(FOLDER / "gpu.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -102,11 +102,11 @@ MODES = {
 
 @pytest.mark.parametrize(
     ("mode", "validation"),
-    [("float32", True), ("jit, several steps a call", True), ("accumulation", True)]
+    [("float32", True), ("accumulation", True)]
     + [
         pytest.param(mode, validation, marks=pytest.mark.slow)
         for mode, validation in [("float32", False), ("several steps a call", False)]
-        + [(mode, True) for mode in MODES if mode not in ("float32", "jit, several steps a call", "accumulation")]
+        + [(mode, True) for mode in MODES if mode not in ("float32", "accumulation")]
     ],
 )
 def test_a_detector_counts_what_it_trains_on(mode, validation):
@@ -279,7 +279,16 @@ def in_batches(x, y):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"jit_compile": True}, {"steps_per_execution": 2}, {"steps_per_execution": 4}], ids=str
+    "options",
+    [
+        {},
+        {"steps_per_execution": 4},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in ({"jit_compile": True}, {"steps_per_execution": 2})
+        ),
+    ],
+    ids=str,
 )
 def test_a_classifier_counts_its_last_smaller_batch_as_it_is(options):
     x, y = photos()

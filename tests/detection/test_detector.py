@@ -172,6 +172,7 @@ def test_callbacks_that_watch_average_precision_know_which_way_is_better(shared,
     assert stop.mode == mode
 
 
+@pytest.mark.slow
 def test_early_stopping_on_average_precision_needs_no_mode():
     model = detector()
     x, targets = batch_of(ROW)

@@ -70,7 +70,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "faster")) for kind in HEADS])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "fast with masks")) for kind in HEADS]
+)
 def test_its_losses_are_named_by_its_parts_and_it_is_saved(kind):
     build, names = HEADS[kind]
     head = build()

@@ -17,7 +17,7 @@ ON_JAX = keras.backend.backend() == "jax"
 FIT_ROWS = [("float32", True), ("mixed_float16", ON_JAX), ("mixed_bfloat16", ON_JAX)]
 FIT_ROWS += [] if ON_JAX else [("float32", False)]
 FIT_ROWS_OF_CI = [("group", ("float32", True)), ("group", ("mixed_float16", ON_JAX))]
-FIT_ROWS_OF_CI += [("batch", ("mixed_bfloat16", ON_JAX))]
+FIT_ROWS_OF_CI += [("batch", ("mixed_bfloat16", ON_JAX)), ("batch", ("float32", True))]
 
 # ours, Keras's
 PAIRS = {

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from kvision.ops import deform_conv2d
-from tests.ops.differentiation import GRAPHS_ARE_SLOW, MODES, value_and_gradients
+from tests.ops.differentiation import GRAPHS_ARE_SLOW, MODES, SLOW, value_and_gradients
 from tests.support import assert_close
 
 # x's height, width and channels; kernel; options
@@ -79,7 +79,12 @@ def slope(function, arguments, index, direction, upstream, step=1e-6):
 
 def modes_of(names):
     """The row with everything in all modes, the others in one: compiling is slow."""
-    return [(name, mode) for name in names for mode in (MODES if name == "everything" else MODES[:1])]
+    jit_is_slow = [(mode, SLOW if mode == "jit" else []) for mode in MODES]
+    return [
+        pytest.param(name, mode, marks=marks)
+        for name in names
+        for mode, marks in (jit_is_slow if name == "everything" else jit_is_slow[:1])
+    ]
 
 
 @pytest.mark.parametrize("modulated", [True, False], ids=["v2", "v1"])

@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from kvision import ops
-from tests.ops.differentiation import GRAPHS_ARE_SLOW, JIT_IS_SLOW
+from tests.ops.differentiation import GRAPHS_ARE_SLOW, JIT_IS_SLOW, SLOW
 from tests.ops.execution import execute
 
 QUERIES, TARGETS = 12, 7
@@ -79,7 +79,7 @@ def test_equals_every_permutation():
         np.testing.assert_array_equal(queries, best)
 
 
-@pytest.mark.parametrize("queries, targets", [(5, 9), (1, 4), (6, 1)])
+@pytest.mark.parametrize("queries, targets", [(5, 9), *(pytest.param(*row, marks=SLOW) for row in [(1, 4), (6, 1)])])
 def test_other_shapes(queries, targets):
     rng = np.random.default_rng(0)
     cost = rng.normal(size=(6, queries, targets)).astype("float32")

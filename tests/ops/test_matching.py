@@ -4,7 +4,8 @@ import pytest
 
 from kvision import ops
 from kvision.ops.matching import CROWD_FRACTION
-from tests.ops.execution import MODES, area_twin, execute, iou_twin, random_boxes
+from tests.ops.differentiation import JIT_IS_SLOW
+from tests.ops.execution import area_twin, execute, iou_twin, random_boxes
 
 # low, high, allow_low_quality: region proposals, RetinaNet, the second stage
 SETTINGS = [(0.3, 0.7, True), (0.4, 0.5, True), (0.5, 0.5, False)]
@@ -67,7 +68,7 @@ def twins(boxes, labels, anchors, *settings, crowd=(None,) * 6):
     return [match_twin(*image[:2], anchors, *settings, image[2]) for image in zip(boxes, labels, crowd, strict=True)]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
 def test_equals_twin(mode):
     boxes, labels, anchors = example()
     got = execute(lambda boxes, labels: ops.match(boxes, labels, anchors, *SETTINGS[0]), boxes, labels, mode=mode)
@@ -80,7 +81,7 @@ def test_settings_equal_twin(settings):
     np.testing.assert_array_equal(run(*example(), *settings), twins(*example(), *settings))
 
 
-@pytest.mark.parametrize("mode", ["eager", "jit"])
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
 def test_crowds_equal_twin(mode):
     boxes, labels, anchors = example()
     got = execute(

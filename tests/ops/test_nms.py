@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from kvision import ops
-from tests.ops.execution import MODES, execute, iou_twin, random_boxes
+from tests.ops.differentiation import JIT_IS_SLOW, SLOW
+from tests.ops.execution import execute, iou_twin, random_boxes
 
 
 def nms_twin(boxes, scores, threshold, max_outputs, labels=None):
@@ -50,7 +51,7 @@ def twin_of_the_example(threshold, max_outputs, with_labels=False):
     ]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
 def test_nms_equals_twin(mode):
     boxes, scores, _ = example()
     indices, count = execute(lambda boxes, scores: ops.nms(boxes, scores, 0.5, 80), boxes, scores, mode=mode)
@@ -61,7 +62,7 @@ def test_nms_equals_twin(mode):
     assert len(want[0]) < 80 == len(want[1]), "the example must end both ways"
 
 
-@pytest.mark.parametrize("mode", ["eager", "jit"])
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
 def test_batched_nms_equals_twin(mode):
     boxes, scores, labels = example()
     indices, count = execute(
@@ -74,7 +75,9 @@ def test_batched_nms_equals_twin(mode):
     np.testing.assert_array_equal(count, [len(row) for row in want])
 
 
-@pytest.mark.parametrize("threshold, max_outputs", [(0.7, 3), (0.0, 80), (1.0, 150)])
+@pytest.mark.parametrize(
+    "threshold, max_outputs", [(0.7, 3), *(pytest.param(*row, marks=SLOW) for row in [(0.0, 80), (1.0, 150)])]
+)
 def test_settings_equal_twin(threshold, max_outputs):
     boxes, scores, _ = example(150)  # more than one chunk
     indices, count = ops.nms(boxes, scores, threshold, max_outputs)

@@ -201,6 +201,7 @@ def test_a_line_cut_short_is_left_out_and_appended_to_cleanly(tmp_path, cut):
     assert [line["epoch"] for line in strict_lines(tmp_path)] == ([0, 1, 0] if whole else [0, 0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_what_it_had(tmp_path):
     code = f"""
 import os, signal, keras
@@ -254,6 +255,7 @@ def test_images_a_second_are_those_of_the_training(tmp_path, monkeypatch):
     assert speeds == [8 * STEPS / 1] * 2
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_directory(tmp_path):
     code = f"""
 import keras, time

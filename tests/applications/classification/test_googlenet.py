@@ -137,6 +137,7 @@ def test_sample_weights_and_regularisers_count_once():
     assert_close(got, losses[0] + 0.3 * (losses[1] + losses[2]) + penalty, tolerance=(1e-4, 0))
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_know_no_heads():
     model = with_heads()
     plain = model.inference_model()

@@ -82,6 +82,7 @@ def rows(image):
     return list(zip(TARGETS["boxes"][image], TARGETS["labels"][image], strict=True))
 
 
+@pytest.mark.slow
 def test_stages_train_on_the_boxes_of_the_one_before(staged):
     head, said, sample, seen = staged
     got = head.losses({}, TARGETS, training=True)
@@ -142,6 +143,7 @@ def test_stages_are_named_apart_and_keep_the_options_of_the_first():
     assert model.head.mask_stages[0].mask_predictor.filters == CLASSES
 
 
+@pytest.mark.slow
 def test_masks_are_the_mean_of_the_stages():
     model = tiny_two_stage(A.CascadeRCNN, masks=True, score_threshold=0.0)
     features = model(random_images(), training=True)

@@ -26,7 +26,9 @@ DETECTORS = {
     "mask_rcnn": (A.MaskRCNN, (*BOX_HEAD, "roi_heads.mask_predictor.mask_fcn_logits")),
     "retinanet": (A.RetinaNet, ("head.classification_head.cls_logits",)),
 }
-every_detector = pytest.mark.parametrize("name", DETECTORS)
+every_detector = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "retinanet")) for name in DETECTORS]
+)
 
 
 def module_of(name):

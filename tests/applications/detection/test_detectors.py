@@ -15,13 +15,12 @@ import pytest
 from tests.applications.detection.rows import CLASSES, ROWS, SHAPE
 from tests.support import assert_close
 
-# XLA and 16 bits take many seconds to compile: for detectors that have all parts of the others between them, in CI.
+# XLA and 16 bits take many seconds to compile: in CI, for detectors that have all parts of the others between them.
 COMPILED = {
     "jit": ("retinanet", "fast_rcnn", "mask_rcnn", "cascade_rcnn with masks"),
     "mixed_float16": ("retinanet", "mask_rcnn"),
     "mixed_bfloat16": ("fast_rcnn", "cascade_rcnn with masks"),
 }
-ALWAYS = ("retinanet", "mixed_float16")
 
 
 def cases(*modes):
@@ -31,7 +30,7 @@ def cases(*modes):
             row,
             mode,
             marks=[pytest.mark.xdist_group(f"{row.name} {mode}")]
-            + [pytest.mark.slow] * (row.slow if mode == "float32" else (row.name, mode) != ALWAYS),
+            + [pytest.mark.slow] * (row.slow or mode != "float32"),
             id=f"{row.name}-{mode}",
         )
         for row in ROWS
@@ -324,3 +323,27 @@ def test_it_is_exported_to_what_predict_gives(row, tmp_path):
     assert set(served) == set(want)
     for name in want:
         assert_close(served[name], want[name], tolerance=(1e-4, 1e-4))  # compiled otherwise
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+@pytest.mark.parametrize("name", ["retinanet", "mask_rcnn"])
+def test_a_litert_file_gives_what_predict_gives(name, tmp_path):
+    import tensorflow as tf
+
+    row = next(row for row in ROWS if row.name == name)
+    model, x = row.tiny(), images_of(row)
+    rng = np.random.default_rng(1)
+    for weight in model.trainable_weights:  # scores that differ: equal ones are sorted otherwise there
+        if len(weight.shape) > 1:
+            weight.assign(rng.normal(0, (2 / np.prod(weight.shape[:-1])) ** 0.5, weight.shape))
+    model.head.score_threshold = 0.0
+    model.export(tmp_path / "detector.tflite", format="litert", verbose=False)
+    runner = tf.lite.Interpreter(str(tmp_path / "detector.tflite")).get_signature_runner()
+    (argument,) = runner.get_input_details()
+    got, want = runner(**{argument: x}), model.predict(x, verbose=0)
+    assert (want["labels"] >= 0).any()
+    assert set(got) == set(want)
+    for key in want:
+        assert_close(got[key], want[key], tolerance=(1e-4, 1e-2 if key == "boxes" else 1e-4))  # pixels

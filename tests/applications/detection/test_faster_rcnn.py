@@ -18,6 +18,7 @@ def test_levels_of_a_real_image():
     assert set(model.trunk.output) == {"P2", "P3", "P4", "P5", "objectness_logits", "anchor_deltas"}
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_no_gradient_flows_through_the_proposals():
     import tensorflow as tf
