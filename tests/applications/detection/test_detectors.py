@@ -328,11 +328,11 @@ def test_it_is_exported_to_what_predict_gives(row, tmp_path):
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
-@pytest.mark.parametrize("name", ["retinanet", "mask_rcnn"])
-def test_a_litert_file_gives_what_predict_gives(name, tmp_path):
+def test_a_litert_file_gives_what_predict_gives(tmp_path):
+    """RetinaNet alone: what RoIAlign does is no operation of LiteRT's own, and Python has no Flex delegate."""
     import tensorflow as tf
 
-    row = next(row for row in ROWS if row.name == name)
+    row = next(row for row in ROWS if row.name == "retinanet")
     model, x = row.tiny(), images_of(row)
     rng = np.random.default_rng(1)
     for weight in model.trainable_weights:  # scores that differ: equal ones are sorted otherwise there
