@@ -99,7 +99,7 @@ CASES = {
 
 def batch_of(row, case="two images"):
     """Images and targets as this detector takes them."""
-    targets = dict(CASES[case])
+    targets = {name: array.copy() for name, array in CASES[case].items()}
     x = random_images(len(targets["labels"]))
     if row.masks:
         rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
