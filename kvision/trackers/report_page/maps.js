@@ -80,7 +80,7 @@ function outside(parent, grid, names, low) {
   const shrunk = names.some((name) => grid.latest[name] < grid.healthy[0]);
   const shown = found.slice(0, 8).join(", ") + (found.length > 8 ? ` and ${found.length - 8} more` : "");
   add(parent, "p", { class: "list" }, found.length ? `Outside at the last measurement: ${shown}.`
-    : shrunk ? "Small at the last measurement, after a healthy run and all together: so it is when the rate is annealed."
+    : shrunk ? "Small at the last measurement, after a healthy run and all together: right where the rate was annealed, else the training stands still."
     : `All ${names.length} inside the healthy range at the last measurement.`);
 }
 
