@@ -186,7 +186,11 @@ def test_detections_end_where_the_image_ends(row):
         assert len(boxes) > 3
         assert (boxes >= 0).all() and (boxes <= [width, height] * 2).all()
         assert ((boxes[:, 2:] - boxes[:, :2]) > 0).all()
-    assert (found["boxes"][0].max(axis=0)[2:] > [36, 21]).all()  # some reach as far
+    furthest = found["boxes"][0].max(axis=0)[2:]
+    if "cascade" in row.name:  # whose last stage may move back from where the first was cut
+        assert (furthest > [36, 21]).all()
+    else:
+        assert (furthest == [40, 24]).all()  # some did reach further
 
 
 def test_callbacks_cut_where_targets_say_the_image_ends(detector):
