@@ -1,0 +1,155 @@
+"""Random access to the samples of a data set, and the order in which `fit` sees them.
+
+A reader finds files and makes a `Source`; `Source.dataset` is the `tf.data.Dataset` that `fit` takes. The order is a
+function of seed and epoch, so a run can go on at batch k of epoch e without reading what came before, two processes
+can read disjoint shards, and what a random transform does to a sample depends on seed, epoch and sample alone.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+
+class Order:
+    """The order of the samples in each epoch: a function of (seed, epoch).
+
+    Each iterator over the data set is an epoch; they count on from 0, or from where `start` says.
+
+    Args:
+        length: Samples of the whole data set.
+        batch_size: Samples a batch; None where the data set is not batched.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Of the orders.
+        shard: `(index, count)`: this process reads every `count`-th sample of the epoch, from `index` on.
+
+    Raises:
+        ValueError: If `batch_size` or the shard is out of range.
+
+    >>> order = Order(5, batch_size=2, shuffle=True, seed=1)
+    >>> order.indices(0).tolist(), order.indices(1).tolist()
+    ([3, 1, 4, 0, 2], [2, 0, 1, 4, 3])
+    >>> order.batches
+    3
+    """
+
+    def __init__(self, length, *, batch_size=None, shuffle=False, seed=0, shard=(0, 1)):
+        index, count = shard
+        if not 0 <= index < count or index >= length:
+            raise ValueError(
+                f"shard is (index, count) with 0 <= index < count, and each shard needs a sample: got {shard!r} of "
+                f"{length} samples. Pass (process, number of processes)."
+            )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None for single samples, got {batch_size}.")
+        self.length = length
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.shard = (index, count)
+        self._next = (0, 0)
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        """Samples an epoch of this shard."""
+        return len(range(self.shard[0], self.length, self.shard[1]))
+
+    @property
+    def batches(self):
+        """Batches an epoch, the last of them perhaps smaller; samples where nothing is batched."""
+        return -(-len(self) // (self.batch_size or 1))
+
+    def indices(self, epoch):
+        """The indices of the samples of an epoch, in order: int64 [samples]."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
+        return order[self.shard[0] :: self.shard[1]].astype("int64")
+
+    def start(self, epoch, batch=0):
+        """Let the next iterator begin at a batch of an epoch.
+
+        Raises:
+            ValueError: If the epoch has no such batch.
+        """
+        if not 0 <= batch < self.batches or epoch < 0:
+            raise ValueError(
+                f"Order.start: expected an epoch from 0 and a batch from 0 to {self.batches - 1}, got epoch {epoch} "
+                f"and batch {batch}."
+            )
+        with self._lock:
+            self._next = (int(epoch), int(batch))
+
+    def begin(self):
+        """What the iterator that begins now reads: int64 [samples, 2] of index and epoch."""
+        with self._lock:
+            (epoch, batch), self._next = self._next, (self._next[0] + 1, 0)
+        indices = self.indices(epoch)[batch * (self.batch_size or 1) :]
+        return np.stack([indices, np.full_like(indices, epoch)], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The samples of a data set by their index, and what is known of them.
+
+    Args:
+        example: A function of `tf.data` from the index of a sample (int64 scalar) to the sample, of static shapes.
+        order: The `Order` of the samples.
+        drop_remainder: Whether to leave out the last batch where it is smaller, so that shapes are wholly static.
+        facts: Attributes that the data set gets: `class_names`, `files`, `counts`, `problems`.
+        transforms: Functions `(sample, seed) -> sample` of `tf.data`, applied in order to each sample; `seed` is an
+            int64 [2], a function of the order's seed, the epoch and the sample's index, for TensorFlow's stateless
+            random functions.
+        skip_broken: Whether a sample that cannot be read is dropped, with a warning by TensorFlow. The number of
+            batches is then unknown beforehand.
+    """
+
+    example: Callable
+    order: Order
+    drop_remainder: bool = False
+    facts: dict = dataclasses.field(default_factory=dict)
+    transforms: tuple = ()
+    skip_broken: bool = False
+
+    def transformed(self, transform):
+        """This source with one more transform `(sample, seed) -> sample`."""
+        return dataclasses.replace(self, transforms=(*self.transforms, transform))
+
+    def sample(self, index, epoch=0):
+        """One sample, transformed as in an epoch, in `tf.data` or outside; `index` and `epoch` are int64 scalars."""
+        index, epoch = tf.cast(index, tf.int64), tf.cast(epoch, tf.int64)
+        sample = self.example(index)
+        for position, transform in enumerate(self.transforms):
+            seed = tf.stack([epoch * 1_000_003 + self.order.seed, index * 1_009 + position])
+            sample = transform(sample, seed)
+        return sample
+
+    def dataset(self):
+        """The `tf.data.Dataset` of the samples in batches; it carries `source` and the facts as attributes."""
+        order = self.order
+        begin = tf.data.Dataset.range(1).map(
+            lambda _: tf.ensure_shape(tf.numpy_function(order.begin, [], tf.int64), (None, 2))
+        )
+        data = begin.flat_map(tf.data.Dataset.from_tensor_slices)
+        data = data.map(lambda pair: self.sample(pair[0], pair[1]), tf.data.AUTOTUNE)
+        data = data.ignore_errors(log_warning=True) if self.skip_broken else data
+        batches = order.batches
+        if order.batch_size is not None:
+            data = data.batch(order.batch_size, drop_remainder=self.drop_remainder)
+            batches = len(order) // order.batch_size if self.drop_remainder else batches
+        if not self.skip_broken:
+            data = _of_length(data, batches)
+        data = data.prefetch(tf.data.AUTOTUNE)
+        for name, fact in {**self.facts, "source": self}.items():
+            setattr(data, name, fact)
+        return data
+
+
+def _of_length(data, length):
+    """A data set that says its length, which `tf.data` cannot know of one whose order is drawn as it begins.
+
+    An iterator that began in the middle of an epoch has fewer elements: who began there knows it.
+    """
+    nothing = data.take(0).filter(lambda *_: True).repeat()  # empty, of a cardinality that `tf.data` takes as infinite
+    return data.concatenate(nothing).take(length)

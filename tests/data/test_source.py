@@ -1,0 +1,69 @@
+"""The order of samples is a function of seed and epoch, and an iterator may begin anywhere."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kvision.data.source import Order, Source
+
+
+def source(length=10, **options):
+    noisy = lambda sample, seed: (sample[0] + tf.random.stateless_uniform([1], seed), sample[1])  # noqa: E731
+    order = Order(length, **{"batch_size": 3, "shuffle": True, "seed": 1, **options})
+    return Source(lambda index: (tf.cast(index, tf.float32)[None], index), order).transformed(noisy)
+
+
+def read(data):
+    return [(images.numpy(), labels.numpy().tolist()) for images, labels in data]
+
+
+def test_each_epoch_has_its_own_order_with_every_sample_once():
+    data = source().dataset()
+    first, second = ([label for _, labels in read(data) for label in labels] for _ in range(2))
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first == source().order.indices(0).tolist()
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_an_iterator_begins_at_a_batch_of_an_epoch_as_if_it_had_read_what_came_before(batch):
+    whole = source().dataset()
+    epochs = [read(whole) for _ in range(3)]
+    again = source().dataset()
+    again.source.order.start(1, batch)
+    rest, following = read(again), read(again)
+    for (images, labels), (images_then, labels_then) in zip(
+        rest + following, epochs[1][batch:] + epochs[2], strict=True
+    ):
+        np.testing.assert_array_equal(images, images_then)
+        assert labels == labels_then
+
+
+@pytest.mark.parametrize("drop, batch_size, expected", [(False, 3, 4), (True, 3, 3), (False, None, 10)])
+def test_the_length_is_known(drop, batch_size, expected):
+    made = source(batch_size=batch_size)
+    data = Source(made.example, made.order, drop).dataset()
+    assert len(data) == expected == len(list(data))
+
+
+def test_shards_are_disjoint_and_cover_an_epoch():
+    shards = [source(shard=(index, 3)).order.indices(4) for index in range(3)]
+    assert sorted(np.concatenate(shards)) == list(range(10))
+
+
+def test_transforms_differ_by_sample_and_epoch_and_agree_by_seed():
+    noise = [{float(image) % 1 for images, _ in read(source().dataset()) for image in images[:, 0]} for _ in range(2)]
+    assert noise[0] == noise[1]
+    assert len(noise[0]) == 10
+    data = source().dataset()
+    one, two = ({round(float(image) % 1, 4) for images, _ in read(data) for image in images[:, 0]} for _ in range(2))
+    assert not one & two
+
+
+def test_what_is_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"shard is \(index, count\)"):
+        source(shard=(3, 3))
+    with pytest.raises(ValueError, match="expected an epoch from 0 and a batch from 0 to 3, got epoch 1 and batch 4"):
+        source().order.start(1, 4)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        source(batch_size=0)
