@@ -30,7 +30,7 @@ class Order:
 
     >>> order = Order(5, batch_size=2, shuffle=True, seed=1)
     >>> order.indices(0).tolist(), order.indices(1).tolist()
-    ([3, 1, 4, 0, 2], [2, 0, 1, 4, 3])
+    ([4, 0, 1, 2, 3], [1, 4, 0, 3, 2])
     >>> order.batches
     3
     """
