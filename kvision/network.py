@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from kvision.errors import checked_names
+from kvision.ops import operations_for
 from kvision.weights import WeightSources
 
 
@@ -157,6 +158,11 @@ class Network(keras.Model):
 
     def _layer_names(self):
         return {layer.name for layer in self.layers if not isinstance(layer, keras.layers.InputLayer)}
+
+    def export(self, filepath, format="tf_saved_model", **options):
+        """As `keras.Model.export`; a format of another runtime gets operations that it knows."""
+        with operations_for(format):
+            return super().export(filepath, format=format, **options)
 
     def get_config(self):
         return super().get_config() | {

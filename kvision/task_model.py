@@ -10,6 +10,7 @@ from keras import ops
 
 from kvision._keras import layers_of
 from kvision.errors import checked_names, unknown
+from kvision.ops import operations_for
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -301,9 +302,11 @@ class TaskModel(keras.Model):
         specs = input_signature if hasattr(input_signature, "items") else {"images": input_signature}
         inputs = {name: keras.Input(spec.shape[1:], dtype=spec.dtype, name=name) for name, spec in specs.items()}
         inputs = inputs if hasattr(input_signature, "items") else inputs["images"]
-        outputs = self(inputs, training=False)[self.predictions_name]
-        whole = keras.Model(inputs, outputs, name=self.name)
-        return whole.export(filepath, format=format, verbose=verbose, **options)
+        with operations_for(format):
+            outputs = self(inputs, training=False)[self.predictions_name]
+            whole = keras.Model(inputs, outputs, name=self.name)
+            whole(keras.tree.map_structure(lambda one: ops.zeros((1, *one.shape[1:]), one.dtype), inputs))  # for ONNX
+            return whole.export(filepath, format=format, verbose=verbose, **options)
 
     def get_config(self):
         return {

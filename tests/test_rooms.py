@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "weights": PARTS - {"contract"},
     "network": FLOOR | {"weights"},
     "part": {"errors", "_keras"},
-    "task_model": {"errors", "_keras"},
+    "task_model": FLOOR,
     "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
     "data": {"errors", "contract", "drawing", "_keras"},

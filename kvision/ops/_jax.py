@@ -1,11 +1,17 @@
 """JAX's side of `kvision.ops`; `_tensorflow.py` holds functions of the same names."""
 
+import contextlib
+import functools
 import inspect
 
 import jax
 import jax.numpy as jnp
 
 from kvision.ops._roi import align_by_gather
+
+portable = contextlib.nullcontext  # of any runtime: what is exported is StableHLO, which every operation becomes
+roll = jnp.roll
+gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 
 def fuse(function):

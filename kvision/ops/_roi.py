@@ -54,9 +54,12 @@ def align_by_gather(features, boxes, level, scales, output_size, sampling_ratio,
         for column, column_weight in columns:
             values = ops.take(table, first + row[..., :, None] * stride + column[..., None, :], axis=0)
             samples = samples + values * (row_weight[..., :, None] * column_weight[..., None, :])[..., None]
-    bins = (output_size, sampling_ratio, output_size, sampling_ratio)
-    samples = ops.reshape(samples, (batch, boxes.shape[1], *bins, channels))
-    return ops.cast(ops.mean(samples, axis=(3, 5)), features[0].dtype)
+    for axis in (2, 3):  # one axis at a time: LiteRT means over one axis alone
+        sizes = [batch, boxes.shape[1], *samples.shape[2:]]
+        samples = ops.mean(
+            ops.reshape(samples, (*sizes[:axis], output_size, sampling_ratio, *sizes[axis + 1 :])), axis + 1
+        )
+    return ops.cast(samples, features[0].dtype)
 
 
 def _corners(points, size):

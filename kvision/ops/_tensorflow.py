@@ -1,5 +1,7 @@
 """TensorFlow's own kernels behind `kvision.ops`; `_jax.py` holds functions of the same names."""
 
+import contextlib
+import contextvars
 import functools
 
 import tensorflow as tf
@@ -11,6 +13,17 @@ from kvision.ops._roi import align_by_gather, clip_points, sample_points
 
 _FUSED_DTYPES = (tf.float16, tf.bfloat16, tf.float32)  # what the fused batch normalisation kernel takes
 _LARGE_SAMPLE = 2**15  # elements per sample from which fusing pays
+_runtime = contextvars.ContextVar("runtime", default=None)  # other than TensorFlow, for which is traced
+
+
+@contextlib.contextmanager
+def portable(runtime):
+    """What is traced within uses only operations that another runtime knows, `"onnx"` or `"litert"`, however slow."""
+    token = _runtime.set(runtime)
+    try:
+        yield
+    finally:
+        _runtime.reset(token)
 
 
 def _in_xla():
@@ -38,7 +51,7 @@ def fuse(function):
         known = all(None not in tensor.shape[1:] for tensor in tensors)
         sample = max((tensor.shape for tensor in tensors), key=len)[1:]
         large = known and (len(sample) < 2 or sample.num_elements() >= _LARGE_SAMPLE)
-        pays = large and not tf.executing_eagerly() and not _in_xla() and on_cpu()
+        pays = large and not tf.executing_eagerly() and not _in_xla() and on_cpu() and _runtime.get() is None
         return (compiled if pays else function)(*arguments)
 
     return call
@@ -112,7 +125,30 @@ def compiled(function):
 
     For loops over tensors, which otherwise cost a dispatch for every operation of every iteration.
     """
-    return tf.function(function, jit_compile=True, autograph=False)
+    by_xla = tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors, **constants):
+        return (function if _runtime.get() else by_xla)(*tensors, **constants)
+
+    return call
+
+
+def roll(x, shift, axis):
+    """`x` with its elements shifted cyclically along two axes."""
+    if not _runtime.get():
+        return tf.roll(x, shift, axis)
+    for steps, dimension in zip(shift, axis, strict=True):
+        first, second = tf.split(x, [-steps % x.shape[dimension], -1], dimension)
+        x = tf.concat([second, first], dimension)
+    return x
+
+
+def gelu(x):
+    """x·Φ(x) in the operations that LiteRT knows as one, or for ONNX in those that its converter knows."""
+    if _runtime.get() == "onnx":
+        return 0.5 * x * (1 + tf.math.erf(x * 0.7071067811865476))  # 1/√2
+    return tf.nn.gelu(x, approximate=False)
 
 
 def fuse_and_recompute(function):
@@ -149,7 +185,7 @@ def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
 
 def roi_align(features, boxes, level, scales, output_size, sampling_ratio, aligned):
     """RoIAlign of boxes [b, n, 4] on one map or, by `level` [b, n], on several; see `align_by_gather`."""
-    if _in_xla() or not on_cpu():
+    if _in_xla() or not on_cpu() or _runtime.get():
         return align_by_gather(features, boxes, level, scales, output_size, sampling_ratio, aligned)
     batch, count = tf.shape(boxes)[0], boxes.shape[1]
     images = tf.repeat(tf.range(batch), count)

@@ -26,8 +26,7 @@ def gelu(x):
 
 @ops.custom_gradient
 def _gelu(x):
-    y = ops.gelu(_wide(x), approximate=False)  # Keras's own: LiteRT knows its operations as one
-    return ops.cast(y, x.dtype), lambda upstream: _gelu_gradient(upstream, x)
+    return ops.cast(kernels.gelu(_wide(x)), x.dtype), lambda upstream: _gelu_gradient(upstream, x)
 
 
 @kernels.fuse

@@ -5,6 +5,7 @@ from keras import ops
 from kvision.ops._backend import kernels
 from kvision.ops.boxes import columns, iou_of_columns
 
+LOWEST = -3e38  # finite in float32
 CHUNK_SIZE = 128
 
 
@@ -86,6 +87,7 @@ def select_detections(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
     boxes, scores = ops.cast(boxes_xyxy, "float32"), ops.cast(scores, "float32")
     keep, _ = batched_nms(boxes, scores, labels, iou_threshold, max_outputs)
     found, index = keep >= 0, ops.maximum(keep, 0)
+    scores = ops.maximum(scores, LOWEST)  # a converter to ONNX makes a product of `where`, and -inf · 0 is NaN
     return {
         "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, index[..., None], axis=1), 0.0),
         "scores": ops.where(found, ops.take_along_axis(scores, index, axis=1), 0.0),

@@ -199,7 +199,7 @@ def _two_windows(start, end, size):
     """The two indices into the table of window maxima that together cover start…end."""
     powers = np.array([0] + [length.bit_length() - 1 for length in range(1, size + 1)], "int32")
     power = ops.take(powers, ops.maximum(end - start, 0))
-    second = end - ops.left_shift(ops.ones_like(power), power)
+    second = end - ops.take(2 ** np.arange(powers.max() + 1, dtype="int32"), power)
     return tuple(power * size + ops.clip(index, 0, size - 1) for index in (start, second))
 
 

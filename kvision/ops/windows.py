@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from kvision.ops._backend import kernels
+
 
 def window_partition(x, window, shift=(0, 0)):
     """Shift a map cyclically up and left, then partition it into windows; zeros pad the map at the bottom and right.
@@ -23,7 +25,7 @@ def window_partition(x, window, shift=(0, 0)):
     if (height, width) != tuple(x.shape[1:3]):
         x = ops.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)))
     if any(shift):
-        x = ops.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+        x = kernels.roll(x, (-shift[0], -shift[1]), (1, 2))
     x = ops.transpose(ops.reshape(x, (-1, rows, window, columns, window, channels)), (0, 1, 3, 2, 4, 5))
     return ops.reshape(x, (-1, window * window, channels))
 
@@ -35,7 +37,7 @@ def window_merge(x, size, window, shift=(0, 0)):
     x = ops.transpose(ops.reshape(x, (-1, rows, columns, window, window, channels)), (0, 1, 3, 2, 4, 5))
     x = ops.reshape(x, (-1, rows * window, columns * window, channels))
     if any(shift):
-        x = ops.roll(x, tuple(shift), axis=(1, 2))
+        x = kernels.roll(x, tuple(shift), (1, 2))
     return x[:, : size[0], : size[1]] if tuple(x.shape[1:3]) != tuple(size) else x
 
 

@@ -1,4 +1,4 @@
-"""What leaves Keras gives what `predict` gives: SavedModel and LiteRT files, and weights of 8 bits."""
+"""What leaves Keras gives what `predict` gives: SavedModel, LiteRT and ONNX files, and weights of 8 bits."""
 
 import keras
 import numpy as np
@@ -51,7 +51,7 @@ def test_a_saved_model_gives_what_predict_gives(row, tmp_path):
 
 @pytest.mark.tensorflow_only
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
-@rows(but=("swin",))  # `roll` is no operation of LiteRT's own: the Flex delegate runs it, which Python has not
+@rows()
 def test_a_litert_file_gives_what_predict_gives(row, tmp_path):
     import tensorflow as tf
 
@@ -61,3 +61,18 @@ def test_a_litert_file_gives_what_predict_gives(row, tmp_path):
     (name,) = runner.get_input_details()
     (got,) = runner(**{name: images}).values()
     assert_close(got, scores_of(model, images), tolerance=PARITY)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning")
+@rows()
+def test_an_onnx_file_gives_what_predict_gives(row, tmp_path):
+    import onnxruntime
+
+    model, images = row.tiny(input_shape=row.shape, **row.head), images_of(row)
+    want = scores_of(model, images)
+    model.export(tmp_path / "net.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    (name,) = (given.name for given in session.get_inputs())
+    (got,) = session.run(None, {name: images})
+    assert_close(got, want, tolerance=PARITY)
