@@ -51,7 +51,6 @@ def main():
         ],
     )
     print(f"\nAP50    {history.history['val_AP50'][-1]:.3f} after {time.perf_counter() - start:.0f} s")
-    print(f"report  {options.run}/report.html  (open it in a browser)")
 
 
 def batches(count, seed):

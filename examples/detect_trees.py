@@ -73,7 +73,6 @@ def main():
     draw(model, *validation, run / "trees.png")
     print(f"\nAP50      {before:.3f} before, {history.history['val_AP50'][-1]:.3f} after {seconds:.0f} s of training")
     print(f"images  {run / 'trees.png'}  (coloured: detections; white: missed objects)")
-    print(f"report    {run / 'report.html'}  (open it in a browser)")
 
 
 def read(name, folder):

@@ -42,9 +42,11 @@ def tests_of(changed):
 
 
 def names(path, other):
-    """Whether `path` or what it reaches names the file `other`, or for a file of a package the folder it lies in."""
+    """Whether `path` or what it reaches names `other`, or the folder of a file of the package or a guide."""
     other = pathlib.PurePath(other)
-    words = {other.name} | ({other.parent.name} if other.parts[0] == "kvision" else set())
+    words = {other.name} | (
+        {other.parent.name} if other.parts[0] == "kvision" or other.match("docs/guides/*") else set()
+    )
     return any(words & set(re.split(r"[/\"'\s*]", text)) for file in reach(path) for text in strings(file))
 
 

@@ -282,7 +282,7 @@ class WandbLogger(Tracker):
 
         histograms = {}
         for weight in self.model.trainable_weights:
-            values = keras.ops.convert_to_numpy(weight).astype("float32")
+            values = keras.ops.convert_to_numpy(weight).astype("float64")  # float32 has no 64 bins in a narrow range
             values = values[np.isfinite(values)]
             if values.size:
                 histograms[f"weights/{weight.path}"] = wandb.Histogram(values)

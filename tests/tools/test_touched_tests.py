@@ -37,6 +37,7 @@ EXAMPLES = "tests/test_examples.py"
         ("tests/golden/addons.json", ["tests/losses/test_giou.py"], [ROWS]),
         ("examples/train_digits.py", [EXAMPLES], [ROWS]),
         ("README.md", [EXAMPLES], [ROWS]),
+        ("docs/guides/export.md", ["tests/test_guides.py"], [ROWS]),
         ("kvision/callbacks/__init__.py", ["tests/callbacks/test_exposure.py"], ["tests/ops/test_nms.py"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

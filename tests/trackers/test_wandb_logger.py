@@ -183,9 +183,19 @@ def test_histograms_on_request(tmp_path):
     for weight in model.trainable_weights:
         rows = column(run, f"weights/{weight.path}")
         assert [step for step, _ in rows] == [4, 8]
-        counts, edges = np.histogram(keras.ops.convert_to_numpy(weight), bins=64)
+        counts, edges = np.histogram(keras.ops.convert_to_numpy(weight).astype("float64"), bins=64)
         assert rows[-1][1]["values"] == counts.tolist()
         np.testing.assert_allclose(rows[-1][1]["bins"], edges, rtol=1e-6)
+
+
+def test_histograms_of_weights_that_hardly_differ(tmp_path, capsys):
+    model = tiny_model(keras.optimizers.SGD(0.0))
+    near = np.float32(3) + np.spacing(np.float32(3)) * np.arange(2, dtype="float32")  # too narrow there for 64 bins
+    kernel = model.layers[0].kernel
+    kernel.assign(np.resize(near, kernel.shape))
+    fit_tiny(model, [WandbLogger(histograms=True)])
+    assert sum(column(read_run(tmp_path), f"weights/{kernel.path}")[-1][1]["values"]) == np.prod(kernel.shape)
+    assert "failed" not in capsys.readouterr().out
 
 
 def test_broken_weights_do_not_end_the_run(tmp_path, capsys):

@@ -99,3 +99,9 @@ def test_what_does_not_fit_is_refused(options, message):
     options = {name: value() if callable(value) else value for name, value in options.items()}
     with pytest.raises(ValueError, match=message):
         A.FasterRCNN(**{"input_shape": SHAPE, "classes": CLASSES} | options)
+
+
+@pytest.mark.parametrize("name", ["FasterRCNN", "MaskRCNN", "CascadeRCNN"])
+def test_each_builder_speaks_in_its_own_name(name):
+    with pytest.raises(ValueError, match=rf"^{name} needs a backbone that returns C2, C3, C4, C5"):
+        getattr(A, name)(input_shape=SHAPE, classes=CLASSES, backbone=tiny_backbone("C2", "C3"))
