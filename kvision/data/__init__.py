@@ -8,6 +8,8 @@ from kvision.data.detection import DetectionData as DetectionData
 from kvision.data.folder import ImageFolder as ImageFolder
 from kvision.data.folder import image_folder as image_folder
 from kvision.data.letterbox import letterbox as letterbox
+from kvision.data.records import records as records
+from kvision.data.records import write_records as write_records
 from kvision.data.scenes import scenes as scenes
 from kvision.data.shapes import shape_names as shape_names
 from kvision.data.shapes import shapes as shapes

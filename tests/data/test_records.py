@@ -1,0 +1,110 @@
+"""Records give what was written, go on after a stop, and notice a flipped bit."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kvision
+from kvision.data.source import Order, Source
+
+LENGTH = 7
+IMAGES = np.random.default_rng(0).integers(0, 256, (LENGTH, 4, 5, 3)).astype("uint8")
+BOXES = np.random.default_rng(1).uniform(0, 4, (LENGTH, 2, 4)).astype("float32")
+
+
+def pairs(index):
+    return tf.constant(IMAGES)[index], tf.cast(index % 3, tf.int32)
+
+
+def detections(index):
+    return tf.constant(IMAGES)[index], {
+        "labels": tf.fill([2], tf.cast(index, tf.int32)),
+        "boxes": tf.constant(BOXES)[index],
+    }
+
+
+def dataset(example=pairs, **facts):
+    return Source(example, Order(LENGTH, batch_size=2, shuffle=True, seed=3), facts=facts).dataset()
+
+
+def flat(data):
+    return [[part.numpy() for part in keras.tree.flatten(sample)] for sample in data]
+
+
+@pytest.mark.parametrize("example", [pairs, detections, lambda index: tf.constant(IMAGES)[index]])
+@pytest.mark.parametrize("shard_size", [1, 3, 100])
+def test_what_is_read_is_what_was_written(example, shard_size, tmp_path):
+    data = dataset(example, class_names=("a", "b", "c"), counts=(3, 2, 2))
+    assert kvision.data.write_records(data, tmp_path, shard_size=shard_size, verbose=0) == LENGTH
+    read = kvision.data.records(tmp_path, batch_size=None)
+    assert read.element_spec == kvision.data.records(tmp_path, batch_size=None).element_spec
+    assert (read.class_names, read.counts, len(read)) == (["a", "b", "c"], [3, 2, 2], LENGTH)
+    for index, parts in enumerate(flat(read)):
+        for part, want in zip(parts, keras.tree.flatten(example(tf.constant(index, tf.int64))), strict=True):
+            np.testing.assert_array_equal(part, want)
+            assert part.dtype == want.numpy().dtype
+
+
+def test_batches_have_the_structure_of_the_data_set_and_an_order_by_epoch(tmp_path):
+    data = dataset(detections)
+    kvision.data.write_records(data, tmp_path, verbose=0)
+    read = kvision.data.records(tmp_path, batch_size=2, shuffle=True, seed=3)
+    keras.tree.assert_same_structure(read.element_spec, data.element_spec)
+    for _ in range(2):
+        for got, want in zip(flat(read), flat(data), strict=True):
+            for part, wanted in zip(got, want, strict=True):
+                np.testing.assert_array_equal(part, wanted)
+
+
+def test_it_goes_on_at_the_first_shard_that_is_missing(tmp_path, capsys):
+    read = []
+
+    def failing(index):
+        if index == 4 and not mended:
+            raise RuntimeError("the machine stops")
+        read.append(int(index))
+        return IMAGES[index]
+
+    mended = []
+    data = dataset(lambda index: tf.ensure_shape(tf.numpy_function(failing, [index], tf.uint8), (4, 5, 3)))
+    with pytest.raises(tf.errors.OpError, match="the machine stops"):
+        kvision.data.write_records(data, tmp_path, shard_size=2, verbose=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.json", "shard-00000", "shard-00001"]
+    with pytest.raises(ValueError, match=r"2 of 4 shards are missing .* the first is shard-00002"):
+        kvision.data.records(tmp_path)
+    read.clear()
+    mended.append(True)
+    kvision.data.write_records(data, tmp_path, shard_size=2, verbose=1)
+    assert min(read) == 4
+    assert f"{LENGTH}/{LENGTH}" in capsys.readouterr().out
+    np.testing.assert_array_equal([parts[0] for parts in flat(kvision.data.records(tmp_path, batch_size=None))], IMAGES)
+
+
+def test_a_flipped_bit_is_told_with_shard_and_row(tmp_path):
+    kvision.data.write_records(dataset(), tmp_path, shard_size=3, verbose=0)
+    path = tmp_path / "shard-00001" / "0.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the last image of the shard
+    path.write_bytes(content)
+    read = kvision.data.records(tmp_path, batch_size=None)
+    iterator = iter(read)
+    for index in range(5):
+        np.testing.assert_array_equal(next(iterator)[0], IMAGES[index])
+    with pytest.raises(tf.errors.OpError, match=r"row 2 of .*shard-00001 is damaged"):
+        next(iterator)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected what a reader of kvision gives"):
+        kvision.data.write_records(tf.data.Dataset.range(3), tmp_path)
+    with pytest.raises(ValueError, match="shard_size must be at least 1"):
+        kvision.data.write_records(dataset(), tmp_path, shard_size=0)
+    ragged = dataset(lambda index: tf.zeros([index, 3]))
+    with pytest.raises(ValueError, match=r"samples of one shape .*image_size=\(height, width\)"):
+        kvision.data.write_records(ragged, tmp_path)
+    with pytest.raises(ValueError, match="there is no records.json"):
+        kvision.data.records(tmp_path)
+    kvision.data.write_records(dataset(), tmp_path, verbose=0)
+    with pytest.raises(ValueError, match="holds records that differ in structure"):
+        kvision.data.write_records(dataset(detections), tmp_path, verbose=0)
