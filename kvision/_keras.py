@@ -6,6 +6,8 @@ releases that were tried. Nothing else in the package reaches into `keras.src` o
 
 import keras
 from keras.src.backend import config
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving.saving_lib import H5IOStore, _load_state, _save_state
 from keras.src.utils.io_utils import print_msg
 
@@ -122,6 +124,12 @@ def saved_state(model):
 def load_state(model, groups):
     """Load what `saved_state` gives, with other values."""
     _load_state(model, _State(groups), None, "", visited_saveables=set())
+
+
+def global_seed_variable():
+    """The variable behind random numbers that are drawn without a seed; None before anything has drawn from it."""
+    generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return None if generator is None else generator.state
 
 
 def keras_home():

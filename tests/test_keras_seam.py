@@ -141,6 +141,14 @@ def remembers_where_downloads_lie(capsys):
     return _keras.keras_home() == keras.src.backend.config._KERAS_DIR
 
 
+def finds_the_global_seed(capsys):
+    keras.random.normal((1,))
+    before = np.asarray(_keras.global_seed_variable())
+    drawn = np.asarray(keras.random.normal((3,)))
+    _keras.global_seed_variable().assign(before)
+    return np.array_equal(drawn, np.asarray(keras.random.normal((3,))))
+
+
 def saves_and_loads_by_groups(capsys):
     model, other = network(), network()
     groups, names = _keras.saved_state(model)
@@ -168,6 +176,7 @@ PRIVATE = {
     "Optimizer._learning_rate": gives_the_schedule,
     "Optimizer._update_model_variables_moving_average": stops_before_the_averages,
     "Model.make_train_function": knows_what_is_traced,
+    "keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR": finds_the_global_seed,
     "keras.src.backend.config._KERAS_DIR": remembers_where_downloads_lie,
     "keras.src.saving.saving_lib._save_state, _load_state and H5IOStore": saves_and_loads_by_groups,
 }
