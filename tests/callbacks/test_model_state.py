@@ -27,6 +27,9 @@ def test_goes_on_as_before(optimizer):
     model = tiny_model(OPTIMIZERS[optimizer]())
     fit_tiny(model, epochs=1)
     state = copy_state(model)
+    restore_state(
+        model, state
+    )  # on JAX a weight and its average share memory after a fit, which Keras's next one fails on
     fit_tiny(model, shuffle=False)
     first = copy_state(model)
     restore_state(model, state)
