@@ -4,6 +4,8 @@
 releases that were tried. Nothing else in the package reaches into `keras.src` or a private attribute of Keras.
 """
 
+import sys
+
 import keras
 from keras.src.backend import config
 from keras.src.backend.common.global_state import get_global_attribute
@@ -130,6 +132,62 @@ def global_seed_variable():
     """The variable behind random numbers that are drawn without a seed; None before anything has drawn from it."""
     generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
     return None if generator is None else generator.state
+
+
+def start_fit_at(model, epoch):
+    """Let the `fit` that is about to begin start at `epoch`; None takes that back, or every later one starts there."""
+    model._initial_epoch = epoch
+
+
+def callback_list(callback):
+    """The `CallbackList` that is calling a method of `callback` now: Keras gives no other way to its neighbours."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList) and callback in caller.callbacks:
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def fit_of(callbacks, frame):
+    """The local variables of the `fit` that uses a `CallbackList`, where it is being run around `frame`; or None."""
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("callbacks") is callbacks:
+            return frame.f_locals
+        frame = frame.f_back
+    return None
+
+
+def fit_input(callbacks):
+    """The `x` that was given to the `fit` which uses a `CallbackList` now; None outside."""
+    return (fit_of(callbacks, sys._getframe(1)) or {}).get("x")
+
+
+def build_for(model, batch):
+    """Build what a first batch would: the layers, metrics and loss of a compiled model.
+
+    Args:
+        model: The model.
+        batch: A batch, or what has the shapes and dtypes of one.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+# What Keras's callbacks remember between epochs, by class; what a subclass adds is its own.
+_MEMORY = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
+    keras.callbacks.History: ("history", "epoch"),
+}
+
+
+def callback_memory(callback):
+    """The names of the attributes in which one of Keras's callbacks remembers what it saw."""
+    return [name for kind, names in _MEMORY.items() if isinstance(callback, kind) for name in names]
 
 
 def keras_home():

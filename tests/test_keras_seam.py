@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -149,6 +150,65 @@ def finds_the_global_seed(capsys):
     return np.array_equal(drawn, np.asarray(keras.random.normal((3,))))
 
 
+class Within(keras.callbacks.Callback):
+    """Calls `look()` when a fit begins, and notes which epochs it has."""
+
+    def __init__(self, look=lambda callback: None):
+        super().__init__()
+        self.look = look
+        self.found, self.epochs = None, []
+
+    def on_train_begin(self, logs=None):
+        self.found = self.look(self)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+
+def fit_with(*callbacks):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.fit(np.zeros((4, 4)), np.zeros((4, 1)), callbacks=list(callbacks), epochs=3, verbose=0)
+    return model
+
+
+def starts_a_fit_later_once(capsys):
+    later = Within(lambda callback: _keras.start_fit_at(callback.model, 2))
+    model = fit_with(later)
+    _keras.start_fit_at(model, None)
+    anew = Within()
+    model.fit(np.zeros((4, 4)), np.zeros((4, 1)), callbacks=[anew], epochs=3, verbose=0)
+    return (later.epochs, anew.epochs) == ([2], [0, 1, 2])
+
+
+def finds_the_other_callbacks(capsys):
+    one, other = Within(_keras.callback_list), Within()
+    fit_with(one, other)
+    return [other in one.found.callbacks, _keras.callback_list(one)] == [True, None]
+
+
+def finds_the_input_of_fit(capsys):
+    one = Within(lambda callback: _keras.fit_input(_keras.callback_list(callback)))
+    two = Within(lambda callback: _keras.fit_of(_keras.callback_list(callback), sys._getframe(0))["epochs"])
+    fit_with(one, two)
+    return one.found.shape == (4, 4) and two.found == 3
+
+
+def builds_for_a_batch(capsys):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    _keras.build_for(model, (keras.KerasTensor((None, 4)), keras.KerasTensor((None, 1))))
+    return model.built and {"mean_absolute_error/total", "loss/total"} <= {variable.path for variable in model.metrics_variables}
+
+
+def knows_what_callbacks_remember(capsys):
+    callbacks = keras.callbacks
+    made = [callbacks.EarlyStopping("loss"), callbacks.ReduceLROnPlateau("loss"), callbacks.History()]
+    made += [callbacks.ModelCheckpoint("x.keras", save_best_only=True), callbacks.SwapEMAWeights()]
+    fit_with(*made[:3])
+    return all(set(_keras.callback_memory(each)) <= vars(each).keys() and _keras.callback_memory(each) for each in made)
+
+
 def saves_and_loads_by_groups(capsys):
     model, other = network(), network()
     groups, names = _keras.saved_state(model)
@@ -178,6 +238,11 @@ PRIVATE = {
     "Model.make_train_function": knows_what_is_traced,
     "keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR": finds_the_global_seed,
     "keras.src.backend.config._KERAS_DIR": remembers_where_downloads_lie,
+    "Model._initial_epoch": starts_a_fit_later_once,
+    "CallbackList.callbacks": finds_the_other_callbacks,
+    "the variables x and callbacks of Model.fit": finds_the_input_of_fit,
+    "Model._symbolic_build": builds_for_a_batch,
+    "the memory of EarlyStopping, ReduceLROnPlateau and others": knows_what_callbacks_remember,
     "keras.src.saving.saving_lib._save_state, _load_state and H5IOStore": saves_and_loads_by_groups,
 }
 

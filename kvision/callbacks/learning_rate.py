@@ -82,15 +82,17 @@ class LearningRate(keras.callbacks.Callback):
         self.batch_size = batch_size
         self._takes_rate = takes_rate
         self._factor, self._set = 1.0, None  # what others made of the rate; the rate that was set last
+        self._start = None  # where the schedule began in the run, if restored
 
     def get_state(self):
-        """What other callbacks made of the rate, as `{"factor": number}`, to go on from in another process."""
+        """What other callbacks made of the rate, `factor`, and where in the run the schedule began, `start`."""
         self._notice()
-        return {"factor": self._factor}
+        start = self._start if self._model is None else clock_of(self.model).starts.get(self, self._start)
+        return {"factor": self._factor, "start": start}
 
     def set_state(self, state):
-        """Take over what `get_state` gave."""
-        self._factor = state["factor"]
+        """Take over what `get_state` gave, to go on in another process."""
+        self._factor, self._start = state["factor"], state["start"]
 
     def on_train_begin(self, logs=None):
         rate = getattr(self.model.optimizer, "learning_rate", None)
@@ -134,7 +136,7 @@ class LearningRate(keras.callbacks.Callback):
             self._factor = 1.0
         self._set = None
         if self not in clock.starts:
-            clock.starts[self] = self._position(epoch) if clock.anew else 0
+            clock.starts[self] = self._position(epoch) if clock.anew else self._start or 0
 
     def on_train_end(self, logs=None):
         self._notice()

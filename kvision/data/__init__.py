@@ -1,6 +1,7 @@
 """Reading images into `tf.data`, and guards against bad files and labels."""
 
 from kvision.data.annotations import Problem as Problem
+from kvision.data.arrays import arrays as arrays
 from kvision.data.check import check_labels as check_labels
 from kvision.data.check import check_targets as check_targets
 from kvision.data.coco import coco as coco

@@ -96,6 +96,26 @@ class Clock:
         self._next_epoch = epoch + 1
         self._ends[self.epoch(epoch)] = self._steps
 
+    def get_state(self):
+        """Where the run stands, to go on from in another process."""
+        return {
+            "steps_before": self.steps_before,
+            "epochs_before": self.epochs_before,
+            "ends": dict(self._ends),
+            "latest": (self._steps, self._next_epoch),
+            "images": self._images,
+        }
+
+    def set_state(self, state, model):
+        """Take over what `get_state` gave; the optimizer of `model` was restored, so it is the one of that run."""
+        self.steps_before = state["steps_before"]
+        self.epochs_before = state["epochs_before"]
+        self._ends = dict(state["ends"])
+        self._steps, self._next_epoch = state["latest"]
+        self._images, self._batch_size = state["images"], None
+        optimizer = unwrapped_optimizer(model)
+        self._optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
+
     def epoch(self, epoch):
         """The number in the run, from 0, of what Keras counts as `epoch` in the present fit."""
         return self.epochs_before + epoch
