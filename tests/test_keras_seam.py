@@ -198,7 +198,8 @@ def builds_for_a_batch(capsys):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics=["mae"])
     _keras.build_for(model, (keras.KerasTensor((None, 4)), keras.KerasTensor((None, 1))))
-    return model.built and {"mean_absolute_error/total", "loss/total"} <= {variable.path for variable in model.metrics_variables}
+    paths = {variable.path for variable in model.metrics_variables}
+    return model.built and {"mean_absolute_error/total", "loss/total"} <= paths
 
 
 def knows_what_callbacks_remember(capsys):

@@ -77,7 +77,8 @@ class Exposure(keras.callbacks.Callback):
         self._seen_before = None  # what the model had counted when last read; None while it does not count for training
 
     def get_state(self):
-        """The three numbers, to go on from in another process."""
+        """The three numbers, those of the present epoch included, to go on from in another process."""
+        self._read()
         return {f"{unit}_seen": getattr(self, f"{unit}_seen") for unit in UNITS}
 
     def set_state(self, state):

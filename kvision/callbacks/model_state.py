@@ -89,9 +89,9 @@ def _in_order(model, state, variables):
 
 
 def _described(name, value):
-    """What a variable is, without the numbers that Keras gives to the names of layers."""
+    """What a variable is, without the scopes and numbers in its name, which depend on what was built before it."""
     shape, dtype = _kind(value)
-    return f"{re.sub(r'_[0-9]+(?=[_/ ]|$)', '', name)} of {dtype} {shape}"
+    return f"{name.partition('/')[0]} {re.sub(r'_[0-9]+(?=[_ ]|$)', '', name.rpartition('/')[2])} of {dtype} {shape}"
 
 
 def _kind(value):

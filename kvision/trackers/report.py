@@ -67,6 +67,14 @@ class Report(Tracker):
         self.path = self.history.directory / "report.html"
         self._failed = False
 
+    def get_state(self):
+        """Where the run stands, to go on from in another process."""
+        return self.history.get_state()
+
+    def set_state(self, state):
+        """Take over what `get_state` gave, before training begins."""
+        self.history.set_state(state)
+
     def set_model(self, model):
         super().set_model(model)
         self.history.set_model(model)

@@ -61,6 +61,16 @@ class RunHistory(Tracker):
         self._start = time.perf_counter()
         self._columns, self._row, self._last_row = [], {}, 0
         self._failed = False
+        self._epoch_recorded = -1
+        self._restored = None  # where the run stands that goes on
+
+    def get_state(self):
+        """Where the run stands, to go on from in another process."""
+        return {"step": optimizer_steps(self.model), "epoch": self._epoch_recorded}
+
+    def set_state(self, state):
+        """Take over what `get_state` gave, before training begins: what was written of later steps is taken out."""
+        self._restored = dict(state)
 
     @property
     def jsonl(self):
@@ -92,17 +102,35 @@ class RunHistory(Tracker):
     def on_train_begin(self, logs=None):
         self._start = time.perf_counter()
         if self.writes:
+            if self._restored is not None:
+                self._save(self._cut)
             clock_of(self.model).remember(lambda: _ends_of(self.jsonl))
 
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
         release(self.jsonl)
 
+    def _cut(self):
+        """Take out what the run does again: the end of both files."""
+        state, self._restored = self._restored, None
+        self._epoch_recorded = state["epoch"]
+        lines = self.jsonl.read_bytes().splitlines(keepends=True)
+        while lines and _is_after(_parse(lines[-1]), state):
+            lines.pop()
+        os.truncate(self.jsonl, sum(map(len, lines)))
+        rows = kept = _rows_of(self.csv)
+        while kept and _is_after({"event": "epoch"} | {n: int(kept[-1][n]) for n in ("epoch", "step")}, state):
+            kept = kept[:-1]
+        if len(kept) < len(rows):
+            head = dict(zip(self._columns, self._columns, strict=True))
+            replace_file(self.csv, _csv_lines(self._columns, [head, *kept]))
+
     def record(self, event):
         if isinstance(event, Measurement | Advice):
             self._append({"event": type(event).__name__.lower(), **vars(event)})
 
     def record_epoch(self, epoch, logs, late=False):
+        self._epoch_recorded = epoch
         row = {
             "epoch": epoch,
             "step": optimizer_steps(self.model),
@@ -201,6 +229,14 @@ def _parse(line):
     except ValueError:
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def _is_after(event, state):
+    """Whether an event is of a step or an epoch's end after the place that `RunHistory.get_state` tells."""
+    if event is None:
+        return True
+    is_later_end = event["event"] == "epoch" and event["epoch"] > state["epoch"]
+    return is_later_end or event.get("step", 0) > state["step"]
 
 
 def _ends_of(path):

@@ -129,8 +129,17 @@ class WandbLogger(Tracker):
         self.run = None
         self.location = None
         self._early = []  # events from before the run began, then None
+        self._restored = None  # of the run that goes on
         self._owned = False
         self._told = set()
+
+    def get_state(self):
+        """The run's id, and the best values so far, to go on in the same run from another process."""
+        return {"id": getattr(self.run, "id", None), "best": self._best.values, "epochs": self._best.epochs}
+
+    def set_state(self, state):
+        """Take over what `get_state` gave, before training begins."""
+        self._restored = dict(state)
 
     def set_model(self, model):
         super().set_model(model)
@@ -143,7 +152,10 @@ class WandbLogger(Tracker):
         if not self.writes:
             return
         self._check_identity()
+        if self._restored is not None:
+            self._best.values, self._best.epochs = dict(self._restored["best"]), dict(self._restored["epochs"])
         self._attempt("starting the run", self._begin)
+        self._restored = None
         early, self._early = self._early, None
         for event in early or ():
             self.record(event)
@@ -230,11 +242,13 @@ class WandbLogger(Tracker):
 
     def _start(self, wandb, config):
         bounds = {name: seconds for name, seconds in BOUNDS.items() if f"WANDB_{name.upper()}" not in os.environ}
+        restored = None if self._restored is None else self._restored["id"]
         options = {
             "project": self.project,
             "config": config,
             "dir": self.directory,
             "settings": bounds | {"silent": True},
+            **({"id": restored, "resume": "allow"} if restored else {}),
             **self._identity,
         }
         mode = choose_mode(self.mode)

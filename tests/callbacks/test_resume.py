@@ -1,0 +1,449 @@
+"""A run that was stopped and started again is the one never stopped: weights, optimizer, history, callbacks."""
+
+import collections
+import json
+import os
+import pathlib
+import signal
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import kvision
+from kvision.callbacks import Exposure, LearningRate, ReduceOnPlateau, Report, Resume, RunHistory
+from kvision.callbacks import snapshots as snapshots_module
+from kvision.callbacks.model_state import copy_state, restore_state
+from kvision.trackers import clock
+from tests.callbacks.runs import tiny_model
+
+BATCHES, EPOCHS = 5, 3
+numbers = np.random.default_rng(0)
+X, Y = numbers.normal(size=(36, 4)).astype("float32"), numbers.integers(0, 2, 36)
+
+
+class PowerCutError(Exception):
+    """Ends a fit as a kill does, as far as one process can."""
+
+
+class PowerCut(keras.callbacks.Callback):
+    """Breaks off before the batch of that number, counted over the fit."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.left = batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if not self.left:
+            raise PowerCutError
+        self.left -= 1
+
+
+def data():
+    return kvision.data.arrays(X, Y, batch_size=8, seed=5)
+
+
+def model_again(made=[]):  # noqa: B006  # one for all tests, since compiling is what takes the time
+    """A model as in a new process: its state, optimizer and clock are those of a new one."""
+    if not made:
+        made += [tiny_model()]
+        made += [copy_state(made[0], ("model", "optimizer"))]
+    model, state = made
+    restore_state(model, state)
+    clock._clocks.pop(model, None)
+    return model
+
+
+def train(directory, *callbacks, model=model_again, every=2, epochs=EPOCHS, cut=None, last=False, **options):
+    """One try of the run; None if it was cut."""
+    batches = data()
+    model = model()
+    resume = Resume(directory, every=every, data=batches)
+    callbacks = [*callbacks, resume] if last else [resume, *callbacks]
+    callbacks += [] if cut is None else [PowerCut(cut)]
+    options = {"verbose": 0, "shuffle": False, **options}
+    try:
+        history = model.fit(batches, epochs=epochs, callbacks=callbacks, **options)
+    except PowerCutError:
+        return None
+    finally:
+        for writer in [each for each in threading.enumerate() if each.name == "kvision checkpoint"]:
+            writer.join()
+        for log in [each for each in callbacks if isinstance(each, keras.callbacks.CSVLogger)]:
+            log.csv_file.close()
+    return Done(model, {"epoch": history.epoch, **history.history}, callbacks)
+
+
+Done = collections.namedtuple("Done", "model history callbacks")
+
+
+def assert_same(run, straight):
+    groups = ("model", "optimizer")
+    states = [list(copy_state(each.model, groups).values()) for each in (run, straight)]
+    for array, expected in zip(*states, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    np.testing.assert_equal(run.history, straight.history)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("straight"))
+
+
+@pytest.mark.parametrize("cuts", [[0], [3], [5], [6], [14], [3, 2, 4]], ids=str)
+def test_equals_the_run_that_was_never_stopped(cuts, straight, tmp_path):
+    """Before the first batch, within an epoch, at its end, within the last batches, and several times."""
+    for cut in cuts:
+        assert train(tmp_path, cut=cut) is None
+    assert_same(train(tmp_path), straight)
+
+
+def test_saving_changes_nothing(straight):
+    batches, model = data(), model_again()
+    history = model.fit(batches, epochs=EPOCHS, verbose=0, shuffle=False)
+    assert_same(Done(model, {"epoch": history.epoch, **history.history}, []), straight)
+
+
+ROWS = {
+    "float16": lambda: tiny_model(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=2.0**30)
+    ),
+    "averages": lambda: tiny_model(keras.optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=4)),
+    "accumulation": lambda: tiny_model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)),
+    "several steps": lambda: tiny_model(steps_per_execution=2),
+    "compiled by XLA": lambda: tiny_model(jit_compile=True),
+    "schedule": lambda: tiny_model(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 15), momentum=0.9)),
+}
+
+
+@pytest.mark.parametrize(
+    "row", [row if row == "averages" else pytest.param(row, marks=pytest.mark.slow) for row in ROWS]
+)
+def test_every_kind_of_training(row, tmp_path):
+    if row == "float16":
+        keras.mixed_precision.set_dtype_policy("mixed_float16")
+    options = {"validation_data": (X[:8], Y[:8]), "model": ROWS[row]}
+    straight = train(tmp_path / "straight", **options)
+    train(tmp_path / "cut", cut=7, **options)
+    assert_same(train(tmp_path / "cut", **options), straight)
+
+
+def test_without_data_an_epoch_is_begun_anew(tmp_path, capsys):
+    def fit(directory, *more):
+        model = model_again()
+        callbacks = [Resume(directory), *more]
+        history = model.fit(X, Y, batch_size=8, epochs=EPOCHS, callbacks=callbacks, verbose=0, shuffle=False)
+        return Done(model, {"epoch": history.epoch, **history.history}, callbacks)
+
+    straight = fit(tmp_path / "straight")
+    with pytest.raises(PowerCutError):
+        fit(tmp_path / "cut", PowerCut(8))
+    assert capsys.readouterr().out.count("an interrupted one is begun anew") == 2
+    assert_same(fit(tmp_path / "cut"), straight)
+    assert "goes on at epoch 2 of 3, from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["by its epochs", "by a callback"])
+def test_a_run_that_is_done_trains_nothing_more(ended, tmp_path, capsys):
+    stop = [keras.callbacks.EarlyStopping("loss", patience=1, min_delta=10, restore_best_weights=True)] if ended else []
+    done = train(tmp_path, *stop)
+    again = train(tmp_path, *(keras.callbacks.EarlyStopping("loss", patience=1, min_delta=10) for _ in stop))
+    assert len(done.history["loss"]) == (2 if ended else EPOCHS)
+    assert again.history == done.history
+    assert "nothing is trained" in capsys.readouterr().out
+    if not ended:
+        assert_same(again, done)
+        more = train(tmp_path, epochs=EPOCHS + 1)
+        assert more.history["epoch"] == [0, 1, 2, 3]
+
+
+def test_a_second_fit_begins_at_its_first_epoch(tmp_path):
+    train(tmp_path, cut=7)
+    run = train(tmp_path)
+    epochs = run.model.fit(data(), epochs=2, verbose=0, shuffle=False).epoch
+    assert epochs == [0, 1]
+
+
+class Counts(keras.callbacks.Callback):
+    """A callback of a user's, with a memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches, self.largest = 0, np.zeros(3)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+        self.largest[self.batches % 3] += logs["loss"]
+
+    def get_state(self):
+        return {"batches": self.batches, "largest": self.largest}
+
+    def set_state(self, state):
+        self.batches, self.largest = state["batches"], state["largest"]
+
+
+def remembering(folder):
+    warm_up = lambda step: 0.1 * min(1.0, (step + 1) / 12)  # noqa: E731
+    return [
+        keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True),
+        LearningRate(warm_up),
+        ReduceOnPlateau("loss", patience=1, min_delta=10, factor=0.5),
+        keras.callbacks.ModelCheckpoint(folder / "best.keras", "val_loss", save_best_only=True),
+        keras.callbacks.CSVLogger(folder / "log.csv", append=True),
+        Exposure(),
+        Counts(),
+        RunHistory(folder / "history"),
+        Report(folder / "report"),
+    ]
+
+
+def memory(callback):
+    hidden = {"append_header", "params", "filepath", "filename", "directory", "path"}
+    plain = (int, float, str, list, dict, np.ndarray, type(None))
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if isinstance(value, plain) and name not in hidden and not name.startswith("_")
+    }
+
+
+def without_seconds(path):
+    events = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in event.items() if "second" not in key} for event in events]
+
+
+@pytest.mark.parametrize(
+    ("cut", "last"), [(7, False), *(pytest.param(*row, marks=pytest.mark.slow) for row in [(10, False), (7, True)])]
+)
+def test_callbacks_remember(cut, last, tmp_path):
+    """Also those listed before it; the files that they write are those of the straight run."""
+    runs = []
+    for name, cuts in (("straight", []), ("cut", [cut])):
+        (tmp_path / name).mkdir()
+        for each in [*cuts, None]:
+            callbacks = remembering(tmp_path / name)
+            options = {"validation_data": (X[:8], Y[:8]), "last": last, "cut": each}
+            run = train(tmp_path / name / "resume", *callbacks, **options)
+        runs.append((run, callbacks))
+    (straight, expected), (resumed, callbacks) = runs
+    assert_same(resumed, straight)
+    for callback, other in zip(callbacks[:7], expected, strict=False):
+        np.testing.assert_equal(memory(callback), memory(other), type(callback).__name__)
+    assert (tmp_path / "cut/log.csv").read_text() == (tmp_path / "straight/log.csv").read_text()
+    rows = [
+        np.genfromtxt(tmp_path / run / "history/history.csv", delimiter=",", names=True) for run in ("cut", "straight")
+    ]
+    assert rows[0]["epoch"].tolist() == rows[1]["epoch"].tolist()
+    ends = [
+        [event for event in without_seconds(tmp_path / run / "report") if event["event"] == "epoch"]
+        for run in ("cut", "straight")
+    ]
+    assert ends[0] == ends[1]
+
+
+# Faults of disks and people.
+
+
+@pytest.fixture
+def cut_run(tmp_path):
+    train(tmp_path, cut=9)
+    return tmp_path
+
+
+def checkpoints(path):
+    return sorted(each.name for each in path.glob("checkpoint-*"))
+
+
+def contents(path):
+    return {
+        file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "lock"
+    }
+
+
+def truncate(path):
+    os.truncate(path / "arrays.bin", 100)
+
+
+def flip_a_bit(path):
+    damaged = bytearray((path / "arrays.bin").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (path / "arrays.bin").write_bytes(damaged)
+
+
+def lose_the_manifest(path):
+    (path / "manifest.json").unlink()
+
+
+def garble_the_state(path):
+    (path / "state.json").write_text("{")
+
+
+def garble_the_manifest(path):
+    (path / "manifest.json").write_text('{"format": 1}')
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, garble_the_state, garble_the_manifest, lose_the_manifest])
+def test_a_damaged_checkpoint_is_passed_over(damage, cut_run, straight, capsys):
+    *_, older, newest = checkpoints(cut_run)
+    damage(cut_run / newest)
+    assert_same(train(cut_run), straight)
+    out = capsys.readouterr().out
+    assert f"from {older}" in out
+    assert (f"{newest} in {cut_run} is damaged" in out) == (damage is not lose_the_manifest)
+    assert newest not in checkpoints(cut_run)
+    assert len(checkpoints(cut_run)) == 2
+
+
+def test_another_models_checkpoint_is_left_alone(cut_run):
+    before = contents(cut_run)
+
+    def other():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    with pytest.raises(ValueError, match="does not fit, and is left as it is.*choose another directory"):
+        train(cut_run, model=other)
+    assert contents(cut_run) == before
+
+
+def test_a_full_disk(cut_run, straight, monkeypatch, capsys):
+    """The checkpoints stay, half of a new one does not, the training goes on; and once there is room, all is well."""
+    before = contents(cut_run)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshots_module.os, "rename", full)
+    assert_same(train(cut_run), straight)
+    assert contents(cut_run) == before
+    assert capsys.readouterr().out.count("could not be written to") == 1
+    monkeypatch.undo()
+    assert_same(train(cut_run), straight)
+    assert contents(cut_run) != before
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="expected a directory in which files can be created"):
+        train(tmp_path / "file")
+
+
+def test_the_lock_names_the_other_run(tmp_path, monkeypatch):
+    def held(path):
+        path.write_text("process 7 on there")
+        raise ValueError("Another process is writing.")
+
+    monkeypatch.setattr(snapshots_module, "hold", held)
+    with pytest.raises(ValueError, match="It is process 7 on there"):
+        train(tmp_path)
+
+
+def test_two_are_kept_and_nothing_can_be_unpickled(cut_run):
+    assert len(checkpoints(cut_run)) == 2
+    assert {path.name for path in (cut_run / checkpoints(cut_run)[0]).iterdir()} == {
+        "arrays.bin",
+        "state.json",
+        "manifest.json",
+    }
+    sources = pathlib.Path(kvision.__file__).parent.glob("callbacks/*.py")
+    assert not any("pickle" in path.read_text().replace("unpickle", "") for path in sources)
+
+
+# Signals.
+
+
+class Signal(keras.callbacks.Callback):
+    """Sends this process signals before the batch of that number."""
+
+    def __init__(self, *signals, batch=6):
+        super().__init__()
+        self.signals, self.left = signals, batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.left == 0:
+            for number in self.signals:
+                signal.raise_signal(number)
+        self.left -= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("batch", [6, 9], ids=["within", "at the end of an epoch"])
+def test_a_signal_saves_and_stops(number, batch, tmp_path, straight, capsys):
+    """The batch during which it comes is done, and kept; SIGTERM then does what the process had set."""
+    received = []
+    former = signal.signal(signal.SIGTERM, lambda *arguments: received.append("SIGTERM"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, Signal(number, batch=batch), Report(tmp_path / "report"))
+        assert received == (["SIGTERM"] if number == signal.SIGTERM else [])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    out = capsys.readouterr().out
+    assert f"stopped by {signal.Signals(number).name}" in out
+    assert "Report: " in out  # the others have ended too
+    assert_same(train(tmp_path, every=100), straight)
+    assert ("after 2 of 5 batches" if batch == 6 else "goes on at epoch 3 of 3,") in capsys.readouterr().out
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Signal(signal.SIGINT, signal.SIGINT, batch=2), every=100)
+    assert not checkpoints(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_fit_that_broke_off_leaves_signals_alone(tmp_path):
+    train(tmp_path, cut=2)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "got 0, expected an integer of at least 1"),
+        ({"every": "batch"}, "'batch'"),
+        ({"every": 10}, "without data"),
+        ({"keep": 1}, "expected at least 2"),
+        ({"data": X}, "got ndarray, expected a data set of kvision's readers"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_arguments(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Resume(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("callback", "options", "message"),
+    [
+        (lambda path: keras.callbacks.BackupAndRestore(path / "backup"), {}, "got BackupAndRestore beside it"),
+        (lambda path: Resume(path / "other"), {}, "got Resume beside it"),
+        (lambda path: keras.callbacks.CSVLogger(path / "log.csv"), {}, "append=True"),
+        (
+            lambda path: keras.callbacks.Callback(),
+            {"steps_per_epoch": 3},
+            "got 3 steps in an epoch of fit and 5 batches",
+        ),
+    ],
+    ids=["backup", "two", "a log that begins anew", "steps"],
+)
+def test_what_cannot_go_on_is_told_before_training(callback, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "resume", callback(tmp_path), **options)
+
+
+def test_a_memory_that_cannot_be_kept(tmp_path):
+    class Odd(Counts):
+        def get_state(self):
+            return {"model": self.model}
+
+    with pytest.raises(ValueError, match="memory of a callback cannot be kept: Odd got Sequential"):
+        train(tmp_path, Odd())
