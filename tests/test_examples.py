@@ -34,6 +34,14 @@ def test_the_main_job(tmp_path):
     )  # no progress bar in a pipe
 
 
+@slow
+def test_a_killed_training(tmp_path):
+    done = run(ROOT / "examples" / "survive.py", "--quick", "--run", tmp_path / "runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "killed 1x, the weights are the same, bit for bit" in done.stdout
+    assert (tmp_path / "runs" / "survive.png").exists()
+
+
 def write_images(folder, classes=("cat", "dog"), count=6):
     rng = np.random.default_rng(0)
     for shade, name in enumerate(classes):
