@@ -4,6 +4,7 @@
 releases that were tried. Nothing else in the package reaches into `keras.src` or a private attribute of Keras.
 """
 
+import contextlib
 import sys
 
 import keras
@@ -19,6 +20,23 @@ def print_message(text):
     print_msg(text)
 
 
+@contextlib.contextmanager
+def replaced(attributes):
+    """Instance attributes `(object, name, value)` replaced for a while, past Keras's tracking of attributes."""
+    absent = object()
+    before = [(vars(owner), name, vars(owner).get(name, absent)) for owner, name, _ in attributes]
+    try:
+        for owner, name, value in attributes:
+            vars(owner)[name] = value
+        yield
+    finally:
+        for namespace, name, value in before:
+            if value is absent:
+                namespace.pop(name, None)
+            else:
+                namespace[name] = value
+
+
 def layers_of(layer, include_self=False):
     """Every layer inside `layer`, at any depth, as a list; one that is used in several places comes once."""
     return list(layer._flatten_layers(include_self=include_self))
@@ -27,6 +45,12 @@ def layers_of(layer, include_self=False):
 def own_variables(layer):
     """The variables a layer holds itself, without those of the layers inside it: trainable ones first."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def forward_variables(model):
+    """What a forward pass of `model` changes: moving statistics and seeds, and no weights, frozen or not."""
+    weights = {id(v) for layer in layers_of(model, include_self=True) for v in layer._trainable_variables}
+    return [variable for variable in model.non_trainable_variables if id(variable) not in weights]
 
 
 def graph_of(model):
@@ -47,6 +71,16 @@ def producer(tensor):
 def compiled_loss(model, y, outputs, sample_weight=None):
     """The loss given to `compile`, of one batch, without the regularisation losses of the layers."""
     return model._compile_loss(y, outputs, sample_weight)
+
+
+def step_loss(model, x, y, outputs, sample_weight=None):
+    """The whole loss of one batch in training, as Keras's training step computes it."""
+    return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
+
+
+def loss_mean(model):
+    """The metric whose `update_state` a training step of Keras gives the loss of its batch; None before `compile`."""
+    return model._loss_tracker
 
 
 def calls_variable(optimizer):

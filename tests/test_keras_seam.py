@@ -69,6 +69,36 @@ def gives_the_compiled_loss(capsys):
     return float(loss) == 12
 
 
+def computes_the_loss_of_a_step(capsys):
+    model = network()
+    model.compile("sgd", ["mse", "mae"])
+    x, y, outputs = np.zeros((1, 4)), [np.zeros((1, 2))] * 2, [np.full((1, 2), 3.0)] * 2
+    return float(_keras.step_loss(model, x, y, outputs)) == 12
+
+
+def gives_the_step_its_own_loss(capsys):
+    """The mean that a step updates with the loss of its batch, whose attribute may be replaced meanwhile."""
+    model, seen = network(), []
+    model.compile("sgd", ["mse", "mse"], run_eagerly=keras.backend.backend() == "tensorflow")
+    update = _keras.loss_mean(model).update_state
+
+    def update_state(loss, *args, **kwargs):
+        seen.append(loss)
+        return update(loss, *args, **kwargs)
+
+    with _keras.replaced([(_keras.loss_mean(model), "update_state", update_state)]):
+        model.fit(np.zeros((4, 4)), [np.zeros((4, 2))] * 2, verbose=0)
+    return len(seen) == 1 and "update_state" not in vars(_keras.loss_mean(model))
+
+
+def finds_what_a_forward_pass_changes(capsys):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, trainable=False)])
+    model.add(keras.layers.BatchNormalization())
+    model.add(keras.layers.Dropout(0.5))
+    names = [variable.name for variable in _keras.forward_variables(model)]
+    return names[:2] == ["moving_mean", "moving_variance"] and len(names) == 3
+
+
 def counts_calls_not_steps(capsys):
     weight = keras.Variable([1.0])
     optimizer = built(keras.optimizers.SGD(gradient_accumulation_steps=2), [weight])
@@ -230,6 +260,9 @@ PRIVATE = {
     "Sequential._functional": opens_a_sequential_model,
     "Operation._inbound_nodes and KerasTensor._keras_history": walks_the_graph_back,
     "Model._compile_loss": gives_the_compiled_loss,
+    "Model._compute_loss": computes_the_loss_of_a_step,
+    "Model._loss_tracker": gives_the_step_its_own_loss,
+    "Layer._trainable_variables of all layers": finds_what_a_forward_pass_changes,
     "Optimizer._iterations": counts_calls_not_steps,
     "Optimizer._trainable_variables": knows_what_it_was_built_for,
     "Optimizer._get_variable_index": finds_the_slot_of_a_variable,

@@ -25,14 +25,15 @@ MAY_IMPORT = {
     "network": FLOOR | {"weights"},
     "part": {"errors", "_keras"},
     "task_model": FLOOR,
+    "diagnosis": {"_keras"},
     "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
     "data": {"errors", "contract", "drawing", "_keras"},
     "trackers": {"errors", "drawing", "_keras"},
-    "callbacks": PARTS | {"task_model", "detection", "trackers", "weights"},
+    "callbacks": PARTS | {"task_model", "detection", "trackers", "weights", "diagnosis"},
 }
 MAY_IMPORT |= dict.fromkeys(
-    ("training", "visualize"), PARTS | {"part", "task_model", "detection", "weights", "applications"}
+    ("training", "visualize"), PARTS | {"part", "task_model", "detection", "weights", "applications", "diagnosis"}
 )
 
 # TensorFlow and JAX by name only where the design puts them.

@@ -7,6 +7,8 @@ from kvision.callbacks.learning_rate import LearningRate as LearningRate
 from kvision.callbacks.plateau import ReduceOnPlateau as ReduceOnPlateau
 from kvision.callbacks.progress import Progress as Progress
 from kvision.callbacks.resume import Resume as Resume
+from kvision.callbacks.rollback import Diverged as Diverged
+from kvision.callbacks.rollback import Rollback as Rollback
 from kvision.callbacks.vitals.dead_relu import DeadReLU as DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm as GradientNorm
 from kvision.callbacks.vitals.update_ratio import UpdateRatio as UpdateRatio

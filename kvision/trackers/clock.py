@@ -116,6 +116,10 @@ class Clock:
         optimizer = unwrapped_optimizer(model)
         self._optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
 
+    def go_back(self, steps):
+        """The optimizer was put back by so many steps: the run, whose data go on, counts them all the same."""
+        self.steps_before += steps
+
     def epoch(self, epoch):
         """The number in the run, from 0, of what Keras counts as `epoch` in the present fit."""
         return self.epochs_before + epoch

@@ -4,8 +4,8 @@ import numpy as np
 
 from kvision._keras import print_message
 from kvision.callbacks.vitals.relu import bare_relus, inactive_on
-from kvision.callbacks.vitals.tapped_step import EXAMPLES
 from kvision.callbacks.vitals.vital import Vital
+from kvision.callbacks.vitals.watched_units import EXAMPLES
 
 FEWEST_EXAMPLES = 256  # where an epoch has fewer than EXAMPLES
 HEALTHY = (0.0, 0.4)

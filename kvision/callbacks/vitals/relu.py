@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import layers_of
-from kvision.callbacks.vitals.attributes import replaced
+from kvision._keras import layers_of, replaced
 from kvision.trackers.events import unique_names
 
 

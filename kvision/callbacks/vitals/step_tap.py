@@ -11,7 +11,7 @@ The walk of `every`: `Vital.every` -> `StepTap._begin_fit` -> `TappedStep.begin`
 import weakref
 
 from kvision._keras import print_message
-from kvision.callbacks.vitals.tapped_step import MeasurementError, tapped_step_of
+from kvision.callbacks.vitals.tapped_step import NEVER, MeasurementError, tapped_step_of
 from kvision.trackers.clock import applied_steps, clock_of, optimizer_steps, unwrapped_optimizer
 from kvision.trackers.events import Advice
 from kvision.trackers.tracker import emit
@@ -49,6 +49,8 @@ class StepTap:
         self._waiting = {}  # activations not yet delivered, by vital
         self._emitted = {}
         self._reads_norms = False
+        self._guards = False
+        self._drivers = []
         self._plain = None
         self._tapped = None
         self._reason = None  # why this fit is not tapped
@@ -58,8 +60,28 @@ class StepTap:
     def join(self, vital, reads_norms):
         """Let `vital` receive what is measured; before the first batch."""
         self._vitals.append(vital)
+        self._drivers.append(vital)
         self._waiting[id(vital)] = {}
         self._reads_norms = self._reads_norms or reads_norms
+
+    def join_guard(self, callback):
+        """Let `callback` take the verdicts on every batch, and no update be applied that is not finite."""
+        self._drivers.append(callback)
+        self._guards = True
+
+    def take_verdicts(self):
+        """The `Verdict`s on the batches since the last call; none where the steps are not guarded."""
+        return [] if self._tapped is None or self._tapped.guard is None else self._tapped.guard.take()
+
+    @property
+    def batch(self):
+        """The batch that was read last; None where the steps are not guarded."""
+        return None if self._tapped is None or self._tapped.guard is None else self._tapped.guard.batch
+
+    @property
+    def reason(self):
+        """Why this fit is not tapped; None where it is."""
+        return self._reason
 
     def first(self, kind):
         """The first vital of a class that joined."""
@@ -78,11 +100,11 @@ class StepTap:
 
     def watches_relus(self):
         """Whether the model has a ReLU that is watched."""
-        return self._tapped is not None and bool(self._tapped.relus)
+        return self._tapped is not None and bool(self._tapped.units.relus)
 
     def before_batch(self, vital, batch):
         """Put the tapped train function in place for one call."""
-        if vital is not self._vitals[0]:
+        if vital is not self._drivers[0]:
             return
         self._begin = batch
         plain = self.model.train_function
@@ -96,7 +118,7 @@ class StepTap:
 
     def after_batch(self, vital, batch):
         """Tell the vitals of a new measurement, if there is one."""
-        if vital is not self._vitals[0]:
+        if vital is not self._drivers[0]:
             return
         executed = batch - self._begin + 1
         self._batches += executed
@@ -146,13 +168,13 @@ class StepTap:
         return self._tapped is not None and bool(self._tapped.variables)
 
     def _begin_fit(self):
-        self._tapped, self._reason = tapped_step_of(self.model, self._plain)
+        self._tapped, self._reason = tapped_step_of(self.model, self._plain, bool(self._vitals), self._guards)
         if self._tapped is None:
             return
         optimizer = unwrapped_optimizer(self.model)
         self._step = self._reachable = applied_steps(self.model)
         self._first = self._next = self._step + 1
-        window = min(vital.every for vital in self._vitals)
+        window = min((vital.every for vital in self._vitals), default=1)
         window *= getattr(optimizer, "gradient_accumulation_steps", None) or 1
         window = min(window, (self.params or {}).get("steps") or window, LONGEST_WINDOW)
         self._tapped.begin(self._first, window, {vital.every for vital in self._vitals})
@@ -165,8 +187,12 @@ class StepTap:
         try:
             return self._tapped(*arguments)
         except MeasurementError:
-            arguments, failure = self._tapped.recorder.unread(arguments), self._tapped.failure
+            arguments, failure = self._tapped.unread(arguments), self._tapped.failure
             self._tapped, self._reason = None, f"{type(failure).__name__}: {failure}"
+            if self._guards:
+                self._tapped, _ = tapped_step_of(self.model, self._plain, measures=False, guards=True)
+                self._tapped.begin(self._first, 1, {NEVER})
+                return self._tapped(*arguments)
             return self._plain(*arguments)
 
     def _after_batches(self, executed):

@@ -9,7 +9,6 @@ The tapped function hangs on Keras's own train function: the next fit finds it t
 that is compiled anew or forgotten takes it along.
 """
 
-import collections
 import contextlib
 import functools
 import math
@@ -25,10 +24,11 @@ from kvision._keras import (
     is_traced,
     layers_of,
     optimized_variables,
+    replaced,
 )
-from kvision.callbacks.vitals.attributes import replaced
+from kvision.callbacks.vitals.guard import Guard
 from kvision.callbacks.vitals.readings import Norms
-from kvision.callbacks.vitals.relu import active_units, relu_attribute
+from kvision.callbacks.vitals.watched_units import WatchedUnits
 from kvision.trackers.clock import learning_rate, unwrapped_optimizer
 from kvision.trackers.events import unique_names
 
@@ -37,7 +37,6 @@ if keras.backend.backend() == "jax":
 else:
     from kvision.callbacks.vitals._recorder_tensorflow import Recorder
 
-EXAMPLES = 1024  # examples to read before a unit that was never active is called dead
 INTERVALS = 14  # different `every` in one fit; where there are more, their common divisor serves all
 NEVER = 2**31 - 1
 _ATTRIBUTE = "kvision_tapped_step"
@@ -47,24 +46,30 @@ class MeasurementError(Exception):
     """The measurement itself failed while the step was traced."""
 
 
-def tapped_step_of(model, plain):
+def tapped_step_of(model, plain, measures=True, guards=False):
     """The tapped step that belongs to the train function `plain` of `model`, made where there is none.
+
+    Args:
+        model: A compiled model.
+        plain: Its train function.
+        measures: Whether it measures.
+        guards: Whether it withholds updates that are not finite.
 
     Returns:
         The `TappedStep` and None; or None and the reason why this model's step is left alone.
     """
-    tapped = getattr(plain, _ATTRIBUTE, None)
-    if tapped is not None:
-        return tapped, None
+    made = getattr(plain, _ATTRIBUTE, {})
+    if (measures, guards) in made:
+        return made[measures, guards], None
     if _trains_other_weights(model, plain):
         return None, (
             f"`trainable` was changed after {model.name} had been trained, and Keras goes on with the weights it was "
             "compiled with; compile the model again"
         )
     _build_optimizer(model)
-    tapped = TappedStep(model, plain)
+    tapped = TappedStep(model, plain, measures, guards)
     with contextlib.suppress(AttributeError):  # a train function of the user's own may take no attributes
-        setattr(plain, _ATTRIBUTE, tapped)
+        setattr(plain, _ATTRIBUTE, made | {(measures, guards): tapped})
     return tapped, None
 
 
@@ -93,23 +98,26 @@ class TappedStep:
     Args:
         model: A compiled model.
         plain: Its train function, as Keras made it; left in place.
+        measures: Whether it measures.
+        guards: Whether it withholds updates that are not finite, by a `Guard`.
 
     Attributes:
+        guard: The `Guard`, or None.
         recorder: Where the numbers lie until the host reads them.
-        relus: `{id(layer): attribute}` of the ReLUs that are watched.
+        units: The `WatchedUnits`.
         variables: The weights whose norms are measured; empty until a step that calls `optimizer.apply` was traced.
         failure: The exception behind a `MeasurementError`; Keras takes it away as that one passes.
     """
 
-    def __init__(self, model, plain):
+    def __init__(self, model, plain, measures=True, guards=False):
+        self.guard = Guard(model) if guards else None
         self.recorder = Recorder(model, 2 + INTERVALS)
         self.variables = []
         self.failure = None
+        self._measures_step = measures
         layers = {id(layer): layer for layer in layers_of(model, include_self=True)}
-        self.relus = {key: name for key, layer in layers.items() if (name := relu_attribute(layer))}
-        self._layers = layers
+        self.units = WatchedUnits(self.recorder, self._measuring, layers if measures else {})
         self._optimizer = unwrapped_optimizer(model)
-        self._names = {}  # of the watched calls, in the order of the first trace
         self._without_gradient = set()
         self._reads_images = False
         self._running = 0
@@ -118,13 +126,14 @@ class TappedStep:
 
         def reading_step(*arguments):  # the data come last, on every backend
             self._calls.images = images_of(arguments[-1])
-            return step(*arguments)
+            return step(*arguments) if self.guard is None else self.guard.run(step, arguments)
 
         def tapped_step(*arguments):
             with self._wrapped():
                 return self.recorder.run(reading_step, arguments)
 
-        with replaced([(model, "train_step", tapped_step)]):
+        one_by_one = [(model, "steps_per_execution", 1)] if guards else []
+        with replaced([(model, "train_step", tapped_step), *one_by_one]):
             model.make_train_function(force=True)
         self._function, model.train_function = model.train_function, plain
 
@@ -139,7 +148,13 @@ class TappedStep:
         self.recorder.begin([first, window, *_few(intervals)])
 
     def __call__(self, *arguments):
-        return self.recorder.call(self._function, arguments)
+        if self.guard is None:
+            return self.recorder.call(self._function, arguments)
+        return self.guard.call(lambda *each: self.recorder.call(self._function, each), arguments)
+
+    def unread(self, arguments):
+        """The arguments of a call that failed to trace, with the data that it has read."""
+        return (self.recorder if self.guard is None else self.guard).unread(arguments)
 
     def norms(self, step, values):
         """The `Norms` in a vector that the recorder held."""
@@ -154,7 +169,7 @@ class TappedStep:
     @contextlib.contextmanager
     def _wrapped(self):
         """Put the wrappers on while Keras's step runs as Python; the replicas of one step share them."""
-        self._calls.stack = [(None, collections.Counter())]
+        self.units.begin()
         if self._running == 0:
             self._wrappers = contextlib.ExitStack()
             self._wrappers.enter_context(replaced(list(self._wrapped_attributes())))
@@ -168,14 +183,9 @@ class TappedStep:
                 self._wrappers.close()
 
     def _wrapped_attributes(self):
-        if self._optimizer is not None:
+        if self._optimizer is not None and self._measures_step:
             yield self._optimizer, "apply", self._measured_apply(self._optimizer.apply)
-        for key, layer in self._layers.items() if self.relus else ():
-            attribute = self.relus.get(key)
-            if attribute != "call":
-                yield layer, "call", self._counted_call(key, layer.call)
-            if attribute is not None:
-                yield layer, attribute, self._watched(layer, getattr(layer, attribute))
+        yield from self.units.wrapped_attributes()
 
     @contextlib.contextmanager
     def _measuring(self):
@@ -185,8 +195,6 @@ class TappedStep:
         except Exception as error:
             self.failure = error
             raise MeasurementError(str(error)) from error
-
-    # The weights
 
     def _measured_apply(self, apply):
         optimizer, recorder = self._optimizer, self.recorder
@@ -261,55 +269,6 @@ class TappedStep:
         if not self.variables:
             self.variables = list(variables)
         return bool(variables) and list(map(id, self.variables)) == list(map(id, variables))
-
-    # The units
-
-    def _counted_call(self, key, call):
-        """`call` of a layer that may hold ReLUs: inside it their calls are counted from 0."""
-
-        @functools.wraps(call)
-        def counted(*args, **kwargs):
-            self._calls.stack.append((key, collections.Counter()))
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self._calls.stack.pop()
-
-        return counted
-
-    def _watched(self, layer, function):
-        """`function`, a ReLU, which records the active units of some of the steps."""
-
-        @functools.wraps(function)
-        def watched(*args, **kwargs):
-            outputs = function(*args, **kwargs)
-            rank, units = len(outputs.shape), outputs.shape[-1] if len(outputs.shape) else None
-            if rank > 1 and units is not None and not isinstance(outputs, keras.KerasTensor):
-                with self._measuring():
-                    self._count(layer, outputs)
-            return outputs
-
-        return watched
-
-    def _count(self, layer, outputs):
-        examples = ops.shape(outputs)[0]
-        # Read about EXAMPLES a window, at batches spread by the golden section: no period of the data hides.
-        _, window = self.recorder.plan()
-        stride = ops.clip(window * ops.cast(examples, "int32") // EXAMPLES, 1, 4096)
-        due = ops.cast(self.recorder.batch() % 4096, "int32") * 2531 % 4096 < 4096 // stride
-        name = self._name(layer, outputs.shape[-1])
-        self.recorder.count_active(name, due, outputs.shape[-1], lambda: active_units(outputs), examples)
-
-    def _name(self, layer, units):
-        """One ReLU may stand behind several layers: what counts is the how-manieth call of its surroundings it is."""
-        surroundings, counts = self._calls.stack[-1]
-        call = id(layer), surroundings, counts[id(layer)], units
-        counts[id(layer)] += 1
-        if call not in self._names:
-            path = layer.path or layer.name
-            same = sum(1 for known in self._names.values() if known[0] == path)
-            self._names[call] = path, path if same == 0 else f"{path} ({same + 1})"
-        return self._names[call][1]
 
 
 def images_of(data):
