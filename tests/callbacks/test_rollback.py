@@ -292,6 +292,13 @@ def test_a_copy_of_weights_that_have_just_blown_up_is_no_good_state():
     assert rollback.retries == 1 and 0 < rollback.restored_step <= 10
 
 
+def test_a_copy_is_good_once_four_more_steps_went_well():
+    model, first = shared()
+    reset(model, first)
+    _, rollback = broken_run(model, [(13, LOSS)], every=1)  # 13 steps went well
+    assert 5 <= rollback.restored_step <= 9
+
+
 def test_the_rate_is_halved_again_and_an_older_state_taken():
     model, first = shared()
     reset(model, first)
