@@ -26,14 +26,16 @@ MAY_IMPORT = {
     "part": {"errors", "_keras"},
     "task_model": FLOOR,
     "diagnosis": {"_keras"},
+    "multiply_adds": {"_keras"},
     "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
     "data": {"errors", "contract", "drawing", "_keras"},
     "trackers": {"errors", "drawing", "_keras"},
-    "callbacks": PARTS | {"task_model", "detection", "trackers", "weights", "diagnosis"},
+    "callbacks": PARTS | {"task_model", "detection", "trackers", "weights", "diagnosis", "multiply_adds"},
 }
 MAY_IMPORT |= dict.fromkeys(
-    ("training", "visualize"), PARTS | {"part", "task_model", "detection", "weights", "applications", "diagnosis"}
+    ("training", "visualize"),
+    PARTS | {"part", "task_model", "detection", "weights", "applications", "diagnosis", "multiply_adds"},
 )
 
 # TensorFlow and JAX by name only where the design puts them.

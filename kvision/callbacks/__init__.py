@@ -11,6 +11,10 @@ from kvision.callbacks.rollback import Diverged as Diverged
 from kvision.callbacks.rollback import Rollback as Rollback
 from kvision.callbacks.vitals.dead_relu import DeadReLU as DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm as GradientNorm
+from kvision.callbacks.vitals.gradient_to_weight import GradientToWeight as GradientToWeight
+from kvision.callbacks.vitals.precision_health import PrecisionHealth as PrecisionHealth
+from kvision.callbacks.vitals.saturation import Saturation as Saturation
+from kvision.callbacks.vitals.throughput import Throughput as Throughput
 from kvision.callbacks.vitals.update_ratio import UpdateRatio as UpdateRatio
 from kvision.callbacks.vitals.vital import Vital as Vital
 from kvision.callbacks.vitals.vitals import Vitals as Vitals

@@ -31,7 +31,7 @@ class Recorder:
         self._host_plan = np.array(plan, "int32")
         self._batches = 0
         self._last = None
-        self._activations = {}
+        self._activations, self._sums = {}, {}
 
     def call(self, function, arguments):
         """Call the train function that was made of `run`."""
@@ -97,6 +97,14 @@ class Recorder:
 
         jax.lax.cond(due, count, lambda: None)
 
+    def add_up(self, name, due, size, numbers):
+        """Where `due`, add to the sums of that name what `numbers` gives: a float32 vector of `size`."""
+
+        def add():
+            jax.debug.callback(lambda numbers: self._add_sums(name, numbers), numbers())
+
+        jax.lax.cond(due, add, lambda: None)
+
     def measured(self):
         """The last measured optimizer step and a function that gives its vector, or None before the first."""
         jax.effects_barrier()
@@ -111,6 +119,12 @@ class Recorder:
         taken, self._activations = self._activations, {}
         return taken
 
+    def take_sums(self):
+        """`{name: float64 vector}` since the last call, of those to which something was added."""
+        jax.effects_barrier()
+        taken, self._sums = self._sums, {}
+        return taken
+
     def _keep(self, step, values):
         if self._last is None or step >= self._last[0]:  # callbacks of one call may arrive in any order
             self._last = int(step), np.array(values)
@@ -118,3 +132,6 @@ class Recorder:
     def _add(self, name, active, examples):
         new = Activations(np.array(active), examples)
         self._activations[name] = self._activations[name] + new if name in self._activations else new
+
+    def _add_sums(self, name, numbers):
+        self._sums[name] = self._sums.get(name, 0.0) + np.array(numbers, "float64")

@@ -26,12 +26,12 @@ class Recorder:
         self._batches = self._variable([], "int64")
         self._step = self._variable([], "int64")
         self._values = None
-        self._activations = {}
+        self._activations, self._sums = {}, {}
 
     def begin(self, plan):
         """Forget what was recorded, and measure by this plan from now on."""
         self._plan.assign(np.array(plan, "int64"))
-        for variable in (self._batches, self._step, *self._activations.values()):
+        for variable in (self._batches, self._step, *self._activations.values(), *self._sums.values()):
             variable.assign(tf.zeros_like(variable))
 
     def call(self, function, arguments):
@@ -123,6 +123,18 @@ class Recorder:
 
         tf.cond(tf.convert_to_tensor(due), count, lambda: tf.constant(False))
 
+    def add_up(self, name, due, size, numbers):
+        """Where `due`, add to the sums of that name what `numbers` gives: a float32 vector of `size`."""
+        if name not in self._sums:
+            self._sums[name] = self._variable([size], "float32", tf.VariableAggregation.SUM)
+        sums = self._sums[name]
+
+        def add():
+            sums.assign_add(numbers())
+            return tf.constant(True)
+
+        tf.cond(tf.convert_to_tensor(due), add, lambda: tf.constant(False))
+
     def measured(self):
         """The last measured optimizer step and a function that gives its vector, or None before the first."""
         step = int(self._step.numpy())
@@ -137,6 +149,13 @@ class Recorder:
                 taken[name] = Activations(np.array(active) > 0, int(examples))
                 counts.assign(tf.zeros_like(counts))
         return taken
+
+    def take_sums(self):
+        """`{name: float64 vector}` since the last call, of those to which something was added."""
+        taken = {name: sums.numpy().astype("float64") for name, sums in self._sums.items()}
+        for sums in self._sums.values():
+            sums.assign(tf.zeros_like(sums))
+        return {name: sums for name, sums in taken.items() if sums.any()}
 
     def _variable(self, shape, dtype, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA):
         def make():

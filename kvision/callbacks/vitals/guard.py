@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 
 import keras
 import numpy as np
@@ -40,29 +41,39 @@ class Guard:
 
     Args:
         model: A compiled model.
+        withholds: Whether it guards; else it only hands the batches on, counts and times them.
+
+    Attributes:
+        examples: How many examples were read.
+        waited: Seconds that the step has waited for them.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, withholds=True):
+        self.examples, self.waited = 0, 0.0
         self._model = model
+        self._withholds = withholds
         self._steps = model.steps_per_execution
         self._held = []
         self._data = None
 
     def run(self, step, arguments):
         """Run the model's `train_step`; traced."""
-        return guarded(self._model, step, arguments, VERDICT)
+        return guarded(self._model, step, arguments, VERDICT) if self._withholds else step(*arguments)
 
     def call(self, function, arguments):
         """Call the train function that was made of `run` on as many batches as one call of it takes."""
         *state, iterator = arguments
         outputs = None
         for _ in range(self._steps):
+            begin = time.perf_counter()
             try:
                 self._data = next(iterator)
             except StopIteration:
                 if outputs is None:
                     raise
                 break
+            self.waited += time.perf_counter() - begin
+            self.examples += examples_of(self._data)
             try:
                 outputs = function(*state, iter([self._data]))
             except Exception as error:
@@ -92,3 +103,9 @@ class Guard:
             loss, applied = np.asarray(keras.ops.convert_to_numpy(numbers), "float64")
             verdicts.append(Verdict(data, float(loss), bool(applied == 1)))
         return verdicts
+
+
+def examples_of(data):
+    """How many examples a batch holds, by its first array; 0 where that cannot be told."""
+    shapes = (getattr(each, "shape", ()) for each in keras.tree.flatten(data))
+    return next((int(shape[0]) for shape in shapes if len(shape) and shape[0]), 0)

@@ -16,6 +16,10 @@ class Norms:
         weights: `{weight path: norm}` before the step.
         updates: `{weight path: norm}` of what the step added.
         largest_input: Largest magnitude in the images of the step's batch; None where the inputs are no images.
+        loss_scale: What the loss was multiplied by before the gradient was taken.
+        subnormal: Fraction of the gradient's numbers, times the loss scale, that are not 0 and below the smallest
+            normal float16, 6.1e-5, where it loses digits.
+        lost: Fraction below the smallest float16 at all, 6e-8, which it rounds to 0; part of `subnormal`.
     """
 
     step: int
@@ -25,6 +29,9 @@ class Norms:
     weights: dict
     updates: dict
     largest_input: float | None = None
+    loss_scale: float = 1.0
+    subnormal: float = 0.0
+    lost: float = 0.0
 
     @property
     def kernels(self):
@@ -50,3 +57,29 @@ class Activations:
 
     def __add__(self, other):
         return Activations(self.active | other.active, self.examples + other.examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """The outputs of an activation, over the batches that were read.
+
+    Args:
+        mean: Mean of all of them.
+        deviation: Their standard deviation.
+        saturated: Fraction whose derivative is below a tenth of its largest; None for others than sigmoid and tanh.
+    """
+
+    mean: float
+    deviation: float
+    saturated: float | None
+
+    @classmethod
+    def of(cls, sums):
+        """The `Statistics` in the sums of `[1, mean, mean square, fraction saturated or -1]`, by batch."""
+        count, mean, square, saturated = (float(number) for number in sums)
+        mean, square, saturated = mean / count, square / count, saturated / count
+        return cls(mean, math.sqrt(max(0.0, square - mean**2)) if square >= 0 else square, _or_none(saturated))
+
+
+def _or_none(fraction):
+    return None if fraction < 0 else fraction

@@ -11,7 +11,16 @@ The walk of `every`: `Vital.every` -> `StepTap._begin_fit` -> `TappedStep.begin`
 import weakref
 
 from kvision._keras import print_message
-from kvision.callbacks.vitals.tapped_step import NEVER, MeasurementError, tapped_step_of
+from kvision.callbacks.vitals.readings import Statistics
+from kvision.callbacks.vitals.tapped_step import (
+    GUARDS,
+    NEVER,
+    NORMS,
+    READS,
+    STATISTICS,
+    MeasurementError,
+    tapped_step_of,
+)
 from kvision.trackers.clock import applied_steps, clock_of, optimizer_steps, unwrapped_optimizer
 from kvision.trackers.events import Advice
 from kvision.trackers.tracker import emit
@@ -47,9 +56,10 @@ class StepTap:
         self._history = getattr(model, "history", None)
         self._vitals = []
         self._waiting = {}  # activations not yet delivered, by vital
+        self._sums = {}  # of their statistics, likewise
         self._emitted = {}
         self._reads_norms = False
-        self._guards = False
+        self._parts = set()
         self._drivers = []
         self._plain = None
         self._tapped = None
@@ -57,26 +67,33 @@ class StepTap:
         self._batches = 0
         self._step = self._next = self._reachable = self._begin = 0
 
-    def join(self, vital, reads_norms):
+    def join(self, vital, reads_norms, reads_statistics=False):
         """Let `vital` receive what is measured; before the first batch."""
         self._vitals.append(vital)
         self._drivers.append(vital)
-        self._waiting[id(vital)] = {}
+        self._parts |= {NORMS, STATISTICS} if reads_statistics else {NORMS}
+        self._waiting[id(vital)], self._sums[id(vital)] = {}, {}
         self._reads_norms = self._reads_norms or reads_norms
 
     def join_guard(self, callback):
         """Let `callback` take the verdicts on every batch, and no update be applied that is not finite."""
         self._drivers.append(callback)
-        self._guards = True
+        self._parts.add(GUARDS)
+
+    def join_reader(self, callback):
+        """Let the batches be read one by one, counted and timed, for `callback`."""
+        self._drivers.append(callback)
+        self._parts.add(READS)
+
+    @property
+    def read(self):
+        """`(examples, seconds waited for them)` of the batches that were read; None where they are not counted."""
+        guard = None if self._tapped is None else self._tapped.guard
+        return None if guard is None else (guard.examples, guard.waited)
 
     def take_verdicts(self):
         """The `Verdict`s on the batches since the last call; none where the steps are not guarded."""
         return [] if self._tapped is None or self._tapped.guard is None else self._tapped.guard.take()
-
-    @property
-    def batch(self):
-        """The batch that was read last; None where the steps are not guarded."""
-        return None if self._tapped is None or self._tapped.guard is None else self._tapped.guard.batch
 
     @property
     def reason(self):
@@ -96,7 +113,16 @@ class StepTap:
     @property
     def step(self):
         """Optimizer steps of the run; batches of this fit where the optimizer is not the one that is applied."""
-        return optimizer_steps(self.model) if self._measures_norms() else self._batches
+        return optimizer_steps(self.model) if self.measures_norms() else self._batches
+
+    @property
+    def batches(self):
+        """Batches of this fit."""
+        return self._batches
+
+    def watches_saturation(self, but=()):
+        """Whether the model has a sigmoid or tanh that is watched, beside those of the layers `but`."""
+        return self._tapped is not None and any(path not in but for path in self._tapped.units.saturating)
 
     def watches_relus(self):
         """Whether the model has a ReLU that is watched."""
@@ -124,7 +150,7 @@ class StepTap:
         self._batches += executed
         if self._tapped is None:
             return
-        if not self._measures_norms():
+        if not self.measures_norms():
             self._after_batches(executed)
             return
         self._reachable += executed
@@ -146,7 +172,7 @@ class StepTap:
 
     def end_epoch(self, vital, epoch):
         """Deliver to `vital` what is left, and tell once what cannot be measured."""
-        if self._reason is None and self._reads_norms and self._batches and not self._measures_norms():
+        if self._reason is None and self._reads_norms and self._batches and not self.measures_norms():
             self._reason = (
                 f"the training step of {self.model.name} does not apply the optimizer it was compiled with, or that is "
                 "a MultiOptimizer that accumulates gradients; compile the model with the optimizer that trains it"
@@ -164,11 +190,12 @@ class StepTap:
         """Let the tapped function go; it stays with Keras's own for the next fit."""
         self._tapped = self._plain = None
 
-    def _measures_norms(self):
+    def measures_norms(self):
+        """Whether the optimizer of this fit is measured."""
         return self._tapped is not None and bool(self._tapped.variables)
 
     def _begin_fit(self):
-        self._tapped, self._reason = tapped_step_of(self.model, self._plain, bool(self._vitals), self._guards)
+        self._tapped, self._reason = tapped_step_of(self.model, self._plain, frozenset(self._parts))
         if self._tapped is None:
             return
         optimizer = unwrapped_optimizer(self.model)
@@ -189,8 +216,8 @@ class StepTap:
         except MeasurementError:
             arguments, failure = self._tapped.unread(arguments), self._tapped.failure
             self._tapped, self._reason = None, f"{type(failure).__name__}: {failure}"
-            if self._guards:
-                self._tapped, _ = tapped_step_of(self.model, self._plain, measures=False, guards=True)
+            if GUARDS in self._parts:
+                self._tapped, _ = tapped_step_of(self.model, self._plain, frozenset({GUARDS}))
                 self._tapped.begin(self._first, 1, {NEVER})
                 return self._tapped(*arguments)
             return self._plain(*arguments)
@@ -207,7 +234,14 @@ class StepTap:
         for waiting in self._waiting.values():
             for name, activations in taken.items():
                 waiting[name] = waiting[name] + activations if name in waiting else activations
+        taken = self._tapped.recorder.take_sums() if self._tapped is not None else {}
+        for sums in self._sums.values():
+            for name, numbers in taken.items():
+                sums[name] = sums.get(name, 0.0) + numbers
 
     def _deliver(self, vital, step):
         activations, self._waiting[id(vital)] = self._waiting[id(vital)], {}
         vital.on_activations(step, activations)
+        sums, self._sums[id(vital)] = self._sums[id(vital)], {}
+        if sums:
+            vital.on_statistics(step, {name: Statistics.of(numbers) for name, numbers in sums.items()})

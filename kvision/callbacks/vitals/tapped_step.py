@@ -39,6 +39,9 @@ else:
 
 INTERVALS = 14  # different `every` in one fit; where there are more, their common divisor serves all
 NEVER = 2**31 - 1
+NORMS, STATISTICS, READS, GUARDS = "norms", "statistics", "reads", "guards"  # what a tapped step does
+HEAD = 5  # numbers ahead of the norms: rate, largest input, loss scale, fractions below float16
+NORMAL, LEAST = 2.0**-14, 2.0**-24  # of float16
 _ATTRIBUTE = "kvision_tapped_step"
 
 
@@ -46,30 +49,29 @@ class MeasurementError(Exception):
     """The measurement itself failed while the step was traced."""
 
 
-def tapped_step_of(model, plain, measures=True, guards=False):
+def tapped_step_of(model, plain, parts):
     """The tapped step that belongs to the train function `plain` of `model`, made where there is none.
 
     Args:
         model: A compiled model.
         plain: Its train function.
-        measures: Whether it measures.
-        guards: Whether it withholds updates that are not finite.
+        parts: What it does, as in `TappedStep`.
 
     Returns:
         The `TappedStep` and None; or None and the reason why this model's step is left alone.
     """
     made = getattr(plain, _ATTRIBUTE, {})
-    if (measures, guards) in made:
-        return made[measures, guards], None
+    if parts in made:
+        return made[parts], None
     if _trains_other_weights(model, plain):
         return None, (
             f"`trainable` was changed after {model.name} had been trained, and Keras goes on with the weights it was "
             "compiled with; compile the model again"
         )
     _build_optimizer(model)
-    tapped = TappedStep(model, plain, measures, guards)
+    tapped = TappedStep(model, plain, parts)
     with contextlib.suppress(AttributeError):  # a train function of the user's own may take no attributes
-        setattr(plain, _ATTRIBUTE, made | {(measures, guards): tapped})
+        setattr(plain, _ATTRIBUTE, made | {parts: tapped})
     return tapped, None
 
 
@@ -98,26 +100,29 @@ class TappedStep:
     Args:
         model: A compiled model.
         plain: Its train function, as Keras made it; left in place.
-        measures: Whether it measures.
-        guards: Whether it withholds updates that are not finite, by a `Guard`.
+        parts: Frozen set of what it does: `NORMS` and units, `STATISTICS` of the activations, `READS` the batches one
+            by one, `GUARDS` against what is not finite.
 
     Attributes:
-        guard: The `Guard`, or None.
+        guard: The `Guard` that hands on the batches; None where they are neither read nor guarded.
         recorder: Where the numbers lie until the host reads them.
         units: The `WatchedUnits`.
         variables: The weights whose norms are measured; empty until a step that calls `optimizer.apply` was traced.
         failure: The exception behind a `MeasurementError`; Keras takes it away as that one passes.
     """
 
-    def __init__(self, model, plain, measures=True, guards=False):
-        self.guard = Guard(model) if guards else None
+    def __init__(self, model, plain, parts):
+        self.guard = Guard(model, GUARDS in parts) if parts & {READS, GUARDS} else None
         self.recorder = Recorder(model, 2 + INTERVALS)
         self.variables = []
         self.failure = None
-        self._measures_step = measures
+        self._measures_step = NORMS in parts
         layers = {id(layer): layer for layer in layers_of(model, include_self=True)}
-        self.units = WatchedUnits(self.recorder, self._measuring, layers if measures else {})
+        self.units = WatchedUnits(
+            self.recorder, self._measuring, layers if self._measures_step else {}, STATISTICS in parts
+        )
         self._optimizer = unwrapped_optimizer(model)
+        self._scaling = model.optimizer if self._optimizer is not model.optimizer else None
         self._without_gradient = set()
         self._reads_images = False
         self._running = 0
@@ -132,7 +137,7 @@ class TappedStep:
             with self._wrapped():
                 return self.recorder.run(reading_step, arguments)
 
-        one_by_one = [(model, "steps_per_execution", 1)] if guards else []
+        one_by_one = [(model, "steps_per_execution", 1)] if self.guard else []
         with replaced([(model, "train_step", tapped_step), *one_by_one]):
             model.make_train_function(force=True)
         self._function, model.train_function = model.train_function, plain
@@ -158,13 +163,14 @@ class TappedStep:
 
     def norms(self, step, values):
         """The `Norms` in a vector that the recorder held."""
-        (rate, largest), values = values[:2].tolist(), values[2:].reshape(3, -1).tolist()
+        (rate, largest, *precision), values = values[:HEAD].tolist(), values[HEAD:].reshape(3, -1).tolist()
         paths = unique_names(variable.path for variable in self.variables)
         shapes = {path: tuple(variable.shape) for path, variable in zip(paths, self.variables, strict=True)}
         gradients, weights, updates = (dict(zip(paths, row, strict=True)) for row in values)
         for index in self._without_gradient:
             del gradients[paths[index]]
-        return Norms(step, rate, shapes, gradients, weights, updates, largest if self._reads_images else None)
+        largest = largest if self._reads_images else None
+        return Norms(step, rate, shapes, gradients, weights, updates, largest, *precision)
 
     @contextlib.contextmanager
     def _wrapped(self):
@@ -255,12 +261,17 @@ class TappedStep:
                 squares += map(sum_of_squares, weights)
                 for new, old in zip(updated, weights, strict=True):
                     squares.append(sum_of_squares(float32(new) - float32(old)))
-                head = ops.stack([float32(rate), largest()])
+                head = ops.stack([float32(rate), largest(), *below_float16(gradients, self._loss_scale())])
                 return step, ops.concatenate([head, ops.sqrt(ops.stack(squares))])
 
-            return recorder.around_update(due, 2 + 3 * len(variables), before, update, after)
+            return recorder.around_update(due, HEAD + 3 * len(variables), before, update, after)
 
         return measured_apply
+
+    def _loss_scale(self):
+        if self._scaling is not None:
+            return self.recorder.value(self._scaling.dynamic_scale)
+        return self._optimizer.loss_scale_factor or 1.0
 
     def _measures(self, variables):
         """Whether a call of `apply` is one to measure: the first of a step decides for which weights."""
@@ -286,6 +297,19 @@ def float32(tensor):
 def sum_of_squares(tensor):
     """Sum of the squared elements."""
     return ops.sum(ops.square(float32(tensor)))
+
+
+def below_float16(gradients, scale):
+    """The loss scale, and the fractions of the gradients, times that, which float16 holds badly and not at all."""
+    scale = float32(scale)
+    magnitudes = [ops.abs(float32(gradient)) * scale for gradient in gradients if gradient is not None]
+    count = max(1, sum(math.prod(each.shape) for each in magnitudes))
+
+    def fraction(bound):
+        below = [ops.sum(float32((each > 0) & (each < bound))) for each in magnitudes]
+        return ops.sum(ops.stack(below)) / count if below else float32(0.0)
+
+    return scale, fraction(NORMAL), fraction(LEAST)
 
 
 def _overwrites(optimizer):

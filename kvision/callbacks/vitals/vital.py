@@ -14,10 +14,10 @@ class Vital(keras.callbacks.Callback):
     """Base of the callbacks that read the inside of the training step.
 
     All vitals of one `fit` share one measurement in the compiled step, taken at the optimizer steps they ask for. A
-    subclass overrides what it needs of `on_norms`, `on_activations` and `summary`, and hands numbers by weight or layer
-    to the trackers with `emit`. One that overrides `on_train_begin`, `on_epoch_begin`, `on_train_batch_begin`,
-    `on_train_batch_end`, `on_epoch_end` or `on_train_end` calls those of this class. Steps are those of the run: they
-    go on where the model is compiled anew.
+    subclass overrides what it needs of `on_norms`, `on_activations`, `on_statistics` and `summary`, and hands numbers
+    by weight or layer to the trackers with `emit`. One that overrides `on_train_begin`, `on_epoch_begin`,
+    `on_train_batch_begin`, `on_train_batch_end`, `on_epoch_end` or `on_train_end` calls those of this class. Steps are
+    those of the run: they go on where the model is compiled anew.
 
     Where the optimizer cannot be measured (`compile(optimizer=None)`, a `train_step` of one's own with optimizers of
     its own, ...), one sentence says so, the training goes on, and steps are batches, counted in this `fit`.
@@ -68,6 +68,9 @@ class Vital(keras.callbacks.Callback):
     def on_activations(self, step, activations):
         """Receive `{ReLU: Activations}` since the last call; at the same steps, and at the end of each epoch."""
 
+    def on_statistics(self, step, statistics):
+        """Receive `{activation: Statistics}` since the last call; at the same steps, and at the end of each epoch."""
+
     def summary(self):
         """`{name: number}` for the `logs` of an epoch, as last measured; None stands for what is not known yet."""
         return {}
@@ -86,7 +89,8 @@ class Vital(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._tap = tap_of(self)
-        self._tap.join(self, reads_norms=type(self).on_norms is not Vital.on_norms)
+        own = {name: getattr(type(self), name) is not getattr(Vital, name) for name in ("on_norms", "on_statistics")}
+        self._tap.join(self, reads_norms=own["on_norms"], reads_statistics=own["on_statistics"])
 
     def on_epoch_begin(self, epoch, logs=None):
         clock_of(self.model).begin(self, epoch)

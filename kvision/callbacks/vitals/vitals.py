@@ -1,9 +1,13 @@
-"""The three training vitals at once, with advice."""
+"""The training vitals at once, with advice."""
+
+import keras
 
 from kvision._keras import print_message
 from kvision.callbacks.vitals.advice import Adviser
 from kvision.callbacks.vitals.dead_relu import DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm
+from kvision.callbacks.vitals.precision_health import PrecisionHealth
+from kvision.callbacks.vitals.saturation import Saturation
 from kvision.callbacks.vitals.setup import setup_of
 from kvision.callbacks.vitals.update_ratio import UpdateRatio
 from kvision.callbacks.vitals.vital import Vital
@@ -13,10 +17,11 @@ from kvision.trackers.tracker import emit
 
 
 class Vitals(Vital):
-    """Measures update ratios, dead ReLUs and gradient norms, and says what to change where they are unhealthy.
+    """Measures update ratios, dead and saturated units and gradient norms, and says what to change if they are ill.
 
-    The three share one measurement inside the training step. Their summaries go into `logs` as `update_ratio`,
-    `dead_relu` and `gradient_norm`, so Keras shows them in the line of each epoch and records them in its history. When
+    All share one measurement inside the training step. Their summaries go into `logs` as `update_ratio`, `dead_relu`
+    and `gradient_norm`, so Keras shows them in the line of each epoch and records them in its history; `saturation`
+    comes where the model has hidden sigmoids or tanhs, those of `PrecisionHealth` under dynamic loss scaling. When
     two measurements in a row are unhealthy, one sentence a vital is printed at the end of the epoch and handed to the
     trackers; it comes again only after the vital has been healthy in between. A healthy run prints nothing. Images of
     0...255 that reach a network which expects prepared ones are told as well.
@@ -29,6 +34,8 @@ class Vitals(Vital):
         update_ratio: The `UpdateRatio`, with `ratios`.
         dead_relu: The `DeadReLU`, with `dead` and `fractions`.
         gradient_norm: The `GradientNorm`, with `norms` and `global_norm`.
+        saturation: The `Saturation`, with `saturated`, `means` and `deviations`.
+        precision: The `PrecisionHealth`, which measures where the optimizer scales the loss.
         advice: The sentences of the latest fit, as `kvision.trackers.Advice`.
 
     Example:
@@ -43,22 +50,27 @@ class Vitals(Vital):
         self.update_ratio = UpdateRatio(every)
         self.dead_relu = DeadReLU(every, data)
         self.gradient_norm = GradientNorm(every)
+        self.saturation = Saturation(every)
+        self.precision = PrecisionHealth(every)
         self.advice = []
-        self._parts = (self.update_ratio, self.dead_relu, self.gradient_norm)
+        self._parts = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation)
         self._adviser = None
         self._unprinted = []
 
     def set_params(self, params):
         super().set_params(params)
-        for part in self._parts:
+        for part in {*self._parts, self.precision}:
             part.set_params(params)
 
     def set_model(self, model):
         super().set_model(model)
-        for part in self._parts:
+        for part in {*self._parts, self.precision}:
             part.set_model(model)
 
     def on_train_begin(self, logs=None):
+        scales = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        self._parts = tuple(part for part in self._parts if part is not self.precision)
+        self._parts += (self.precision,) if scales else ()
         for part in self._parts:
             part.on_train_begin(logs)
         super().on_train_begin(logs)
@@ -68,7 +80,7 @@ class Vitals(Vital):
         self.advice, self._unprinted = [], []
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.update_ratio.on_train_batch_begin(batch, logs)  # one of the three is enough: they share a tap
+        self.update_ratio.on_train_batch_begin(batch, logs)  # one of them is enough: they share a tap
 
     def on_train_batch_end(self, batch, logs=None):
         self.update_ratio.on_train_batch_end(batch, logs)
@@ -83,6 +95,8 @@ class Vitals(Vital):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
+        if self.precision in self._parts:
+            self.precision.on_epoch_begin(epoch, logs)
         self._print()
 
     def on_epoch_end(self, epoch, logs=None):
