@@ -14,6 +14,7 @@ import re
 import statistics
 
 from kvision.callbacks.vitals import dead_relu, update_ratio
+from kvision.callbacks.vitals.loss_curve import LossCurve
 from kvision.callbacks.vitals.setup import Setup
 
 WARM_UP = 50  # optimizer steps at the start of a fit about which nothing is said
@@ -51,7 +52,7 @@ class Adviser:
         self._ratio = _RatioRule(self._start)
         self._gradient = _GradientRule(self._start)
         self._dead = _DeadRule(self._start)
-        self._losses = []
+        self._curve = LossCurve(lambda: self._start.is_new)
         self._said = {}
 
     def see_norms(self, norms):
@@ -65,15 +66,21 @@ class Adviser:
         """Take in `{layer path: fraction of dead units}` and `{layer path: units}` of one window."""
         self._dead.see(fractions, units)
 
-    def see_loss(self, loss):
-        """Take in the loss of one epoch."""
-        self._losses.append(loss)
+    def see_epoch(self, logs):
+        """Take in the logs of one epoch, with `loss` and, where there is one, `val_loss`."""
+        self._curve.see(logs)
+
+    @property
+    def curve(self):
+        """What the curve of the loss looks like: "too early", "good", "high", "low", "plateau" or "overfitting"."""
+        kind, _ = self._curve.verdict(self._ratio.largest_median)
+        return "overfitting" if kind == "good" and self._curve.overfits() else kind
 
     def sentences(self):
         """`{vital: sentence}` of what is wrong now and was not said since it was last right."""
         ratio, gradient, dead = self._ratio.verdict(), self._gradient.verdict(), self._dead.verdict()
         inputs = self._inputs.verdict()
-        if self._losses and not math.isfinite(self._losses[-1]):
+        if self._curve.losses and not math.isfinite(self._curve.losses[-1]):
             dead = None  # units are inactive because of that
         if dead and not dead.severe and self._loss_falls():
             dead = None
@@ -81,8 +88,18 @@ class Adviser:
             ratio = gradient = None  # both follow from the inputs
         if ratio and ratio.kind in ("low", "start") and (gradient or dead):
             ratio = None  # the weights move little since no gradient reaches them, not since the rate is low
+        kind, says = self._curve.verdict(self._ratio.largest_median)
+        curve = None if says is None or inputs or ratio or dead or gradient else _Finding(kind, _capital(says))
+        overfits = self._curve.overfits()
         sentences = {}
-        found_by = {"inputs": inputs, "update_ratio": ratio, "dead_relu": dead, "gradient_norm": gradient}
+        found_by = {
+            "inputs": inputs,
+            "update_ratio": ratio,
+            "dead_relu": dead,
+            "gradient_norm": gradient,
+            "loss": curve,
+            "val_loss": _Finding("overfitting", _capital(overfits)) if overfits else None,
+        }
         for vital, found in found_by.items():
             if found is None:
                 self._said.pop(vital, None)
@@ -93,10 +110,11 @@ class Adviser:
 
     def _loss_falls(self):
         """Whether the loss of the last epochs says that the run goes well; after one epoch nothing says otherwise."""
-        if len(self._losses) <= RECENT:
-            return len(self._losses) == 1 or (len(self._losses) > 1 and self._losses[-1] < self._losses[0])
-        before = min(self._losses[:-RECENT])
-        return min(self._losses[-RECENT:]) < before - BETTER * abs(before)
+        losses = self._curve.losses
+        if len(losses) <= RECENT:
+            return len(losses) == 1 or (len(losses) > 1 and losses[-1] < losses[0])
+        before = min(losses[:-RECENT])
+        return min(losses[-RECENT:]) < before - BETTER * abs(before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +136,11 @@ class _Start:
         self.sizes = {}
         self.settled = False
         self.rising = False
+
+    @property
+    def is_new(self):
+        """Whether the first step of the fit was that of the run."""
+        return self._step == 1
 
     def see(self, norms):
         if self._step is None:
@@ -180,6 +203,7 @@ class _InputRule(_Rule):
 
 class _RatioRule(_Rule):
     _was_healthy = False
+    largest_median = None  # after warm-up
 
     def find(self, norms):
         ratios = {path: norms.updates[path] / norms.weights[path] for path in norms.kernels}
@@ -188,6 +212,8 @@ class _RatioRule(_Rule):
         low, high = update_ratio.HEALTHY
         median = statistics.median(ratios.values())
         self._was_healthy |= median >= low
+        if self._start.settled:
+            self.largest_median = max(median, self.largest_median or 0.0)
         if not self._start.settled or self._start.rising:
             return None
         if median > high:
@@ -291,6 +317,10 @@ class _DeadRule(_Rule):
         """What places with the same weights before them have in common: a unit that is active in one lives."""
         base = re.sub(r" \(\d+\)$", "", path)
         return path if base in self._start.setup.apart else base
+
+
+def _capital(sentence):
+    return sentence[0].upper() + sentence[1:]
 
 
 def _layer(path):

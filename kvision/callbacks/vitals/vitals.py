@@ -36,6 +36,8 @@ class Vitals(Vital):
         gradient_norm: The `GradientNorm`, with `norms` and `global_norm`.
         saturation: The `Saturation`, with `saturated`, `means` and `deviations`.
         precision: The `PrecisionHealth`, which measures where the optimizer scales the loss.
+        curve: What the curve of the loss looks like so far: `"too early"`, `"good"`, `"high"` (the rate is), `"low"`,
+            `"plateau"` (it never moved) or `"overfitting"`.
         advice: The sentences of the latest fit, as `kvision.trackers.Advice`.
 
     Example:
@@ -56,6 +58,10 @@ class Vitals(Vital):
         self._parts = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation)
         self._adviser = None
         self._unprinted = []
+
+    @property
+    def curve(self):
+        return "too early" if self._adviser is None else self._adviser.curve
 
     def set_params(self, params):
         super().set_params(params)
@@ -106,7 +112,7 @@ class Vitals(Vital):
         if self._tap.unmeasured is not None and self._tap.unmeasured not in self.advice:
             self.advice.append(self._tap.unmeasured)
         if "loss" in (logs or {}):
-            self._adviser.see_loss(logs["loss"])
+            self._adviser.see_epoch(logs)
         for vital, text in self._adviser.sentences().items():
             advice = Advice(vital, self._step, clock_of(self.model).epoch(epoch), text)
             self.advice.append(advice)

@@ -464,9 +464,9 @@ def test_dead_units_are_not_told_where_the_loss_is_not_finite():
     adviser.see_norms(norms(1))
     for _ in range(2):
         adviser.see_dead({"relu": 1.0}, {"relu": 32})
-    adviser.see_loss(float("nan"))
+    adviser.see_epoch({"loss": float("nan")})
     assert adviser.sentences() == {}
-    adviser.see_loss(1.0)
+    adviser.see_epoch({"loss": 1.0})
     assert "32 of 32" in adviser.sentences()["dead_relu"]
 
 
@@ -490,7 +490,7 @@ def test_some_dead_units_are_not_told_of_while_the_loss_falls(losses, fraction, 
     for loss in losses:
         adviser.see_dead({"relu": fraction}, {"relu": 1000})
         adviser.see_dead({"relu": fraction}, {"relu": 1000})
-        adviser.see_loss(loss)
+        adviser.see_epoch({"loss": loss})
     assert ("dead_relu" in adviser.sentences()) is told
 
 
@@ -501,7 +501,7 @@ def test_units_that_die_all_of_a_sudden_are_told_even_while_the_loss_falls(fract
         adviser.see_norms(norms(step))
     for loss, fraction in enumerate(fractions):
         adviser.see_dead({"relu": fraction}, {"relu": 100})
-        adviser.see_loss(-loss)
+        adviser.see_epoch({"loss": -loss})
     assert ("dead_relu" in adviser.sentences()) is told
 
 
