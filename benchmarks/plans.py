@@ -170,7 +170,7 @@ COMPARISONS = [
     ),
     Comparison(
         "vitals",
-        "`fit` of ResNet-18, batch 32, 64x64, with the three vitals at their defaults, 100 steps",
+        "`fit` of ResNet-18, batch 32, 64x64, with `Vitals` at its defaults, 100 steps",
         Case("kvision", "steps_kvision.py", "resnet18-fit:vitals"),
         {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
         {"plain fit": 1.03},
@@ -181,6 +181,20 @@ COMPARISONS = [
         Case("kvision", "steps_kvision.py", "resnet18-fit:vitals-every-step"),
         {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
         {},
+    ),
+    Comparison(
+        "all-vitals",
+        "the same with `Vitals`, `GradientToWeight`, `PrecisionHealth` and `Throughput` at their defaults",
+        Case("kvision", "steps_kvision.py", "resnet18-fit:all-vitals"),
+        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
+        {"plain fit": 1.05},
+    ),
+    Comparison(
+        "rollback",
+        "the same with `Rollback` at its defaults: a guard in every step, a copy of the state every 100",
+        Case("kvision", "steps_kvision.py", "resnet18-fit:rollback"),
+        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
+        {"plain fit": 1.02},
     ),
     Comparison(
         "import",

@@ -93,6 +93,12 @@ def fit_in_pieces(callbacks, batches=100):
     return factory
 
 
+def all_vitals():
+    """Every vital at its defaults."""
+    names = ("Vitals", "GradientToWeight", "PrecisionHealth", "Throughput")
+    return [getattr(kvision.callbacks, name)() for name in names]
+
+
 CASES = {
     f"{name}:{policy}": with_cost(build, batch, policy)
     for name, (build, batch) in MODELS.items()
@@ -102,6 +108,8 @@ CASES |= {f"matrix-product:{dtype}": matrix_product(dtype) for dtype in ("float3
 CASES |= {
     "resnet18-fit:plain": fit_in_pieces(list),
     "resnet18-fit:vitals": fit_in_pieces(lambda: [kvision.callbacks.Vitals()]),
+    "resnet18-fit:all-vitals": fit_in_pieces(all_vitals),
+    "resnet18-fit:rollback": fit_in_pieces(lambda: [kvision.callbacks.Rollback()]),
     "resnet18-fit:vitals-every-step": fit_in_pieces(lambda: [kvision.callbacks.Vitals(every=1)]),
 }
 

@@ -1,13 +1,24 @@
 """Planted faults: nothing of a broken step is applied, and the state afterwards is the last good one."""
 
 import functools
+import gc
+import os
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from kvision.callbacks import Diverged, LearningRate, Rollback, UpdateRatio, Vitals
+from kvision.callbacks import (
+    Diverged,
+    GradientToWeight,
+    LearningRate,
+    PrecisionHealth,
+    Rollback,
+    Throughput,
+    UpdateRatio,
+    Vitals,
+)
 from kvision.callbacks.loss_spike import LossSpike
 from kvision.callbacks.model_state import copy_state
 from kvision.trackers.clock import clock_of, optimizer_steps
@@ -166,6 +177,26 @@ def test_clean_steps_raise_no_false_alarm():
     rollback = Rollback()
     fit(model, [rollback], *data(batches=1000), epochs=10, shuffle=True)
     assert rollback.retries <= 1
+
+
+@pytest.mark.slow
+def test_2000_steps_leak_nothing():
+    """At most 1 MiB in 100 steps, with everything that reads the step."""
+    sizes = []
+
+    class Size(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            gc.collect()
+            sizes.append(resident_bytes())
+
+    callbacks = [Vitals(every=10), GradientToWeight(10), PrecisionHealth(10), Throughput(), Rollback(every=10), Size()]
+    fit(compiled(), callbacks, *data(batches=100), epochs=22, shuffle=True)
+    assert sizes[-1] - sizes[1] <= 20 * 2**20
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 QUICK = ("jit", "several steps a call", "scaled accumulation")
