@@ -21,6 +21,7 @@ from kvision.callbacks import (
 )
 from kvision.callbacks.loss_spike import LossSpike
 from kvision.callbacks.model_state import copy_state
+from kvision.callbacks.vitals import tapped_step
 from kvision.trackers.clock import clock_of, optimizer_steps
 from kvision.training import replay
 from tests.callbacks.vitals.vital_runs import ALL, Record
@@ -250,6 +251,16 @@ def test_a_clean_run_is_the_run_without_it(vitals_first):
     for one, other in zip(copy_state(plain).values(), copy_state(watched).values(), strict=True):
         assert_close(one, other)  # XLA may fuse another way
     assert list(ratio.ratios.values()) == pytest.approx(list(alone.ratios.values()), rel=1e-3)
+
+
+def test_it_guards_where_a_measurement_fails(monkeypatch):
+    def fail(*_):
+        raise TypeError("planted")
+
+    monkeypatch.setattr(tapped_step, "sum_of_squares", fail)
+    model, rollback = compiled(), Rollback(every=4)
+    fit(model, [Vitals(), rollback], *data(faults=[(10, GRADIENT)]))
+    assert rollback.retries == 1 and int(model.optimizer.iterations) > 12
 
 
 def test_vitals_and_steps_go_on_behind_a_fault():

@@ -261,7 +261,7 @@ class TappedStep:
                 squares += map(sum_of_squares, weights)
                 for new, old in zip(updated, weights, strict=True):
                     squares.append(sum_of_squares(float32(new) - float32(old)))
-                head = ops.stack([float32(rate), largest(), *below_float16(gradients, self._loss_scale())])
+                head = ops.stack([float32(rate), largest(), *below_float16(gradients, variables, self._loss_scale())])
                 return step, ops.concatenate([head, ops.sqrt(ops.stack(squares))])
 
             return recorder.around_update(due, HEAD + 3 * len(variables), before, update, after)
@@ -299,11 +299,12 @@ def sum_of_squares(tensor):
     return ops.sum(ops.square(float32(tensor)))
 
 
-def below_float16(gradients, scale):
+def below_float16(gradients, variables, scale):
     """The loss scale, and the fractions of the gradients, times that, which float16 holds badly and not at all."""
     scale = float32(scale)
-    magnitudes = [ops.abs(float32(gradient)) * scale for gradient in gradients if gradient is not None]
-    count = max(1, sum(math.prod(each.shape) for each in magnitudes))
+    pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+    magnitudes = [ops.abs(float32(gradient)) * scale for gradient, _ in pairs]
+    count = max(1, sum(math.prod(variable.shape) for _, variable in pairs))  # a sparse gradient knows no shape
 
     def fraction(bound):
         below = [ops.sum(float32((each > 0) & (each < bound))) for each in magnitudes]

@@ -30,16 +30,17 @@ def test_the_tapped_function_is_kept_between_fits(traces):
     fit(model, [UpdateRatio(every=4), record], x, y)
     assert traces == [1]
     fit(model, [GradientNorm(every=5), Vitals(every=7), record], x, y)
+    assert traces == [1, 1]  # with statistics of the activations
     fit(model, [], x, y)
     fit(model, [UpdateRatio(every=10), record], x, y)
-    assert traces == [1]
+    assert traces == [1, 1]
     ratios, gradients = record.measurements("update_ratio"), record.measurements("gradient_norm")
     # the first step of each fit is measured, and what each fit asks for
     assert list(ratios) == [1, 4, 8, 12, 16, 17, 21, 28, 49, 50, 60]
     assert list(gradients) == [17, 20, 21, 25, 28, 30]
     compiled(model, {})
     fit(model, [UpdateRatio(every=4)], x, y)
-    assert traces == [1, 1]
+    assert traces == [1, 1, 1]
 
 
 def test_units_and_norms_of_an_interrupted_fit_do_not_reach_the_next():

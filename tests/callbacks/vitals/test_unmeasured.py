@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvision.callbacks import DeadReLU, GradientNorm, Report, UpdateRatio, Vitals
-from kvision.callbacks.vitals import tapped_step
+from kvision.callbacks.vitals import tapped_step, watched_units
 from kvision.trackers import Advice
 from tests.callbacks.vitals.vital_runs import Record, compiled, data, dense_model, fit, to_numpy
 from tests.trackers.report_page import page_data
@@ -130,14 +130,18 @@ def test_trainable_changed_without_compiling_is_named(trainable, capsys):
     assert "`trainable` was changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("part", ["sum_of_squares", "active_units"])
-def test_a_measurement_that_fails_gives_way_to_the_plain_step(part, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [(tapped_step, "sum_of_squares"), (watched_units, "active_units"), (watched_units, "statistics_of")],
+    ids=["norms", "units", "statistics"],
+)
+def test_a_measurement_that_fails_gives_way_to_the_plain_step(module, part, monkeypatch, capsys):
     def fail(*_):
         raise TypeError("planted")
 
     plain = compiled(dense_model(), {})
     fit(plain)
-    monkeypatch.setattr(tapped_step, part, fail)
+    monkeypatch.setattr(module, part, fail)
     model, vitals = compiled(dense_model(), {}), Vitals(every=4)
     fit(model, [vitals])
     assert same(weights_of(plain), weights_of(model))
