@@ -67,6 +67,11 @@ class Order:
         order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
         return order[self.shard[0] :: self.shard[1]].astype("int64")
 
+    @property
+    def position(self):
+        """`(epoch, batch)` at which the next iterator begins."""
+        return self._next
+
     def start(self, epoch, batch=0):
         """Let the next iterator begin at a batch of an epoch.
 

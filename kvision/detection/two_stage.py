@@ -1,5 +1,7 @@
 """The head of every detector that looks twice: proposals, then one or several stages on their regions."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -95,6 +97,14 @@ class TwoStageHead(Part):
                 boxes = stage.refine(deltas, sample.boxes, image_size)
                 matches = self.box_stages[index + 1].assigner.match(boxes, targets)
                 sample = Sample(boxes, matches, sample.drawn & (area_xyxy(boxes) > 0))
+        return losses
+
+    def chance_losses(self, targets):
+        """`{name: float}` of a network that knows nothing: every class, and every cell of a mask, is as likely."""
+        losses = dict.fromkeys(set(self.proposals.loss_names) & {"rpn_objectness_loss"}, math.log(2))
+        for index in range(len(self.box_stages)):
+            weight = 1.0 if self.stage_weights is None else self.stage_weights[index]
+            losses[self._name("classification_loss", index)] = weight * math.log(self.classes + 1)
         return losses
 
     def decode(self, features):

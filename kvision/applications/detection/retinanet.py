@@ -255,6 +255,13 @@ class RetinaNetHead(Part):
             "box_loss": ops.mean(ops.sum(errors, axis=(1, 2)) / num_positives),
         }
 
+    def chance_losses(self, targets):
+        """`{name: float}` of a network that gives every anchor the probability `PRIOR`, as section 4.1 begins."""
+        shape = (len(targets["labels"]), sum(map(len, self._anchors)))
+        logits = ops.full((*shape, self.classes), -math.log((1 - PRIOR) / PRIOR))
+        losses = self.losses({"class_logits": logits, "box_deltas": ops.zeros((*shape, 4))}, targets)
+        return {"classification_loss": float(losses["classification_loss"])}
+
     def decode(self, features):
         """See `DenseDecoder.decode`; boxes are cut to the features' `image_size`, if it is there."""
         image_size = features.get("image_size", self.image_size)

@@ -1,0 +1,96 @@
+"""Batches for the checks, out of whatever `fit` takes; what keeps a position is put back."""
+
+import contextlib
+import itertools
+
+import keras
+import numpy as np
+
+
+def first_batch(data, samples=None):
+    """`(x, y, sample_weight)` of the first batch, as NumPy arrays; `data` stays where it was.
+
+    Args:
+        data: A batch `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches.
+        samples: Rows to keep, the first ones; None keeps all.
+
+    Raises:
+        ValueError: on data without targets, without rows, or that can be read only once.
+    """
+    with position_kept(data):
+        batch = next(batches(data, batch_size=samples), None)
+    if samples is not None:
+        batch = for_arrays(lambda array: array[:samples], batch)
+    return batch
+
+
+def batches(data, batch_size=None):
+    """Batches `(x, y, sample_weight)` of NumPy arrays, epoch after epoch without end.
+
+    Args:
+        data: As for `first_batch`.
+        batch_size: Rows that arrays are cut to; None: all of them. A data set has batches of its own.
+    """
+    if isinstance(data, tuple | list):
+        x, y, weight = _parts(data)
+        rows = num_rows(x)
+        size = min(batch_size or rows, rows)
+        starts = range(0, rows - size + 1, size)
+        cut = ((lambda array, start=start: array[start : start + size]) for start in itertools.cycle(starts))
+        yield from (for_arrays(one, (x, y, weight)) for one in cut)
+    for _ in itertools.count():
+        empty = True
+        for batch in _epoch(data):
+            empty = False
+            yield _parts(batch)
+        if empty:
+            raise ValueError("The data has no batch. Is the folder, the filter or take() right?")
+
+
+def _epoch(data):
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            raise ValueError("A PyDataset needs num_batches here: got None. Pass a batch, arrays or a tf.data.Dataset.")
+        return (data[index] for index in range(data.num_batches))
+    if not hasattr(data, "__iter__") or iter(data) is data:
+        raise ValueError(
+            f"Expected a batch (x, y), arrays (x, y) or a data set of batches that can be read again: got "
+            f"{type(data).__name__}. What is read from an iterator is lost to the training: pass what it was made from."
+        )
+    return iter(data)
+
+
+def _parts(batch):
+    """`(x, y, sample_weight)` as NumPy arrays."""
+    parts = (*batch, None)[: max(3, len(batch))] if isinstance(batch, tuple | list) else (batch, None, None)
+    if len(parts) != 3 or parts[1] is None:
+        raise ValueError(
+            f"Expected batches (x, y) or (x, y, sample_weight): got {type(batch).__name__} of "
+            f"{len(batch) if isinstance(batch, tuple | list) else 1}. The checks need inputs and targets."
+        )
+    parts = for_arrays(np.asarray, tuple(parts))
+    if num_rows(parts[0]) == 0:
+        raise ValueError("The batch has no rows. Is the folder, the filter or take() right?")
+    return parts
+
+
+def for_arrays(function, structure):
+    """`function` of each array of a structure; what is None stays so."""
+    return keras.tree.map_structure(lambda array: None if array is None else function(array), structure)
+
+
+def num_rows(x):
+    """Rows of inputs of any structure."""
+    return len(keras.tree.flatten(x)[0])
+
+
+@contextlib.contextmanager
+def position_kept(data):
+    """Data sets of `kvision.data` begin their next epoch where they would have begun it."""
+    order = getattr(getattr(data, "source", None), "order", None)
+    position = getattr(order, "position", None)
+    try:
+        yield
+    finally:
+        if position is not None:
+            order.start(*position)

@@ -1,0 +1,116 @@
+"""The loss of one training step, as a function that changes nothing."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kvision.errors import unknown
+from kvision.task_model import TaskModel
+from kvision.training.batches import for_arrays
+from kvision.training.untouched import untouched
+
+if keras.backend.backend() == "jax":
+    from kvision.training._backend_jax import compiled as compiled
+    from kvision.training._backend_jax import float64 as float64
+    from kvision.training._backend_jax import with_gradients as with_gradients
+else:
+    from kvision.training._backend_tensorflow import compiled as compiled
+    from kvision.training._backend_tensorflow import float64 as float64
+    from kvision.training._backend_tensorflow import with_gradients as with_gradients
+
+
+def prepare(model, batch):
+    """Raise on a model or a batch that no check can use, and let the model make what a first batch makes."""
+    if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):
+        raise ValueError(
+            f"A sanity check needs a compiled keras.Model: got {getattr(model, 'name', type(model).__name__)!r}. Call "
+            "compile as for fit."
+        )
+    x, y, weight = batch
+    if isinstance(model, TaskModel):
+        if weight is not None:
+            raise ValueError(f"{model.name} takes no sample_weight: got batches of three parts. Pass (x, y).")
+        model.check(x, y)
+        return
+    with untouched(model):
+        outputs = model(tensors(x), training=False)
+        check_labels(model, y, outputs)
+        model.compute_loss(tensors(x), tensors(y), outputs, tensors(weight), training=False)
+
+
+def check_labels(model, y, outputs):
+    """Raise on class indices that the model has no output for: on a GPU such a loss is NaN without a word."""
+    if hasattr(outputs, "shape") and hasattr(y, "shape") and "sparse_categorical" in loss_name(model.loss):
+        classes, labels = outputs.shape[-1], np.asarray(y).reshape(len(y), -1)
+        wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"Labels of {model.name} are integers from 0 to {classes - 1}: got {labels[row, column]} at index "
+                f"{row} of the batch, {wrong.any(axis=1).sum()} such samples in all. Number the classes from 0, "
+                "without a background class, or give the model more outputs."
+            )
+
+
+def loss_name(loss):
+    """The name of a loss as Keras spells it in strings; that of a class in the same way. Empty for structures."""
+    if not isinstance(loss, str) and not callable(loss):
+        return ""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    if "_" in name or name.islower():
+        return name
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def tensors(values):
+    """Arrays of any structure as tensors."""
+    return for_arrays(ops.convert_to_tensor, values)
+
+
+def step_loss(model, variables, names=None):
+    """`function(values, batch)` → the loss of a training step, in which `variables` have these values.
+
+    Dropout and sampling start from the same seeds at each call. Nothing is changed by a call.
+
+    Args:
+        model: A compiled model that `prepare` has seen.
+        variables: Those that `values` are of.
+        names: Which losses of a `TaskModel` to add up, unweighted; None: the loss that is trained on.
+    """
+    if names is not None:
+        for name in names:
+            if name not in model.head.loss_names:
+                raise unknown(f"loss of {model.name}", name, model.head.loss_names)
+
+    def loss(values, batch):
+        x, y, weight = batch
+        with _scope(model, variables, values):
+            outputs = model(x, training=True)
+            if names is not None:
+                losses = model.head.losses(outputs, y, training=True)
+                return sum(ops.cast(losses[name], "float32") for name in names)
+            return model.compute_loss(x, y, outputs, weight, training=True)
+
+    return loss
+
+
+def _scope(model, variables=(), values=()):
+    """What is assigned within is forgotten. Regularizers look for all weights in the scope alone."""
+    given = {id(variable): (variable, variable.value) for variable in model.trainable_variables}
+    given |= {id(variable): (variable, value) for variable, value in zip(variables, values, strict=True)}
+    return keras.StatelessScope(list(given.values()), collect_losses=True)
+
+
+def named_losses(model, batch):
+    """`{name: float}` of a `TaskModel`, of one training step; `{"loss": float}` of another model, both unchanged."""
+    x, y, weight = map(tensors, batch)
+
+    @compiled
+    def losses(x, y, weight):
+        with _scope(model):
+            outputs = model(x, training=True)
+            if isinstance(model, TaskModel):
+                return dict(model.head.losses(outputs, y, training=True))
+            return {"loss": model.compute_loss(x, y, outputs, weight, training=True)}
+
+    return {name: float(ops.convert_to_numpy(value)) for name, value in losses(x, y, weight).items()}
