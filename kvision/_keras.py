@@ -83,6 +83,11 @@ def loss_mean(model):
     return model._loss_tracker
 
 
+def loss_weights(model):
+    """The `loss_weights` given to `compile`, as they were given; None where there are none."""
+    return model._compile_loss._user_loss_weights
+
+
 def calls_variable(optimizer):
     """The variable that counts calls of `apply`; the public `iterations` divides it by the accumulated batches."""
     return optimizer._iterations

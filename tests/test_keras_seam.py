@@ -99,6 +99,12 @@ def finds_what_a_forward_pass_changes(capsys):
     return names[:2] == ["moving_mean", "moving_variance"] and len(names) == 3
 
 
+def gives_the_loss_weights(capsys):
+    model = network()
+    model.compile("sgd", ["mse", "mae"], loss_weights=[2.0, 3.0])
+    return list(_keras.loss_weights(model)) == [2.0, 3.0]
+
+
 def counts_calls_not_steps(capsys):
     weight = keras.Variable([1.0])
     optimizer = built(keras.optimizers.SGD(gradient_accumulation_steps=2), [weight])
@@ -263,6 +269,7 @@ PRIVATE = {
     "Model._compute_loss": computes_the_loss_of_a_step,
     "Model._loss_tracker": gives_the_step_its_own_loss,
     "Layer._trainable_variables of all layers": finds_what_a_forward_pass_changes,
+    "Model._compile_loss._user_loss_weights": gives_the_loss_weights,
     "Optimizer._iterations": counts_calls_not_steps,
     "Optimizer._trainable_variables": knows_what_it_was_built_for,
     "Optimizer._get_variable_index": finds_the_slot_of_a_variable,

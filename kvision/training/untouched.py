@@ -79,12 +79,12 @@ def without_dropout(model):
 def _changed(changes):
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     try:
-        for change in changes:
-            setattr(*change)
+        for owner, name, value in changes:
+            setattr(owner, name, value)
         yield
     finally:
-        for change in before:
-            setattr(*change)
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def copy_optimizer(optimizer, learning_rate=None):

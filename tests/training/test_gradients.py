@@ -86,17 +86,21 @@ def test_the_same_without_the_fault_passes(precision):
     assert verdict.excused == 0
 
 
+def _sum_of_magnitudes(y, outputs):
+    return keras.ops.sum(keras.ops.abs(outputs))
+
+
 def test_a_kink_is_excused():
-    """|w| at w = 0: the differences of all steps are 0, the slopes are -1 and 1; at w = 1e-4 some steps cross it."""
+    """|w| at w = 3e-7 has the slope 1; differences that reach beyond 0 have less."""
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, use_bias=False)])
-    model.compile("sgd", lambda y, outputs: keras.ops.sum(keras.ops.abs(outputs)))
-    model.layers[0].kernel.assign([[1.0, 3e-6]])
-    verdict = check_gradients(
-        model, (np.ones((1, 1), "float32"), np.ones((1, 2), "float32")), directions=0, coordinates=40
-    )
+    model.compile("sgd", _sum_of_magnitudes)
+    model.layers[0].kernel.assign([[1.0, 3e-7]])
+    data = np.ones((1, 1), "float32"), np.ones((1, 2), "float32")
+    verdict = check_gradients(model, data, directions=0, coordinates=20)
     excused = [probe for probe in verdict.probes if not probe.settled]
-    assert verdict.ok, verdict
-    assert len(excused) == verdict.excused
+    assert 0 < len(excused) == verdict.excused
+    assert min(probe.error for probe in excused) > 0.1
+    assert all(probe.ok for probe in verdict.probes)
 
 
 def test_a_weight_that_is_frozen_is_left_out():
@@ -105,6 +109,12 @@ def test_a_weight_that_is_frozen_is_left_out():
     verdict = check_gradients(compiled(model), batch())
     assert verdict.ok, verdict
     assert not [probe for probe in verdict.probes if probe.weight == model.layers[0].kernel.path]
+
+
+def test_some_weights_from_the_first_to_the_last():
+    model = compiled(convnet())
+    probed = {probe.weight for probe in check_gradients(model, batch(), weights=2).probes}
+    assert probed == {model.trainable_weights[0].path, model.trainable_weights[-1].path}
 
 
 def test_two_outputs_and_loss_weights():
@@ -160,6 +170,7 @@ def test_detectors(name):
         ({"directions": 0, "coordinates": 0}, "one direction or coordinate"),
         ({"precision": "float16"}, "precision"),
         ({"tolerance": 0.0}, "tolerance"),
+        ({"weights": 0}, "how many to probe"),
         ({"precision": "float32", "directions": 0}, "Coordinates alone"),
     ],
 )
