@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import loss_weights, print_message
+from kvision._keras import layers_of, loss_weights, print_message
 from kvision.task_model import TaskModel
 from kvision.training.batches import first_batch, for_arrays
 from kvision.training.losses import compiled, float64, prepare, step_loss, tensors, with_gradients
-from kvision.training.untouched import untouched
+from kvision.training.untouched import changed, untouched
 from kvision.training.verdict import Verdict
 
 # Steps relative to the size of the weights, from large to small, and the relative error allowed, by precision.
@@ -196,7 +196,9 @@ def _wide(model):
     with float64():
         try:
             keras.config.set_floatx("float64")
-            copy = keras.models.clone_model(model, clone_function=_wide_layer, recursive=True)
+            models = [each for each in layers_of(model, include_self=True) if getattr(each, "compiled", False)]
+            with changed([(each, "compiled", False) for each in models]):  # its loss may be one that no config can tell
+                copy = keras.models.clone_model(model, clone_function=_wide_layer, recursive=True)
             for variable, original in zip(copy.variables, model.variables, strict=True):
                 variable.assign(ops.convert_to_numpy(original).astype(keras.backend.standardize_dtype(variable.dtype)))
             loss = for_arrays(_wide_loss, model.loss)

@@ -167,7 +167,7 @@ def _lecture(batch, makers, activations, batch_norm, depth, width, seed):
                 layers += [keras.layers.Dense(width, use_bias=False)]
                 layers += [keras.layers.BatchNormalization()] if has_norm else []
                 layers += [keras.layers.Activation(activation)]
-            network = keras.Sequential(layers)
+            network = keras.Sequential([*layers, keras.layers.Identity()])  # the last activation is no output either
             for name, maker in makers.items():
                 key = ", ".join([name, activation, *(["batch norm"] if has_norm else [])])
                 statistics[key] = _statistics(network, x.astype("float32"), _kernels(network, maker, seed))

@@ -66,17 +66,18 @@ def _variables(model):
 def without_regularization(model):
     """A context in which weights and activities cost nothing; functions compiled outside know nothing of it."""
     owners = [*layers_of(model, include_self=True), *model.variables]
-    return _changed([(owner, name, None) for owner in owners for name in REGULARIZERS if getattr(owner, name, None)])
+    return changed([(owner, name, None) for owner in owners for name in REGULARIZERS if getattr(owner, name, None)])
 
 
 def without_dropout(model):
     """A context in which dropout and noise layers do nothing; functions compiled outside know nothing of it."""
     layers = [layer for layer in layers_of(model) if getattr(layer, "seed_generator", None) is not None]
-    return _changed([(layer, name, 0.0) for layer in layers for name in RANDOM if getattr(layer, name, None)])
+    return changed([(layer, name, 0.0) for layer in layers for name in RANDOM if getattr(layer, name, None)])
 
 
 @contextlib.contextmanager
-def _changed(changes):
+def changed(changes):
+    """A context in which attributes have other values; `changes` are (owner, name, value)."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     try:
         for owner, name, value in changes:

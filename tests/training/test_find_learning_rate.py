@@ -37,7 +37,14 @@ def test_it_stops_where_the_loss_diverges():
     assert found.suggestion < 1
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "float32",
+        pytest.param("mixed_float16", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_healthy_model_gets_a_rate(policy):
     keras.mixed_precision.set_dtype_policy(policy)
     found = find_learning_rate(compiled(convnet(), sgd()), batch(64), batch_size=16, steps=60)

@@ -58,7 +58,7 @@ def test_right_gradients_pass_in_float64(name):
     assert {probe.weight for probe in verdict.probes} == {weight.path for weight in model.trainable_variables}
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_a_model_of_16_bits_is_checked_in_float64(policy):
     keras.mixed_precision.set_dtype_policy(policy)
     verdict = check_gradients(compiled(convnet(norm=True)), batch(), coordinates=0)

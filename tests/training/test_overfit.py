@@ -8,7 +8,14 @@ from kvision.training import overfit_one_batch
 from tests.training.models import batch, compiled, convnet, everything, restless
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "float32",
+        pytest.param("mixed_float16", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_healthy_model_learns_by_heart(policy):
     keras.mixed_precision.set_dtype_policy(policy)
     verdict = overfit_one_batch(compiled(convnet()), batch())

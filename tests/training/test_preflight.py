@@ -19,6 +19,7 @@ def test_a_healthy_classifier_passes(capsys):
     assert [line[: len(name)] for line, name in zip(printed, CHECKS, strict=True)] == CHECKS
 
 
+@pytest.mark.slow
 def test_the_model_stays_as_it_was(capsys):
     model = restless()
     before = everything(model)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvision import training
-from tests.training.models import batch, everything, restless
+from tests.training.models import batch, compiled, convnet, everything, restless
 
 CHECKS = {
     "check_initial_loss": lambda model, data: training.check_initial_loss(model, data),
@@ -27,6 +27,7 @@ def test_a_check_leaves_the_model_as_it_was(name, model):
     assert everything(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_training_is_the_same_with_and_without_a_check(name):
     ends = []
@@ -40,8 +41,6 @@ def test_a_training_is_the_same_with_and_without_a_check(name):
 
 
 def test_a_model_that_was_never_trained_stays_new():
-    from tests.training.models import compiled, convnet
-
     model = compiled(convnet())
     for check in CHECKS.values():
         check(model, batch())
@@ -62,6 +61,7 @@ def test_an_error_leaves_it_too(name, model, monkeypatch):
     assert everything(model) == before
 
 
+@pytest.mark.slow
 def test_jit_and_accumulation_and_averages():
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
