@@ -43,7 +43,7 @@ class OverfitBatch(Verdict):
         return figure
 
 
-def overfit_one_batch(model, batch, *, samples=8, steps=200, target=None, optimizer=None, verbose=0):
+def overfit_one_batch(model, batch, *, samples=8, steps=300, target=None, optimizer=None, verbose=0):
     """Train on a few samples, again and again, until their loss is small, and put the model back bit for bit.
 
     A network that cannot learn eight samples by heart will not learn more: frozen weights, a loss that does not reach
@@ -57,7 +57,7 @@ def overfit_one_batch(model, batch, *, samples=8, steps=200, target=None, optimi
         batch: `(x, y)` or `(x, y, sample_weight)`, or a data set, of which the first batch is taken.
         samples: How many of its rows to learn.
         steps: At most.
-        target: Loss that counts as learned. None: 5 % of the first loss; 20 % for models that bring their own losses,
+        target: Loss that counts as learned. None: 10 % of the first loss; 20 % for models that bring their own losses,
             such as detectors, whose boxes take longer.
         optimizer: Whatever `compile` takes; a copy is used, so `model.optimizer` tries the one of the training. None is
             Adam at 1e-3, which learns a few samples whatever the training needs.
@@ -95,7 +95,7 @@ def overfit_one_batch(model, batch, *, samples=8, steps=200, target=None, optimi
                 return OverfitBatch(False, SEVERED, tuple(losses), math.inf if target is None else target)
             losses.append(loss)
             if target is None:
-                target = abs(loss) * (0.2 if isinstance(model, TaskModel) else 0.05)
+                target = abs(loss) * (0.2 if isinstance(model, TaskModel) else 0.1)
             if verbose and step % max(1, steps // 10) == 0:
                 print_message(f"overfit_one_batch: step {step} of {steps}, loss {loss:.4g}")
             if not math.isfinite(loss) or loss <= target:

@@ -44,7 +44,7 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
     Args:
         model: A compiled `keras.Model` before training, a classifier, a detector or any other.
         data: What `fit` takes: a data set of batches, or arrays `(x, y)`.
-        steps: Of the range test; twice as many at most for learning one batch by heart.
+        steps: Of the range test; three times as many at most for learning one batch by heart.
         seed: Of directions and initial weights.
         verbose: 0 prints nothing, 1 a verdict each, 2 the progress of each check too.
 
@@ -72,7 +72,7 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
             model, few, samples=2 if is_task else 4, coordinates=0, weights=24, seed=seed, verbose=progress
         ),
         "overfit": lambda: overfit_one_batch(
-            model, few, samples=2 if is_task else 8, steps=2 * steps, verbose=progress
+            model, few, samples=2 if is_task else 8, steps=3 * steps, verbose=progress
         ),
         "learning rate": lambda: find_learning_rate(model, data, steps=steps, verbose=progress),
     }

@@ -51,6 +51,8 @@ def test_a_healthy_model_gets_a_rate(policy):
     assert found.ok, found
     assert 1e-3 < found.suggestion < 1
     assert found.compiled == pytest.approx(0.01)
+    labels = [text.get_text() for text in found.plot().axes[0].get_legend().get_texts()]
+    assert labels[2:] == [f"suggestion: {found.suggestion:.2g}", "compiled: 0.01"]
 
 
 def test_a_rate_far_too_high_is_named():
@@ -115,9 +117,3 @@ def test_a_data_set_of_kvision_begins_where_it_would_have():
 def test_numbers_out_of_range(wrong):
     with pytest.raises(ValueError, match="range test needs"):
         find_learning_rate(compiled(convnet()), batch(), **wrong)
-
-
-def test_a_plot_shows_both_rates():
-    found = find_learning_rate(compiled(convnet(), sgd()), batch(), steps=20)
-    labels = [text.get_text() for text in found.plot().axes[0].get_legend().get_texts()]
-    assert any("compiled" in label for label in labels)

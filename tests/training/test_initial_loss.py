@@ -163,6 +163,7 @@ def boxes(masks=False):
     return rng.uniform(0, 255, (2, 64, 64, 3)).astype("float32"), targets
 
 
+@pytest.mark.slow
 def test_a_retinanet_starts_at_its_prior_and_not_without():
     (row,) = (row for row in detectors.ROWS if row.name == "retinanet")
     detector = row.tiny()

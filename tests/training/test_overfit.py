@@ -20,7 +20,7 @@ def test_a_healthy_model_learns_by_heart(policy):
     keras.mixed_precision.set_dtype_policy(policy)
     verdict = overfit_one_batch(compiled(convnet()), batch())
     assert verdict.ok, verdict
-    assert verdict.losses[-1] <= verdict.target == pytest.approx(0.05 * verdict.losses[0])
+    assert verdict.losses[-1] <= verdict.target == pytest.approx(0.1 * verdict.losses[0])
 
 
 def test_regularization_and_dropout_are_off():
@@ -96,14 +96,10 @@ def test_numbers_out_of_range(wrong):
         overfit_one_batch(compiled(convnet()), batch(), **wrong)
 
 
-def test_a_plot_shows_the_target():
-    axes = overfit_one_batch(compiled(convnet()), batch(), steps=3).plot().axes[0]
+def test_a_plot_shows_the_target_and_progress_is_told(capsys):
+    axes = overfit_one_batch(compiled(convnet()), batch(), steps=3, verbose=1).plot().axes[0]
     assert axes.get_yscale() == "log"
     assert len(axes.lines) == 2
-
-
-def test_progress_is_told(capsys):
-    overfit_one_batch(compiled(convnet()), batch(), steps=3, verbose=1)
     assert "step 0 of 3, loss" in capsys.readouterr().out
 
 
