@@ -1,0 +1,163 @@
+"""Transforms over a data set: each sample gets a seed that depends on seed, epoch and sample alone."""
+
+import threading
+
+import tensorflow as tf
+
+
+def augment(dataset, transforms, *, seed=0):
+    """A data set whose samples are changed at random, anew in each epoch, on the CPU while the model trains.
+
+    Of a data set by kvision's readers, samples are changed before they are batched, MixUp and its like draw partners
+    from the whole data set, and what a sample becomes depends on seeds, epoch and sample alone. Any other
+    `tf.data.Dataset`, of samples or of batches, will do: there the position in the epoch stands for the sample, and
+    partners come from the batch.
+
+    Args:
+        dataset: A `tf.data.Dataset` of `image`, `(image, label)`, `(image, label map)` or `(image, targets)` of the
+            data contract, or of batches of these. Images are in 0…255.
+        transforms: Transforms such as `HorizontalFlip()`, in the order in which they are applied. Any function
+            `(sample, seed) -> sample` of TensorFlow will do.
+        seed: Of all draws.
+
+    Returns:
+        A `tf.data.Dataset` of the same form; images are float32. It keeps the attributes of a reader's data set.
+
+    Raises:
+        ValueError: If something is no transform, or a sample is of another form.
+
+    >>> data = tf.data.Dataset.from_tensor_slices((np.zeros((6, 32, 32, 3), "float32"), [0, 1, 0, 1, 0, 1])).batch(3)
+    >>> data = augment(data, [kvision.data.HorizontalFlip(), kvision.data.Crop((24, 24))], seed=1)
+    >>> [tuple(images.shape) for images, labels in data]
+    [(3, 24, 24, 3), (3, 24, 24, 3)]
+    """
+    transforms = list(transforms) if isinstance(transforms, tuple | list) else [transforms]
+    for transform in transforms:
+        if not callable(transform) or isinstance(transform, type):
+            raise ValueError(
+                f"augment: expected transforms such as HorizontalFlip(), or functions (sample, seed) -> sample: got "
+                f"{transform!r}."
+            )
+    source = getattr(dataset, "source", None)
+    if source is None:
+        return _over_any(dataset, transforms, seed)
+    for transform in transforms:
+        source = source.transformed(_of_source(source, transform, seed))
+    made = source.dataset()
+    made.before_augmentation = dataset
+    return made
+
+
+def needs_partners(transform):
+    """Whether a transform mixes samples."""
+    return getattr(transform, "num_partners", 0) > 0
+
+
+def _of_source(source, transform, seed):
+    """The function of `Source`, with partners drawn from all samples as they are before this transform."""
+
+    def function(sample, sample_seed):
+        own = tf.random.fold_in(sample_seed, seed)
+        if not needs_partners(transform):
+            return transform(sample, own)
+
+        def partners():
+            first, second = tf.unstack(tf.random.split(tf.random.fold_in(own, 1)))
+            number = [transform.num_partners]
+            indices = tf.random.stateless_uniform(number, first, 0, source.order.length, tf.int64)
+            epochs = tf.random.stateless_uniform(number, second, 0, 2**40, tf.int64)  # draws of the partner's own
+            return [source.sample(*pair) for pair in zip(tf.unstack(indices), tf.unstack(epochs), strict=True)]
+
+        return transform(sample, own, partners)
+
+    return function
+
+
+class _Epochs:
+    """Counts the iterators over a data set."""
+
+    def __init__(self):
+        self.count = -1
+        self.lock = threading.Lock()
+
+    def next(self):
+        with self.lock:
+            self.count += 1
+            return tf.constant(self.count, tf.int64).numpy()
+
+
+def _over_any(dataset, transforms, seed):
+    batched = _is_batched(dataset)
+    if not batched and any(map(needs_partners, transforms)):
+        raise ValueError(
+            "augment: transforms that mix samples need batches here, since partners come from the batch: call "
+            "`dataset.batch(...)` first."
+        )
+    epochs = _Epochs()
+    begin = tf.data.Dataset.range(1).map(lambda _: tf.ensure_shape(tf.numpy_function(epochs.next, [], tf.int64), ()))
+    seeds = begin.flat_map(
+        lambda epoch: tf.data.Dataset.counter().map(lambda index: tf.stack([epoch * 1_000_003 + seed, index]))
+    )
+
+    def one(sample, own):
+        for position, transform in enumerate(transforms):
+            sample = transform(sample, tf.random.fold_in(own, position))
+        return sample
+
+    def change(sample, own):
+        return _batch(sample, own, transforms) if batched else one(sample, own)
+
+    made = tf.data.Dataset.zip(dataset, seeds).map(change, tf.data.AUTOTUNE)
+    length = dataset.cardinality()
+    if length >= 0:
+        made = made.apply(tf.data.experimental.assert_cardinality(length))
+    made = made.prefetch(tf.data.AUTOTUNE)
+    for name in ("class_names", "files", "counts", "problems"):
+        if hasattr(dataset, name):
+            setattr(made, name, getattr(dataset, name))
+    made.before_augmentation = dataset
+    return made
+
+
+def _is_batched(dataset):
+    images = tf.nest.flatten(dataset.element_spec)[0] if isinstance(dataset, tf.data.Dataset) else None
+    if images is None or images.shape.rank not in (3, 4):
+        got = type(dataset).__name__ if images is None else f"elements that begin with the shape {images.shape}"
+        raise ValueError(
+            f"augment: expected a tf.data.Dataset whose elements begin with an image [h, w, c] or images [b, h, w, c]: "
+            f"got {got}. `tf.data.Dataset.from_tensor_slices` makes one of arrays."
+        )
+    return images.shape.rank == 4
+
+
+def _batch(batch, own, transforms):
+    """A batch, sample by sample; partners of a sample are those that follow it by a drawn distance."""
+    size = tf.shape(tf.nest.flatten(batch)[0])[0]
+    for position, transform in enumerate(transforms):
+        seed = tf.random.fold_in(own, position)
+        seeds = tf.map_fn(lambda index, seed=seed: tf.random.fold_in(seed, index), tf.range(size, dtype=tf.int64))
+        extra = ()
+        if needs_partners(transform):
+            most = tf.maximum(size - 1, 1)
+            steps = 1 + tf.random.stateless_uniform([transform.num_partners], seed, 0, 2**30, tf.int32) % most
+            extra = tuple(
+                tf.nest.map_structure(lambda x, step=step: tf.roll(x, -step, 0), batch) for step in tf.unstack(steps)
+            )
+
+        def change(elements, transform=transform):
+            sample, sample_seed, partners = elements
+            return (
+                transform(sample, sample_seed, lambda: list(partners)) if partners else transform(sample, sample_seed)
+            )
+
+        signature = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), _traced(change, (batch, seeds, extra))
+        )
+        batch = tf.map_fn(change, (batch, seeds, extra), fn_output_signature=signature)
+    return batch
+
+
+def _traced(change, elements):
+    """The tensors that a function of single elements gives, for their types and shapes."""
+    specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), elements)
+    return tf.function(change).get_concrete_function(specs).structured_outputs

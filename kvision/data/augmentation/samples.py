@@ -1,0 +1,164 @@
+"""What a transform gets and gives: one sample of a data set, of whichever task, as an image and a dict of targets."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+LABEL_MAP_FILL = 255  # the label that losses and metrics of segmentation ignore
+
+# Targets with a row for each object, and what stands in a row without one.
+ROWS = {
+    "boxes": 0,
+    "labels": -1,
+    "masks": 0,
+    "box_masks": 0,
+    "keypoints": 0,
+    "crowd": 0,
+    "area": 0,
+    "difficult": 0,
+}
+PER_IMAGE = ("image_size", "scale", "image_id")
+
+
+def take_apart(sample):
+    """The image of a sample, its targets as a dict, and the function that makes a sample of both again.
+
+    The dict has the entries of the data contract, or `"label"`, `"soft_label"` or `"label_map"`.
+    """
+    image, *rest = sample if isinstance(sample, tuple | list) else (sample,)
+    if image.shape.rank != 3 or len(rest) > 1:
+        _refuse(sample)
+    if not rest:
+        return image, {}, lambda image, targets: image
+    (value,) = rest
+    if isinstance(value, dict):
+        _check_targets(value)
+        return image, dict(value), lambda image, targets: (image, targets)
+    names = {0: "label", 1: "soft_label", 2: "label_map", 3: "label_map"}
+    name = names.get(value.shape.rank)
+    if name is None or (value.shape.rank == 3 and value.shape[-1] != 1):
+        _refuse(sample)
+    if name == "label_map" and value.shape.rank == 3:
+        return image, {name: value[..., 0]}, lambda image, targets: (image, targets[name][..., None])
+    return image, {name: value}, lambda image, targets: (image, targets[name])
+
+
+def _refuse(sample):
+    got = tf.nest.map_structure(lambda value: str(tuple(value.shape)), sample)
+    raise ValueError(
+        "augment: a sample is an image [h, w, c], or (image, class index), (image, one-hot or soft label [classes]), "
+        "(image, label map [h, w] or [h, w, 1]) or (image, targets of the data contract): got the shapes "
+        f"{got}. Leave out other entries with `dataset.map` first."
+    )
+
+
+def _check_targets(targets):
+    if not {"boxes", "labels"} <= set(targets):
+        raise ValueError(f'augment: targets need "boxes" [n, 4] and "labels" [n], got {sorted(targets)}.')
+    for name, value in targets.items():
+        if name not in ROWS and name not in PER_IMAGE and value.shape.rank != 0:
+            raise ValueError(
+                f"augment: targets have the entry {name!r} of shape {tuple(value.shape)}, which no transform can move "
+                f"along. Known are {', '.join((*ROWS, *PER_IMAGE))}; leave it out with `dataset.map` first."
+            )
+
+
+def size_of(image):
+    """Height and width of an image: integers where they are known, else tensors."""
+    dynamic = tf.shape(image)
+    return tuple(dynamic[axis] if side is None else side for axis, side in enumerate(image.shape[:2]))
+
+
+def valid_size(image, targets):
+    """Height and width without the padding, int32."""
+    return targets["image_size"] if "image_size" in targets else tf.stack(size_of(image))
+
+
+def inside(size, valid):
+    """Whether each pixel of an image of `size` lies in its valid region: [h, w] of bool."""
+    return (tf.range(size[0]) < valid[0])[:, None] & (tf.range(size[1]) < valid[1])[None]
+
+
+def objects(targets):
+    """The rows of the targets that are objects, without the padding."""
+    real = targets["labels"] >= 0
+    return {name: tf.boolean_mask(targets[name], real) for name in ROWS if name in targets}
+
+
+def with_objects(targets, rows, num_rows=None):
+    """Targets with these objects in front and padding behind; of more than there are rows, the largest are kept.
+
+    Args:
+        targets: Whose other entries stay, and whose rows are as many as there shall be.
+        rows: The objects, a dict as `objects` gives it.
+        num_rows: Rows of the targets; None keeps their number.
+    """
+    num_rows = num_rows or targets["labels"].shape[0] or tf.shape(targets["labels"])[0]
+    boxes = rows["boxes"]
+    count = tf.shape(boxes)[0]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    largest = tf.sort(tf.argsort(area, direction="DESCENDING", stable=True)[:num_rows])
+    padding = num_rows - tf.minimum(count, num_rows)
+    made = dict(targets)
+    for name, values in rows.items():
+        kept = tf.gather(values, largest)
+        padded = tf.pad(kept, [[0, padding]] + [[0, 0]] * (values.shape.rank - 1), constant_values=ROWS[name])
+        made[name] = tf.ensure_shape(padded, (num_rows if isinstance(num_rows, int) else None, *values.shape[1:]))
+    return made
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A random change of a sample, as a pure function of (sample, seed).
+
+    Args:
+        rate: How often the change is made, in [0, 1]; else the sample stays as it is.
+    """
+
+    rate: float = 1.0
+
+    def __post_init__(self):
+        self.check("rate", 0 <= self.rate <= 1, "a probability in [0, 1]")
+
+    def check(self, name, holds, expected):
+        """Raises the ValueError of an argument that does not hold."""
+        if not holds:
+            raise ValueError(f"{type(self).__name__}: {name} must be {expected}, got {getattr(self, name)!r}.")
+
+    def check_range(self, name, low=-math.inf, high=math.inf):
+        """Raises unless an argument is (smallest, largest) within bounds."""
+        pair = getattr(self, name)
+        holds = isinstance(pair, tuple | list) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high
+        self.check(name, holds, f"(smallest, largest) within {low:g}…{high:g}")
+
+    def __call__(self, sample, seed):
+        """The changed sample; images are float32 of 0…255.
+
+        Args:
+            sample: `image`, `(image, label)`, `(image, label map)` or `(image, targets)`.
+            seed: Two integers, as TensorFlow's stateless random functions take.
+        """
+        image, targets, put_together = take_apart(sample)
+        return put_together(*self.changed(image, targets, seed))
+
+    def changed(self, image, targets, seed):
+        """Image and targets, changed as often as `rate` says."""
+        if self.rate == 1:
+            return self.apply(image, targets, seed)
+        chance, seed = tf.unstack(tf.random.split(seed))
+        return tf.cond(
+            tf.random.stateless_uniform([], chance) < self.rate,
+            lambda: self.apply(image, targets, seed),
+            lambda: (tf.cast(image, tf.float32), targets),
+        )
+
+    def apply(self, image, targets, seed):
+        """Image, float32, and targets, changed. Of subclasses."""
+        raise NotImplementedError
+
+
+def uniform(seed, *ranges):
+    """A number for each `(low, high)`, drawn evenly: a tuple of float32 scalars."""
+    low, high = (tf.constant([pair[end] for pair in ranges], tf.float32) for end in (0, 1))
+    return tuple(tf.unstack(low + (high - low) * tf.random.stateless_uniform([len(ranges)], seed)))
