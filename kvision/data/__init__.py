@@ -16,6 +16,8 @@ from kvision.data.augmentation import MixUp as MixUp
 from kvision.data.augmentation import Mosaic as Mosaic
 from kvision.data.augmentation import Perspective as Perspective
 from kvision.data.augmentation import PhotometricDistortion as PhotometricDistortion
+from kvision.data.augmentation import RandAugment as RandAugment
+from kvision.data.augmentation import RandomErasing as RandomErasing
 from kvision.data.augmentation import RandomResizedCrop as RandomResizedCrop
 from kvision.data.augmentation import Rotation as Rotation
 from kvision.data.augmentation import Scale as Scale
@@ -26,12 +28,14 @@ from kvision.data.augmentation import Translation as Translation
 from kvision.data.augmentation import VerticalFlip as VerticalFlip
 from kvision.data.augmentation import ZoomOut as ZoomOut
 from kvision.data.augmentation import augment as augment
+from kvision.data.augmentation import preview as preview
 from kvision.data.check import check_labels as check_labels
 from kvision.data.check import check_targets as check_targets
 from kvision.data.coco import coco as coco
 from kvision.data.detection import DetectionData as DetectionData
 from kvision.data.folder import ImageFolder as ImageFolder
 from kvision.data.folder import image_folder as image_folder
+from kvision.data.keras_cv import from_keras_cv as from_keras_cv
 from kvision.data.letterbox import letterbox as letterbox
 from kvision.data.records import records as records
 from kvision.data.records import write_records as write_records

@@ -24,3 +24,6 @@ from kvision.data.augmentation.photometric import ColorJitter as ColorJitter
 from kvision.data.augmentation.photometric import ColorPCA as ColorPCA
 from kvision.data.augmentation.photometric import PhotometricDistortion as PhotometricDistortion
 from kvision.data.augmentation.pipeline import augment as augment
+from kvision.data.augmentation.policies import RandAugment as RandAugment
+from kvision.data.augmentation.policies import RandomErasing as RandomErasing
+from kvision.data.augmentation.preview import preview as preview

@@ -82,7 +82,8 @@ class _Flip(Geometric):
     def warp(self, image, targets, seed):
         region = region_of(image, targets)
         scale, offset = [1.0, 1.0], [0.0, 0.0]
-        scale[self.axis], offset[self.axis] = -1.0, tf.cast(region["source"][2 + self.axis], tf.float32)
+        side = region["source"][2 + self.axis]
+        scale[self.axis], offset[self.axis] = -1.0, float(side) if isinstance(side, int) else tf.cast(side, tf.float32)
         return AxisAligned(**region, scale=tuple(scale), offset=tuple(offset), whole_pixels=True)
 
     def apply(self, image, targets, seed):

@@ -44,7 +44,8 @@ def augment(dataset, transforms, *, seed=0):
     for transform in transforms:
         source = source.transformed(_of_source(source, transform, seed))
     made = source.dataset()
-    made.before_augmentation = dataset
+    indices = tf.data.Dataset.from_tensor_slices(source.order.indices(0))
+    made.before_and_after = lambda: indices.map(lambda index: (dataset.source.sample(index), source.sample(index)))
     return made
 
 
@@ -104,10 +105,12 @@ def _over_any(dataset, transforms, seed):
             sample = transform(sample, tf.random.fold_in(own, position))
         return sample
 
+    @tf.autograph.experimental.do_not_convert
     def change(sample, own):
         return _batch(sample, own, transforms) if batched else one(sample, own)
 
-    made = tf.data.Dataset.zip(dataset, seeds).map(change, tf.data.AUTOTUNE)
+    seeded = tf.data.Dataset.zip(dataset, seeds)
+    made = seeded.map(change, tf.data.AUTOTUNE)
     length = dataset.cardinality()
     if length >= 0:
         made = made.apply(tf.data.experimental.assert_cardinality(length))
@@ -115,7 +118,7 @@ def _over_any(dataset, transforms, seed):
     for name in ("class_names", "files", "counts", "problems"):
         if hasattr(dataset, name):
             setattr(made, name, getattr(dataset, name))
-    made.before_augmentation = dataset
+    made.before_and_after = lambda: seeded.map(lambda sample, own: (sample, change(sample, own)))
     return made
 
 

@@ -119,15 +119,29 @@ class AxisAligned(Warp):
         index = tf.cast(tf.floor((centres - tf.cast(self.offset[axis], tf.float32)) / self.scale[axis]), tf.int32)
         return index, (index >= 0) & (index < self.source[2 + axis])
 
+    def _kept(self, direction):
+        """1 or −1 where an axis is known to stay or to be mirrored, as a whole; else 0."""
+        side, scale, offset = self.size[direction], self.scale[direction], self.offset[direction]
+        known = all(isinstance(value, int | float) for value in (*self.source, side, scale, offset))
+        if not known or self.source[2 + direction] != side or (scale, offset) not in ((1, 0), (-1, side)):
+            return 0
+        return int(scale)
+
     def _gather(self, pixels, fill, axis):
-        seen = []
+        seen = None
         for direction in (0, 1):
+            kept = self._kept(direction)
+            if kept:  # cheaper than picking rows or columns
+                pixels = tf.reverse(pixels, [axis + direction]) if kept < 0 else pixels
+                continue
             index, inside = self._indices(direction)
             last = self.source[2 + direction] - 1
             pixels = tf.gather(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis=axis + direction)
-            seen.append(inside)
-        inside = seen[0][:, None] & seen[1][None]
-        return tf.where(inside[..., None] if axis == 0 else inside, pixels, tf.cast(fill, pixels.dtype))
+            inside = inside[:, None] if direction == 0 else inside[None]
+            seen = inside if seen is None else seen & inside
+        if seen is None:
+            return pixels
+        return tf.where(seen[..., None] if axis == 0 else seen, pixels, tf.cast(fill, pixels.dtype))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ GEOMETRIC = [
     data.IoUCrop(),
     data.ZoomOut(ratio=(1.0, 2.0)),
     data.ScaleJitter((48, 56), scale=(0.5, 2.0)),
+    data.RandAugment(num_operations=1),
 ]
 STILL = [
     data.HorizontalFlip(rate=0.0),
@@ -92,6 +93,7 @@ STILL = [
     data.RandomResizedCrop(SIZE, area=(1.0, 1.0), aspect=(SIZE[1] / SIZE[0], SIZE[1] / SIZE[0])),
     data.ZoomOut(ratio=(1.0, 1.0)),
     data.ScaleJitter(SIZE, scale=(1.0, 1.0)),
+    data.RandAugment(rate=0.0),
 ]
 
 

@@ -1,0 +1,85 @@
+"""A look at what augmentation makes of samples."""
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from kvision.contract import paste_masks
+from kvision.data.augmentation.samples import LABEL_MAP_FILL, take_apart
+from kvision.drawing import MASK_OPACITY, PALETTE, detections, grid
+
+
+def preview(dataset, count=6, *, classes=None):
+    """Samples before and after augmentation, side by side, with their boxes and masks, label maps or labels.
+
+    Args:
+        dataset: What `augment` returned.
+        count: Number of samples.
+        classes: Names of the classes; None takes those of the data set, or numbers.
+
+    Returns:
+        [height, width, 3] uint8, a row for each sample: as it was, as it becomes. `PIL.Image.fromarray(...).save(path)`
+        keeps it, `matplotlib.pyplot.imshow` shows it.
+
+    Raises:
+        ValueError: If the data set is not `augment`'s.
+
+    >>> images = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3)).astype("float32")
+    >>> data = tf.data.Dataset.from_tensor_slices((images, [0, 1, 0, 1]))
+    >>> preview(kvision.data.augment(data, [kvision.data.HorizontalFlip()]), count=2).ndim
+    3
+    """
+    pairs = getattr(dataset, "before_and_after", None)
+    if pairs is None:
+        raise ValueError(
+            "preview: expected the data set that kvision.data.augment returned, as it is: `batch`, `map` and the like "
+            "make another, which no longer knows what its samples were."
+        )
+    classes = getattr(dataset, "class_names", None) if classes is None else classes
+    pairs = itertools.islice(_samples(pairs()), count)
+    drawn = [draw(sample, classes) for pair in pairs for sample in pair]
+    images, captions = zip(*drawn, strict=True)
+    return grid(images, columns=2, captions=captions)
+
+
+def _samples(pairs):
+    """Pairs of single samples, of samples or of batches."""
+    for before, after in pairs:
+        if tf.nest.flatten(before)[0].shape.rank == 3:
+            yield before, after
+            continue
+        for index in range(len(tf.nest.flatten(before)[0])):
+            yield tuple(
+                tf.nest.map_structure(lambda tensor, index=index: tensor[index], part) for part in (before, after)
+            )
+
+
+def draw(sample, classes=None):
+    """A sample as an image, and a line about it."""
+    image, targets, _ = take_apart(sample)
+    targets = {name: value.numpy() for name, value in targets.items()}
+    image = np.asarray(image, "float32")
+    size = f"{image.shape[1]} x {image.shape[0]}"
+    if "labels" in targets:
+        rows = targets["labels"] >= 0
+        masks = targets.get("masks")
+        if masks is None and "box_masks" in targets:
+            masks = paste_masks(targets["box_masks"], targets["boxes"], image.shape[:2])
+        masks = None if masks is None else masks[rows]
+        image = detections(image, targets["boxes"][rows], targets["labels"][rows], masks=masks, classes=classes)
+        return image, f"{size}, {rows.sum()} objects"
+    if "label_map" in targets:
+        known = targets["label_map"] != LABEL_MAP_FILL
+        colors = np.array(PALETTE)[targets["label_map"] % len(PALETTE)]
+        mixed = image * (1 - MASK_OPACITY) + colors * MASK_OPACITY
+        return np.where(known[..., None], mixed, image / 3), size
+    if "soft_label" in targets:
+        best = np.argsort(-targets["soft_label"])[:2]
+        parts = (f"{_name(k, classes)} {targets['soft_label'][k]:.2f}" for k in best if targets["soft_label"][k] > 0)
+        return image, f"{size}, {', '.join(parts)}"
+    return image, f"{size}, {_name(targets['label'], classes)}" if "label" in targets else size
+
+
+def _name(label, classes):
+    return str(classes[int(label)]) if classes is not None else str(int(label))

@@ -1,0 +1,48 @@
+"""The preview shows samples as they were and as they become."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kvision import data
+from kvision.data.augmentation.preview import draw
+from kvision.data.source import Order, Source
+from kvision.drawing import grid
+from tests.data.augmentation.samples import detection, image
+
+FLIP = [data.HorizontalFlip(rate=1.0)]
+
+
+def flipped(sample):
+    return FLIP[0](sample, (0, 0))
+
+
+@pytest.mark.parametrize("kind", ["samples", "batches", "source"])
+def test_each_row_is_one_sample_before_and_after(kind):
+    samples = [(image(seed=seed), tf.constant(seed)) for seed in range(3)]
+    pixels, labels = (tf.stack(parts) for parts in zip(*samples, strict=True))
+    plain = tf.data.Dataset.from_tensor_slices((pixels, labels))
+    if kind == "batches":
+        plain = plain.batch(2)
+    if kind == "source":
+        plain = Source(lambda index: (pixels[index], labels[index]), Order(3, batch_size=2)).dataset()
+    drawn = data.preview(data.augment(plain, FLIP), count=3, classes=["a", "b", "c"])
+    shown = [draw(sample, ["a", "b", "c"]) for one in samples for sample in (one, flipped(one))]
+    assert shown[-1][1] == "80 x 64, c"
+    images, captions = zip(*shown, strict=True)
+    np.testing.assert_array_equal(drawn, grid(images, columns=2, captions=captions))
+
+
+def test_every_kind_of_sample_is_drawn():
+    plain, _ = draw((image(), tf.fill([64, 80], 255)))
+    assert draw((image(), tf.fill([64, 80], 1)))[0].mean() > plain.mean()
+    assert draw(image())[1] == "80 x 64"
+    assert draw((image(), tf.constant([0.0, 0.25, 0.75])))[1] == "80 x 64, 2 0.75, 1 0.25"
+    drawn, caption = draw(detection())
+    assert caption == "80 x 64, 3 objects"
+    assert np.abs(drawn - image().numpy()).max() > 50
+
+
+def test_other_data_sets_are_refused():
+    with pytest.raises(ValueError, match="expected the data set that kvision.data.augment returned"):
+        data.preview(tf.data.Dataset.from_tensors(image()))
