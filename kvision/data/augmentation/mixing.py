@@ -24,9 +24,12 @@ class Mixing(Transform):
         rate: How often, in [0, 1].
         classes: Number of classes, to turn class indices into soft labels [classes]; None where labels are soft or
             one-hot already, or targets.
+        max_boxes: Rows of the targets of a detector, of which mixed samples need more; None keeps their number. Of more
+            objects, the largest are kept.
     """
 
     classes: int | None = None
+    max_boxes: int | None = None
     num_partners = 1
 
     def __call__(self, sample, seed, partners=None):
@@ -69,6 +72,8 @@ class Mixing(Transform):
             return tf.cast(image, tf.float32), targets, lambda image, targets: (image, targets["soft_label"])
         if "soft_label" in targets:
             targets = {"soft_label": tf.cast(targets["soft_label"], tf.float32)}
+        if "labels" in targets and self.max_boxes:
+            targets = with_objects(targets, objects(targets), self.max_boxes)
         return tf.cast(image, tf.float32), targets, put_together
 
     def mix(self, own, others, seed):
@@ -103,7 +108,7 @@ class MixUp(Mixing):
     Args:
         rate: How often, in [0, 1].
         alpha: Of the Beta(alpha, alpha) distribution of the weight, above 0.
-        classes: As in `Mixing`.
+        classes, max_boxes: As in `Mixing`.
 
     >>> sample = tf.zeros([8, 8, 3]), tf.constant(0)
     >>> image, label = MixUp(classes=2)(sample, (0, 1), lambda: [(tf.ones([8, 8, 3]), tf.constant(1))])
@@ -147,7 +152,7 @@ class CutMix(Mixing):
         rate: How often, in [0, 1].
         alpha: Of the Beta(alpha, alpha) distribution of the fraction that stays, above 0.
         min_visibility: Objects of which a smaller fraction remains are dropped, in [0, 1].
-        classes: As in `Mixing`.
+        classes, max_boxes: As in `Mixing`.
 
     >>> sample = tf.zeros([8, 8, 3]), tf.constant(0)
     >>> image, label = CutMix(classes=2)(sample, (0, 1), lambda: [(tf.ones([8, 8, 3]), tf.constant(1))])
@@ -201,7 +206,7 @@ class Mosaic(Mixing):
         centre: Smallest and largest position of the meeting point, as fractions of the sides.
         scale: Smallest and largest scale of the images; below the quarter's size, the image fills it.
         min_visibility: Objects of which a smaller fraction remains are dropped, in [0, 1].
-        classes: As in `Mixing`; labels are weighted by the areas.
+        classes, max_boxes: As in `Mixing`; labels are weighted by the areas.
 
     >>> black = tf.zeros([8, 8, 3]), tf.constant(0)
     >>> image, label = Mosaic(classes=2)(black, (0, 1), lambda: [(tf.ones([8, 8, 3]), tf.constant(1))] * 3)

@@ -153,14 +153,10 @@ def _batch(batch, own, transforms):
                 transform(sample, sample_seed, lambda: list(partners)) if partners else transform(sample, sample_seed)
             )
 
-        signature = tf.nest.map_structure(
-            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), _traced(change, (batch, seeds, extra))
-        )
-        batch = tf.map_fn(change, (batch, seeds, extra), fn_output_signature=signature)
+        elements = (batch, seeds, extra)
+        function = tf.function(change, autograph=False)  # traced once, for its signature and for the loop
+        single = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), elements)
+        made = function.get_concrete_function(single).structured_outputs
+        signature = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), made)
+        batch = tf.map_fn(function, elements, fn_output_signature=signature)
     return batch
-
-
-def _traced(change, elements):
-    """The tensors that a function of single elements gives, for their types and shapes."""
-    specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape[1:], tensor.dtype), elements)
-    return tf.function(change).get_concrete_function(specs).structured_outputs

@@ -70,7 +70,7 @@ def test_over_any_data_set_each_epoch_differs_and_seeds_agree(batch_size):
 def test_batches_of_detection_keep_their_static_shapes():
     pixels, targets = detection()
     plain = tf.data.Dataset.from_tensors((pixels, targets)).repeat(3).batch(3, drop_remainder=True)
-    made = data.augment(plain, [data.Rotation(10), data.HorizontalFlip(), data.RandomResizedCrop((32, 32))])
+    made = data.augment(plain, [data.RandomResizedCrop((32, 32))])
     images, spec = made.element_spec
     assert images.shape == (3, 32, 32, 3)
     assert {name: tuple(value.shape[1:]) for name, value in spec.items()} == {
@@ -94,3 +94,48 @@ def test_what_is_no_transform_or_no_data_is_refused():
         data.augment(source_data(), [data.HorizontalFlip])
     with pytest.raises(ValueError, match="expected a tf.data.Dataset"):
         data.augment([image()], [CROP])
+
+
+def colours(**options):
+    """Six images of one colour each, 10, 20, …, whose label is their number; MixUp draws among all of them."""
+    order = Order(6, **{"batch_size": 2, "shuffle": True, "seed": 1, **options})
+    pixels = 10.0 * tf.range(1, 7, dtype=tf.float32)[:, None, None, None] * tf.ones([1, 4, 4, 3])
+    return Source(lambda index: (pixels[index], index), order).dataset()
+
+
+def test_partners_come_from_the_whole_data_set_and_labels_follow():
+    made = data.augment(colours(), [data.HorizontalFlip(), data.CutMix(classes=6)])
+    partners, epochs = set(), []
+    for _ in range(3):
+        batches = list(made)
+        epochs.append(batches)
+        for images, labels in batches:
+            for pixels, label in zip(images.numpy(), labels.numpy(), strict=True):
+                fractions = [(pixels[..., 0] == 10.0 * (k + 1)).mean() for k in range(6)]
+                np.testing.assert_allclose(label, fractions, atol=1e-6)
+                partners.add(tuple(np.flatnonzero(fractions)))
+    assert len({pair for pair in partners if len(pair) == 2}) >= 5
+    assert any(not np.array_equal(one[0], two[0]) for one, two in zip(epochs[0], epochs[1], strict=True))
+    again = data.augment(colours(), [data.HorizontalFlip(), data.CutMix(classes=6)])
+    for (images, labels), (images_again, labels_again) in zip(epochs[0], again, strict=True):
+        np.testing.assert_array_equal(images, images_again)
+        np.testing.assert_array_equal(labels, labels_again)
+
+
+def test_in_a_batch_partners_are_other_samples():
+    pixels = 10.0 * tf.range(1, 7, dtype=tf.float32)[:, None, None, None] * tf.ones([1, 4, 4, 3])
+    plain = tf.data.Dataset.from_tensor_slices((pixels, tf.range(6))).batch(6)
+    made = data.augment(plain, [data.MixUp(alpha=5.0, classes=6)])
+    for _ in range(3):
+        images, labels = next(iter(made))
+        assert (np.count_nonzero(labels, axis=1) == 2).all()
+        np.testing.assert_allclose(images[:, 0, 0, 0], labels.numpy() @ (10.0 * np.arange(1, 7)), rtol=1e-5)
+
+
+def test_mixed_targets_get_room_for_the_objects_of_all():
+    plain = tf.data.Dataset.from_tensors(detection(num_rows=3)).repeat(4).batch(4)
+    made = data.augment(plain, [data.MixUp(rate=0.5, max_boxes=6)])
+    labels = next(iter(made))[1]["labels"].numpy()
+    assert labels.shape == (4, 6)
+    assert set((labels >= 0).sum(axis=1).tolist()) <= {3, 6}
+    assert (labels >= 0).sum() > 12
