@@ -8,8 +8,3 @@ compiled = jax.jit
 def with_gradients(function):
     """`function(values, batch)` of a list of arrays to a scalar → (scalar, gradients), compiled."""
     return jax.jit(jax.value_and_grad(function))
-
-
-def float64():
-    """A context in which arrays may be of 64 bits."""
-    return jax.enable_x64(True)

@@ -1,7 +1,5 @@
 """Compiled functions and their gradients on TensorFlow."""
 
-import contextlib
-
 import tensorflow as tf
 
 compiled = tf.function(autograph=False)
@@ -18,8 +16,3 @@ def with_gradients(function):
         return value, tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     return both
-
-
-def float64():
-    """A context in which arrays may be of 64 bits: here they always may."""
-    return contextlib.nullcontext()

@@ -1,6 +1,5 @@
 """Numeric against automatic gradients: CS231n, "Gradient checks"."""
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -9,11 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import layers_of, loss_weights, print_message
+from kvision._keras import print_message
 from kvision.task_model import TaskModel
 from kvision.training.batches import first_batch, for_arrays
-from kvision.training.losses import compiled, float64, prepare, step_loss, tensors, with_gradients
-from kvision.training.untouched import changed, untouched
+from kvision.training.losses import compiled, prepare, step_loss, tensors, with_gradients
+from kvision.training.precision import in_precision, may_be_float64
+from kvision.training.untouched import untouched
 from kvision.training.verdict import Verdict
 
 # Steps relative to the size of the weights, from large to small, and the relative error allowed, by precision.
@@ -84,10 +84,12 @@ def check_gradients(
     with several steps; where these disagree the loss has a kink nearby, and the probe is excused. Dropout draws the
     same each time; batch norm uses the batch's statistics. The model itself is not changed.
 
-    In float64 the model is built again from its config with the same weights, so the rounding is far below any fault;
-    losses of detectors are float32 by design, and models that are not functional cannot be built again: these are
-    checked in float32, with a wider tolerance. Proposals carry no gradient, so the weights below them are checked
-    against the losses of the proposals, those of a later stage against that stage's.
+    In float64 the model is built again from its config with the same weights, so the rounding is far below any fault.
+    Losses of detectors are float32 by design, models that are not functional cannot be built again, and Keras on JAX
+    has no float64: these are checked in float32, with a wider tolerance.
+
+    Proposals carry no gradient, so the weights below them are checked against the losses of the proposals, those of a
+    later stage against that stage's.
 
     CS231n, "Neural Networks Part 3: Learning and Evaluation", "Gradient checks".
 
@@ -120,11 +122,11 @@ def check_gradients(
     prepare(model, batch)
     if not model.trainable_variables:
         raise ValueError(f"{model.name} has no trainable weights to check. Set trainable=True where it should learn.")
-    is_wide = precision != "float32" and _may_be_float64(model)
+    is_wide = precision != "float32" and may_be_float64(model)
     if precision == "float64" and not is_wide:
         raise ValueError(
-            f'precision="float64" needs a functional or sequential model with a loss of compile: got '
-            f'{type(model).__name__}. Use precision="auto".'
+            'precision="float64" needs TensorFlow and a functional or sequential model with a loss of compile: got '
+            f'{type(model).__name__} on {keras.backend.backend()}. Use precision="auto".'
         )
     precision = "float64" if is_wide else "float32"
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
@@ -134,7 +136,7 @@ def check_gradients(
             "Coordinates alone cannot be checked in float32: got directions=0. Give directions of 1 or more."
         )
     probes = []
-    with untouched(model), _wide(model) if is_wide else contextlib.nullcontext(model) as probed:
+    with untouched(model), in_precision(model, precision, batch) as probed:
         paths = {
             id(variable): model.trainable_variables[index].path
             for index, variable in enumerate(probed.trainable_variables)
@@ -178,52 +180,6 @@ def _check_numbers(samples, directions, coordinates, weights, precision, toleran
 
 def _cast(array, dtype):
     return array.astype(dtype) if dtype and np.issubdtype(array.dtype, np.floating) else array
-
-
-# The model in float64
-
-
-def _may_be_float64(model):
-    """Whether the model is all in its config and in what `compile` was given."""
-    is_graph = hasattr(model, "operations") or isinstance(model, keras.Sequential)
-    return is_graph and type(model).compute_loss is keras.Model.compute_loss
-
-
-@contextlib.contextmanager
-def _wide(model):
-    """The same model in float64, compiled with the same loss."""
-    floatx = keras.config.floatx()
-    with float64():
-        try:
-            keras.config.set_floatx("float64")
-            models = [each for each in layers_of(model, include_self=True) if getattr(each, "compiled", False)]
-            with changed([(each, "compiled", False) for each in models]):  # its loss may be one that no config can tell
-                copy = keras.models.clone_model(model, clone_function=_wide_layer, recursive=True)
-            for variable, original in zip(copy.variables, model.variables, strict=True):
-                variable.assign(ops.convert_to_numpy(original).astype(keras.backend.standardize_dtype(variable.dtype)))
-            loss = for_arrays(_wide_loss, model.loss)
-            copy.compile(loss=loss, loss_weights=loss_weights(model))
-            yield copy
-        finally:
-            keras.config.set_floatx(floatx)
-
-
-def _wide_layer(layer):
-    copy = type(layer).from_config(_wide_config(layer.get_config()))
-    copy.trainable = layer.trainable
-    return copy
-
-
-def _wide_config(config):
-    if isinstance(config, dict):
-        return {key: "float64" if key == "dtype" else _wide_config(value) for key, value in config.items()}
-    return [_wide_config(value) for value in config] if isinstance(config, list) else config
-
-
-def _wide_loss(loss):
-    if isinstance(loss, keras.losses.Loss):
-        return type(loss).from_config(loss.get_config() | {"dtype": "float64"})
-    return loss
 
 
 # What is differentiated with respect to what

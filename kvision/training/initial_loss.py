@@ -19,7 +19,7 @@ SOFTMAX = ("categorical_crossentropy", "sparse_categorical_crossentropy", "categ
 SIGMOID = ("binary_crossentropy", "binary_focal_crossentropy")
 MARGIN = ("hinge", "squared_hinge", "categorical_hinge")
 
-SPREAD = 1.0  # what fresh logits of variance 2 add to a cross-entropy
+SPREAD = 3.0  # what fresh logits of a deviation of about 2.5 add to a cross-entropy; features of ReLUs give 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def check_initial_loss(model, batch, tolerance=0.25):
         model: A compiled `keras.Model` before training.
         batch: `(x, y)` or `(x, y, sample_weight)`, or a data set, of which the first batch is taken; 16 samples or
             more, of all classes, give a steady number.
-        tolerance: Relative distance from chance that is allowed; above, fresh logits may add another 1.
+        tolerance: Relative distance from chance that is allowed; above, fresh logits may add another 3.
 
     Returns:
         An `InitialLoss`.
@@ -110,7 +110,10 @@ def _passed(losses, expected, loss, regularized):
         parts = [f"Loss {loss:.3g} is finite; its kind has no known level of chance"]
     if regularized > loss + 1e-6 * max(1.0, abs(loss)):
         parts.append(f"with regularization {regularized:.3g}")
-    return "; ".join(parts).capitalize() + "."
+    sentence = "; ".join(parts).capitalize() + "."
+    if any(losses[name] > level + 1 for name, level in expected.items()):
+        sentence += " Smaller initial weights of the last layer would start closer."
+    return sentence
 
 
 def _out_of_range(losses, expected, tolerance):

@@ -11,11 +11,9 @@ from kvision.training.untouched import untouched
 
 if keras.backend.backend() == "jax":
     from kvision.training._backend_jax import compiled as compiled
-    from kvision.training._backend_jax import float64 as float64
     from kvision.training._backend_jax import with_gradients as with_gradients
 else:
     from kvision.training._backend_tensorflow import compiled as compiled
-    from kvision.training._backend_tensorflow import float64 as float64
     from kvision.training._backend_tensorflow import with_gradients as with_gradients
 
 
