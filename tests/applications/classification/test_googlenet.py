@@ -163,6 +163,7 @@ def test_saved_with_its_heads_it_goes_on_training(tmp_path):
 
 def test_saved_inference_model_has_no_heads(tmp_path):
     model = with_heads()
+    model.class_names = ("cat", "dog", "bird")
     plain = model.inference_model()
     assert type(plain).__name__ == "Network"
     plain.save(tmp_path / "inference.keras")
@@ -170,6 +171,8 @@ def test_saved_inference_model_has_no_heads(tmp_path):
     assert not [weight.path for weight in copy.weights if weight.path.startswith("aux")]
     assert [w.path for w in copy.weights] == [w.path for w in GoogLeNet("tiny", input_shape=(32, 32, 3)).weights]
     assert_close(copy(IMAGES), model(IMAGES))
+    for carried in ("class_names", "preprocessing", "feature_info"):
+        assert getattr(copy, carried) == getattr(model, carried)
 
 
 def test_heads_without_the_classifier_are_refused():

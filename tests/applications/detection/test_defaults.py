@@ -9,6 +9,7 @@ import pytest
 
 from kvision import applications as A
 from kvision.layers import BatchNormalization, GroupNormalization
+from tests.applications.detection.rows import ROWS
 from tests.weights.states import values
 
 SIZE, STEPS = 96, 8
@@ -111,6 +112,55 @@ def test_a_file_of_ones_own_says_which_norms_it_has(name, options, file, monkeyp
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert all(path.split("/")[0] in out for path in fresh)
+
+
+REGION_PROPOSALS = {  # Ren 2015, sections 3.1.2 and 3.1.3, suppression 3.3; beta: Detectron's and torchvision's
+    "proposals.assigner": {
+        "matching_iou_threshold": 0.7,
+        "background_iou_threshold": 0.3,
+        "low_quality_matches": True,
+        "positive_fraction": 0.5,
+    },
+    "proposals": {"nms_threshold": 0.7, "beta": 1 / 9},
+}
+SECOND_STAGE = {  # Lin 2017, "Feature Pyramid Networks", section 5; one regressor's scale as in the author's code
+    "box_stages.0": {"beta": 1 / 9, "delta_weights": (10, 10, 5, 5), "score_threshold": 0.05, "nms_threshold": 0.5},
+    "box_stages.0.assigner": {"matching_iou_threshold": 0.5, "min_background_iou": 0.0, "positive_fraction": 0.25},
+}
+NUMBERS = {
+    "retinanet": {  # Lin 2017, sections 4 and 5
+        "assigner": {"matching_iou_threshold": 0.5, "background_iou_threshold": 0.4, "num_samples": None},
+        "decoder": {"score_threshold": 0.05, "num_candidates": 1000, "nms_threshold": 0.5, "activation": "sigmoid"},
+        "": {"focal_alpha": 0.25, "focal_gamma": 2.0},
+    },
+    "fast_rcnn": {  # Girshick 2015, section 2.3 and equation 3; suppression: the author's code
+        "box_stages.0": {"beta": 1.0, "delta_weights": (10, 10, 5, 5), "nms_threshold": 0.3},
+        "box_stages.0.assigner": {"matching_iou_threshold": 0.5, "min_background_iou": 0.1, "positive_fraction": 0.25},
+    },
+    "faster_rcnn": REGION_PROPOSALS | SECOND_STAGE,
+    "mask_rcnn": REGION_PROPOSALS | SECOND_STAGE,
+    "cascade_rcnn": REGION_PROPOSALS  # Cai 2018, section 4.1; the weights: the authors' code
+    | SECOND_STAGE
+    | {
+        "box_stages.1": {"beta": 1 / 9, "delta_weights": (20, 20, 10, 10)},
+        "box_stages.1.assigner": {"matching_iou_threshold": 0.6},
+        "box_stages.2": {"beta": 1 / 9, "delta_weights": (30, 30, 15, 15)},
+        "box_stages.2.assigner": {"matching_iou_threshold": 0.7},
+        "": {"stage_weights": (1.0, 0.5, 0.25)},
+    },
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_numbers_are_those_of_the_papers(name):
+    """Training goes on with others too, only worse: no test of losses would tell."""
+    with keras.StatelessScope(initialize_variables=False):
+        head = next(row for row in ROWS if row.name == name).tiny().head
+    for place, numbers in NUMBERS[name].items():
+        part = head
+        for step in filter(None, place.split(".")):
+            part = part[int(step)] if step.isdigit() else getattr(part, step)
+        assert {number: getattr(part, number) for number in numbers} == numbers, place
 
 
 @pytest.mark.parametrize("builder", [A.RetinaNet, A.FasterRCNN])
