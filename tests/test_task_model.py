@@ -310,6 +310,13 @@ def test_an_observer_sees_every_training_batch_and_is_no_part_of_the_model(mode,
         assert int(counter.count) == 12 * fits
     model.fit(*data, batch_size=4, verbose=0)
     assert int(counter.count) == 24
+    model.compile(keras.optimizers.SGD(0.0))  # the steps before belong to the optimizer before
+    model.add_observer(counter)
+    before = model.get_weights()
+    model.fit(*data, batch_size=4, verbose=0)
+    assert int(counter.count) == 30 and int(model.optimizer.iterations) == 2
+    assert all(map(np.array_equal, before, model.get_weights()))
+    model.remove_observer(counter)
     assert "counter" not in " ".join(history)
     assert len(model.weights) == weights
     copy = keras.saving.load_model(tmp_path / "during.keras")

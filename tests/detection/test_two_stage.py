@@ -105,6 +105,30 @@ def test_stage_weights_multiply_the_losses_of_their_stage(monkeypatch):
         assert float(want[name]) > 0
 
 
+def test_a_region_that_leaves_the_image_trains_no_later_stage(monkeypatch):
+    """It has no area left to be cut out: as background it would teach what lies at the border of the image."""
+    head = HEADS["cascade of given"][0]()
+    first, second = head.box_stages
+    samples = {}
+    for stage in head.box_stages:
+
+        def losses(logits, deltas, sample, targets, stage=stage):
+            samples[stage.name] = keras.tree.map_structure(keras.ops.convert_to_numpy, tuple(sample))
+            return dict.fromkeys(BOX, 0.0)
+
+        monkeypatch.setattr(stage, "losses", losses)
+    deltas = np.zeros((2, 8, 1, 4), "float32")
+    deltas[:, 0, :, 0] = 10.0 * 100  # a hundred widths to the right
+    for stage in head.box_stages:
+        monkeypatch.setattr(stage, "predict", lambda *_: (None, deltas))
+    head.losses(features(), TARGETS, training=True)
+    (_, _, before), (boxes, _, after) = samples[first.name], samples[second.name]
+    assert before[:, :2].all()
+    assert (boxes[:, 0, 2] - boxes[:, 0, 0] == 0).all()
+    assert not after[:, 0].any()
+    assert np.array_equal(after[:, 1:], before[:, 1:])
+
+
 def test_thresholds_are_those_of_the_last_stage():
     head = HEADS["cascade of given"][0]()
     head.score_threshold, head.num_detections = 0.9, 2

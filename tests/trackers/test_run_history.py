@@ -1,6 +1,7 @@
 """The history equals what `fit` returns, and survives late columns, second fits, kills and bad numbers."""
 
 import csv
+import fcntl
 import json
 import math
 import os
@@ -279,6 +280,25 @@ fit_tiny(tiny_model(), [RunHistory({str(tmp_path)!r}), Wait()], epochs=1)
     assert other.returncode == 0
     fit_tiny(tiny_model(), [RunHistory(tmp_path)], epochs=1)
     assert [event["step"] for event in epochs_of(tmp_path)] == [STEPS, STEPS]
+
+
+@pytest.mark.parametrize("record", [RunHistory, Report])
+def test_a_directory_is_held_while_a_training_runs_and_no_longer(tmp_path, record):
+    """What another process meets: a notebook lives on after its `fit`, and a script continues the run."""
+
+    def is_held():
+        with open(tmp_path / "history.jsonl") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    held = []
+    ask = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: held.append(is_held()))
+    fit_tiny(tiny_model(), [record(tmp_path), ask], epochs=1)
+    assert held == [True]
+    assert not is_held()
 
 
 def test_a_directory_belongs_to_one_run_after_the_other_of_a_process(tmp_path):
