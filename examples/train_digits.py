@@ -97,15 +97,19 @@ def digits(options):
 def folder(options):
     """A folder of the user's; files that cannot be read are reported and left out."""
     size = (options.size, options.size)
+    shared = {"image_size": size, "batch_size": options.batch_size, "seed": options.seed}
     try:
-        found = data.image_folder(options.data, image_size=size, batch_size=options.batch_size, seed=options.seed)
+        train = data.image_folder(options.data, split=(0, 0.8), shuffle=True, **shared)
+        test = data.image_folder(options.data, split=(0.8, 1), classes=train.class_names, **shared)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    for path, reason in list(found.skipped.items())[:20]:
-        print(f"skipped {path}: {reason}")
-    print(f"{sum(found.counts):,} images of {len(found.class_names)} classes, {len(found.skipped)} files skipped")
-    train, test = (batches.map(lambda x, y: (scaled(x), y)) for batches in (found.train, found.validation))
-    return train, test, found.class_names, (*size, 3)
+    problems = train.problems + test.problems
+    for problem in problems[:20]:
+        print(f"skipped {problem}")
+    print(f"{sum(train.counts):,} + {sum(test.counts):,} images of {train.classes} classes, {len(problems)} problems")
+    names = train.class_names
+    train, test = (batches.map(lambda x, y: (scaled(x), y)) for batches in (train, test))
+    return train, test, names, (*size, 3)
 
 
 def scaled(images):

@@ -59,7 +59,7 @@ def test_the_main_job_on_a_folder_of_images(tmp_path):
     options = ["--data", images, "--quick", "--size", "32", "--network", "lenet5", "--run", tmp_path / "runs"]
     done = run(ROOT / "examples" / "train_digits.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "12 images of 2 classes, 1 files skipped" in done.stdout
+    assert " images of 2 classes, 1 problems" in done.stdout
     assert "broken.jpg" in done.stdout
 
 
@@ -69,7 +69,7 @@ def test_the_main_job_on_a_folder_of_images(tmp_path):
         (lambda folder: None, "is not a folder"),
         (lambda folder: folder.mkdir(), "no images"),
         (lambda folder: write_images(folder, classes=("cat",)), "one class only ('cat')"),
-        (lambda folder: write_images(folder, count=1), "at least 2 are needed"),
+        (lambda folder: write_images(folder, count=1), "no image that can be used with split=(0.8, 1)"),
     ],
     ids=["missing", "empty", "one class", "one image per class"],
 )

@@ -32,9 +32,8 @@ from kvision.data.augmentation import preview as preview
 from kvision.data.check import check_labels as check_labels
 from kvision.data.check import check_targets as check_targets
 from kvision.data.coco import coco as coco
-from kvision.data.detection import DetectionData as DetectionData
-from kvision.data.folder import ImageFolder as ImageFolder
 from kvision.data.folder import image_folder as image_folder
+from kvision.data.images import read_image as read_image
 from kvision.data.keras_cv import from_keras_cv as from_keras_cv
 from kvision.data.letterbox import letterbox as letterbox
 from kvision.data.records import records as records

@@ -7,15 +7,16 @@ import pathlib
 import numpy as np
 
 from kvision.data.geometry import area_xyxy
-from kvision.data.images import image_sizes
+from kvision.data.images import Header
 from kvision.data.segmentations import parse_segmentation
 
 OVERHANG = 1.0  # pixels by which rounding may put a box beyond the border
+MOST_CLIPPED = 0.05  # the fraction of boxes that may reach further before that is reported
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something that was left out.
+    """Something that was left out, or looks wrong.
 
     Args:
         file: The file that holds it.
@@ -28,7 +29,8 @@ class Problem:
     reason: str
 
     def __str__(self):
-        return f"{self.file}{', ' if self.row else ''}{self.row}: {self.reason}"
+        text = f"{self.file}{', ' if self.row else ''}{self.row}: {self.reason}"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be no text
 
 
 @dataclasses.dataclass(slots=True)
@@ -60,40 +62,65 @@ class AnnotatedImage:
     Args:
         path: Of the image.
         image_id: An integer.
-        size: Height and width in pixels, measured.
+        header: Its `Header`.
+        upright: Whether it is turned as its EXIF data say: its boxes were made so.
         file: The file that lists its objects, for reports.
         annotations: Its `Annotation`s.
     """
 
     path: pathlib.Path
     image_id: int
-    size: tuple
+    header: Header
+    upright: bool
     file: str
     annotations: list
 
-
-def readable_sizes(paths, check, problems):
-    """`{path: (height, width)}` of the images that can be read; `problems` receives a `Problem` for each other one."""
-    sizes, unreadable = image_sizes(paths, check)
-    problems += [Problem(str(path), "", f"the image cannot be read: {reason}") for path, reason in unreadable.items()]
-    return sizes
+    @property
+    def size(self):
+        """Height and width in pixels, turned or not."""
+        return self.header.upright_size if self.upright else self.header.size
 
 
-def usable_annotations(image, masks, max_boxes, problems):
-    """The annotations of an `AnnotatedImage` that can be used, boxes clipped to the image, segmentations parsed.
+def usable_annotations(reading, records, masks, max_boxes):
+    """Keep the annotations that can be used, boxes clipped to their images, segmentations parsed.
 
     Args:
-        image: An `AnnotatedImage`.
+        reading: The `Reading`, which notes a problem for each annotation that cannot be used.
+        records: `AnnotatedImage`s.
         masks: Whether an object needs a segmentation.
-        max_boxes: How many of them, at most; the largest are kept.
-        problems: A list that receives a `Problem` for each annotation that cannot be used.
+        max_boxes: How many of them an image may have; the largest are kept.
 
-    Returns:
-        A list of `Annotation`s, in order.
+    Raises:
+        ValueError: If there were objects and none can be used.
     """
-    used = []
+    listed = any(problem.row for problem in reading.problems) or any(record.annotations for record in records)
+    clipped, used, first = 0, 0, None
+    for record in records:
+        over = _use(reading, record, masks, max_boxes)
+        clipped += len(over)
+        used += len(record.annotations)
+        first = first or next(iter(over), None)
+    if listed and not used:
+        reasons = [str(problem) for problem in reading.problems if problem.row] or [
+            str(problem) for problem in reading.problems
+        ]
+        raise ValueError(
+            f"{reading.reader}: objects are listed, but none of them can be used. The first reasons: "
+            f"{'; '.join(reasons[:3])}"
+        )
+    if first and clipped > MOST_CLIPPED * used:
+        reading.problem(
+            *first,
+            f"the box reaches beyond its image by more than a pixel and is clipped, as are {clipped} of {used} boxes: "
+            "are they in the pixels of these images?",
+        )
+
+
+def _use(reading, image, masks, max_boxes):
+    """Keeps the usable annotations of an image; file and row of those whose boxes are clipped."""
+    used, over = [], []
+    limits = (*reversed(image.size), *reversed(image.size))
     for annotation in image.annotations:
-        limits = (*reversed(image.size), *reversed(image.size))
         box = tuple(min(max(0.0, number), limit) for number, limit in zip(annotation.box_xyxy, limits, strict=True))
         reason = _fault(annotation.box_xyxy, box, image.size)
         if masks and reason is None:
@@ -101,11 +128,13 @@ def usable_annotations(image, masks, max_boxes, problems):
                 annotation.segmentation = parse_segmentation(annotation.segmentation, image.size)
             except ValueError as error:
                 reason = f"the object {error}"
-        if reason is None:
-            annotation.box_xyxy = box
-            used.append(annotation)
-        else:
-            problems.append(Problem(image.file, annotation.row, reason))
+        if reason is not None:
+            reading.problem(image.file, annotation.row, reason)
+            continue
+        if max(abs(number - inside) for number, inside in zip(annotation.box_xyxy, box, strict=True)) > OVERHANG:
+            over.append((image.file, annotation.row))
+        annotation.box_xyxy = box
+        used.append(annotation)
     if len(used) > max_boxes:
         order = np.argsort(-area_xyxy([annotation.box_xyxy for annotation in used]), kind="stable")
         kept = set(order[:max_boxes].tolist())
@@ -113,9 +142,10 @@ def usable_annotations(image, masks, max_boxes, problems):
             f"{len(used)} objects, of which the {max_boxes} largest are used and {len(used) - max_boxes} are left out; "
             "raise max_boxes to use them all"
         )
-        problems.append(Problem(image.file, image.path.name, reason))
+        reading.problem(image.file, image.path.name, reason)
         used = [annotation for index, annotation in enumerate(used) if index in kept]
-    return used
+    image.annotations = used
+    return over
 
 
 def _fault(box, clipped, size):
@@ -126,7 +156,6 @@ def _fault(box, clipped, size):
     left, top, right, bottom = box
     if right <= left or bottom <= top:
         return f"the box ({shown}) has no area; expected left < right and top < bottom"
-    beyond = max(abs(number - inside) for number, inside in zip(box, clipped, strict=True))
-    if beyond > OVERHANG or clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        return f"the box ({shown}) lies outside the image of {size[0]} x {size[1]} (height x width), by {beyond:g}"
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return f"the box ({shown}) lies outside the image of {size[0]} x {size[1]} (height x width)"
     return None

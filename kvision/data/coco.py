@@ -1,82 +1,86 @@
 """COCO's files: one JSON with the images, the objects and the categories of a data set."""
 
 import json
-import math
 import pathlib
 
-from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
-from kvision.data.detection import detection_data, reader
+from kvision.data.annotations import AnnotatedImage, Annotation
+from kvision.data.detection import detection_data
+from kvision.data.files import inside, read_text
 from kvision.data.geometry import xywh_to_xyxy
+from kvision.data.reader import reader
+from kvision.data.values import flag, floats, key, number, pixels
 
 PARTS = ("images", "annotations", "categories")
 
 
-@reader
-def coco(annotations, images, *, classes=None, check="full", **options):
+@reader(detection_data)
+def coco(reading, annotations, images, *, outside=False, **batch):
     """Read a data set in COCO's format; what cannot be used is left out and reported, never fatal.
 
     An image that is left out takes its objects with it; one that has none left is an image without objects.
 
     Lin et al. 2014 (https://arxiv.org/abs/1405.0312); the format is documented at https://cocodataset.org/#format-data.
     Categories, whatever their ids, become labels from 0 in the order of their ids. Boxes are left, top, width, height
-    in pixels. Segmentations may be polygons and run lengths, plain or compressed. `area` is the file's, or that of the
-    box where the file has none; `crowd` is `iscrowd`. Images are taken as they are stored: an orientation in their EXIF
-    data is ignored, as COCO's own tools do.
+    in pixels. Segmentations may be polygons and run lengths, plain or compressed; of several polygons, those that are
+    none are left out. `area` is the file's, or that of the box where the file has none; `crowd` is `iscrowd`.
 
     Args:
         annotations: Path of the JSON.
         images: Folder of the images.
-        classes: Names of the classes, in the order of the labels, such as `detector.class_names` or those of the
-            training data: objects of others are reported. None takes the file's, in the order of their ids.
-        check: `"full"` decodes every image once beforehand, by the decoder that training uses, and reports those
-            that fail. `"header"` reads their first bytes only: quicker where hundreds of thousands are known to be
-            whole; one that fails during training is dropped then, with a warning by TensorFlow.
-        **options: Of the batches: `image_size`, `batch_size`, `shuffle`, `seed`, `masks`, `mask_size`, `max_boxes`,
-            `drop_remainder`, as in `kvision.data.detection.detection_data`.
+        outside: Whether a `file_name` may lead out of the folder.
+        **batch: Of the batches.
 
     Returns:
-        A `DetectionData`.
+        A `tf.data.Dataset` of batches `(images, targets)`, see `kvision.data.detection.detection_data`, with the
+        attributes `class_names`, `classes` (their number), `counts` (objects used of each), `files`
+        (`{image_id: path}`), `problems` (what is left out, and why) and `source`.
 
     Raises:
-        ValueError: if the JSON cannot be read or lacks a part, two categories share an id, or no image can be used.
+        ValueError: if the JSON cannot be read or lacks a part, two categories share an id, or no image or object can
+            be used.
 
     ```python
     train = kvision.data.coco("annotations/train.json", "train", image_size=(512, 512), batch_size=8, shuffle=True)
-    model.fit(train.dataset, epochs=12)
+    model.fit(train, epochs=12)
     ```
     """
-    path, images = pathlib.Path(annotations), pathlib.Path(images)
+    path, folder = pathlib.Path(annotations), pathlib.Path(images)
+    if isinstance(reading.options.split, str):
+        raise ValueError(
+            f"coco: a JSON lists no splits, got split={reading.options.split!r}. Pass the JSON of that split, or a "
+            "range such as split=(0, 0.8)."
+        )
     content = _load(path)
-    names, label_of = _categories(path, content["categories"], classes)
-    problems = []
-    listed = _listed(path, content["images"], problems)
-    sizes = readable_sizes([images / entry["file_name"] for _, entry in listed], check, problems)
-    whole = all(isinstance(entry["id"], int) for _, entry in listed)
+    names, label_of = _categories(reading, path, content["categories"])
+    listed = _listed(reading, path, folder, content["images"], outside)
+    chosen = set(reading.chosen([file for _, _, file, _ in listed], folder))
+    headers = reading.headers([file for _, _, file, _ in listed if file in chosen])
+    whole = all(isinstance(image_id, int) and abs(image_id) < 2**63 for _, image_id, *_ in listed)
     records = {}
-    for row, entry in listed:
-        file = images / entry["file_name"]
-        stated = (entry.get("height"), entry.get("width"))
-        if file not in sizes:
+    for row, image_id, file, stated in listed:
+        if file not in headers:
             continue
-        if None not in stated and stated != sizes[file]:
-            reason = f"{file} has {sizes[file]} pixels (height, width), the entry says {stated}"
-            problems.append(Problem(str(path), f"images[{row}]", reason))
+        upright = reading.is_upright(headers[file], stated)
+        if upright is None:
+            reason = f"{file} has {headers[file].shown} pixels (height, width), the entry says {stated}"
+            reading.problem(path, f"images[{row}]", reason)
         else:
-            records[entry["id"]] = AnnotatedImage(file, entry["id"] if whole else row, sizes[file], str(path), [])
-    known = {entry["id"] for _, entry in listed}
+            number_of = image_id if whole else row
+            records[image_id] = AnnotatedImage(file, number_of, headers[file], upright, str(path), [])
+    known = {image_id for _, image_id, *_ in listed}
     for row, entry in enumerate(content["annotations"]):
-        found = _annotation(f"annotations[{row}]", entry, records, known, label_of)
+        found = _annotation(reading, path, f"annotations[{row}]", entry, records, known, label_of)
         if isinstance(found, str):
-            problems.append(Problem(str(path), f"annotations[{row}]", found))
+            reading.problem(path, f"annotations[{row}]", found)
         elif found is not None:
-            records[entry["image_id"]].annotations.append(found)
-    return detection_data("coco", list(records.values()), names, problems, skip_broken=check == "header", **options)
+            records[key(entry["image_id"])].annotations.append(found)
+    return detection_data(reading, list(records.values()), names, **batch)
 
 
 def _load(path):
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"coco: {str(path)!r} cannot be read as JSON: {error}") from None
     missing = [part for part in PARTS if not isinstance(content, dict) or not isinstance(content.get(part), list)]
     if missing:
@@ -87,75 +91,79 @@ def _load(path):
     return content
 
 
-def _categories(path, categories, classes):
-    """Names in the order of the labels, and the label of each id."""
+def _categories(reading, path, categories):
+    """Names in the order of the labels, and name and label of each id; the label is None where it is left out."""
     try:
-        by_id = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+        by_id = {key(category["id"]): str(category.get("name", category["id"])) for category in categories}
         ids = sorted(by_id)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"coco: the categories of {str(path)!r} need an id, a number, each: {error!r}.") from None
+    if None in by_id:
+        raise ValueError(f"coco: the categories of {str(path)!r} need an id, a number, each.")
     if len(ids) < len(categories):
         raise ValueError(f"coco: in {str(path)!r} two categories share an id; give each its own.")
-    if classes is None:
-        return tuple(by_id[key] for key in ids), {key: label for label, key in enumerate(ids)}
-    names = tuple(map(str, classes))
-    return names, {key: names.index(name) for key, name in by_id.items() if name in names}
+    names = reading.class_names(by_id[each] for each in ids)
+    if reading.options.classes is None:
+        return names, {each: (by_id[each], label) for label, each in enumerate(ids)}
+    return names, {each: (name, names.index(name) if name in names else None) for each, name in by_id.items()}
 
 
-def _listed(path, entries, problems):
-    """The rows and entries of `images` that name a file and an id of their own."""
+def _listed(reading, path, folder, entries, outside):
+    """Row, id, file and stated size of the entries of `images` that name a file and an id of their own."""
     seen, listed = set(), []
     for row, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or _key(entry) is None:
+        image_id = key(entry.get("id")) if isinstance(entry, dict) else None
+        if image_id is None or not isinstance(entry.get("file_name"), str):
             reason = "expected an id and a file_name"
-        elif entry["id"] in seen:
+        elif image_id in seen:
             reason = f"the id {entry['id']!r} occurs twice"
         else:
-            seen.add(entry["id"])
-            listed.append((row, entry))
-            continue
-        problems.append(Problem(str(path), f"images[{row}]", reason))
+            try:
+                file = inside(folder, entry["file_name"], outside)
+            except ValueError as error:
+                reason = f"the file_name {error}"
+            else:
+                seen.add(image_id)
+                listed.append((row, image_id, file, pixels(entry.get("height"), entry.get("width"))))
+                continue
+        reading.problem(path, f"images[{row}]", reason)
     return listed
 
 
-def _key(entry):
-    return entry["id"] if isinstance(entry.get("id"), int | str) else None
-
-
-def _annotation(row, entry, records, known, label_of):
-    """An `Annotation`, or what is wrong with the entry, or None if its image is left out."""
+def _annotation(reading, path, row, entry, records, known, label_of):
+    """An `Annotation`, or what is wrong with the entry, or None if it is left out with its image or its class."""
     if not isinstance(entry, dict):
-        return f"expected an object with image_id, category_id and bbox, got {entry!r}"
-    image_id, category, box = entry.get("image_id"), entry.get("category_id"), _numbers(entry.get("bbox"))
-    if not isinstance(image_id, int | str) or image_id not in known:
-        return f"no image has the id {image_id!r}"
+        return f"expected an object with image_id, category_id and bbox, got {_short(entry)}"
+    image_id, category, box = key(entry.get("image_id")), key(entry.get("category_id")), floats(entry.get("bbox"), 4)
+    if image_id is None or image_id not in known:
+        return f"no image has the id {_short(entry.get('image_id'))}"
     if image_id not in records:
         return None
     name = records[image_id].path.name
-    if not isinstance(category, int | str) or category not in label_of:
-        return f"{name}: no category has the id {category!r}; known are {_few(label_of)}"
+    if category is None or category not in label_of:
+        return f"{name}: no category has the id {_short(entry.get('category_id'))}; known are {_few(label_of)}"
     if box is None:
-        return f"{name}: the bbox {entry.get('bbox')!r} is not four numbers"
-    area = _numbers([entry.get("area")] * 4)
+        return f"{name}: the bbox {_short(entry.get('bbox'))} is not four numbers"
+    class_name, label = label_of[category]
+    if label is None:
+        reading.other_class(path, class_name)
+        return None
+    area = number(entry.get("area"))
     return Annotation(
         row=f"{row} ({name})",
         box_xyxy=tuple(xywh_to_xyxy(box).tolist()),
-        label=label_of[category],
+        label=label,
         segmentation=entry.get("segmentation"),
-        area=area[0] if area is not None and math.isfinite(area[0]) and area[0] > 0 else None,
-        crowd=bool(entry.get("iscrowd")),
+        area=area if area is not None and area > 0 else None,
+        crowd=flag(entry.get("iscrowd")),
     )
 
 
-def _numbers(values):
-    """Four floats, or None."""
-    try:
-        left, top, width, height = values
-        return float(left), float(top), float(width), float(height)
-    except (TypeError, ValueError):
-        return None
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _few(label_of):
-    ids = [repr(key) for key in label_of]
+    ids = [repr(each) for each in label_of]
     return ", ".join(ids if len(ids) <= 6 else [*ids[:6], "..."])

@@ -1,122 +1,106 @@
-"""A folder with one sub-folder per class, as `tf.data`."""
+"""A folder with one sub-folder per class."""
 
-import dataclasses
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
-from kvision.data.images import SUFFIXES, decode, image_sizes, is_image
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFolder:
-    """What `image_folder` found.
-
-    Args:
-        train, validation: `tf.data.Dataset` of batches (images [b, h, w, c] float32 of 0…255, labels [b] int32).
-        class_names: Names of the sub-folders, in the order of the labels.
-        counts: Images used of each class.
-        skipped: `{path: reason}` of the files that could not be read.
-    """
-
-    train: tf.data.Dataset
-    validation: tf.data.Dataset
-    class_names: tuple
-    counts: tuple
-    skipped: dict
+from kvision.data.files import fraction, named_split, natural, relative, split_of, sub_folders, walk
+from kvision.data.images import SUFFIXES, is_image
+from kvision.data.labels import check_channels, labelled_images
+from kvision.data.reader import reader
 
 
-def image_folder(folder, *, image_size=(224, 224), channels=3, batch_size=32, validation_split=0.2, seed=0):
+@reader(labelled_images, batch_size=32)
+def image_folder(reading, folder, *, channels=3, **batch):
     """Read a folder of class sub-folders; files that cannot be read are left out and named, never fatal.
 
-    Every file is decoded once up front, by the decoder that training uses.
+    Sub-folders such as `train` and `val` that hold the same classes are splits, whose names `split` takes. Classes are
+    in natural order of their names, `2` before `10`. Without `shuffle` the order of the images is fixed too, and mixes
+    the classes: it is that of the hash by which `split` divides.
 
     Args:
-        folder: Path; each sub-folder is a class, in alphabetical order.
-        image_size: (height, width) in pixels; images keep their aspect ratio and are padded with black.
+        folder: Path; each sub-folder is a class, and images may lie deeper in it. Hidden folders, `__MACOSX` and the
+            like are left out, links are followed.
         channels: 3 for RGB, 1 for grey.
-        batch_size: Images per batch.
-        validation_split: Fraction of each class that is held out, in (0, 1); at least one image per class.
-        seed: Of the split and of the shuffling.
+        **batch: Of the batches.
 
     Returns:
-        An `ImageFolder`.
+        A `tf.data.Dataset` of batches (images [b, height, width, channels] float32 of 0…255, labels [b] int32), with
+        the attributes `class_names`, `classes` (their number), `counts` (images used of each), `files`
+        (`{index: path}`), `problems` (what is left out, and why) and `source`.
 
     Raises:
-        ValueError: if the folder does not exist, holds no images, fewer than two classes, or a class with fewer than
-            two readable images.
+        ValueError: if the folder or the split does not exist, or holds no images, or those of one class only.
 
     ```python
-    found = kvision.data.image_folder("flowers", image_size=(64, 64))
-    model.fit(found.train, validation_data=found.validation)
+    train = kvision.data.image_folder("flowers", split=(0, 0.8), image_size=(64, 64), shuffle=True)
+    validation = kvision.data.image_folder(
+        "flowers", split=(0.8, 1), image_size=(64, 64), classes=train.class_names
+    )
+    model.fit(train, validation_data=validation)
     ```
     """
+    check_channels(reading, channels)
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise ValueError(
             f"image_folder: {str(folder)!r} is not a folder. Expected a folder with one sub-folder per class."
         )
-    if not 0 < validation_split < 1:
-        raise ValueError(f"image_folder: validation_split must lie between 0 and 1, got {validation_split}.")
-    files, labels, names = _list(folder)
-    sizes, unreadable = image_sizes(files, channels=channels)
-    skipped = {str(file): reason for file, reason in unreadable.items()}
-    labels = np.array([label for label, file in zip(labels, files, strict=True) if file in sizes], "int32")
-    files = list(sizes)
-    counts = tuple(int((labels == k).sum()) for k in range(len(names)))
-    for name, count in zip(names, counts, strict=True):
-        if count < 2:
+    found = _classes(reading, folder)
+    names = reading.class_names(found)
+    for name in sorted(set(found) - set(names)):
+        for _ in found[name]:
+            reading.other_class(folder / name, name)
+    label_of = {path: names.index(name) for name, paths in found.items() if name in names for path in paths}
+    chosen = sorted(reading.chosen(label_of, folder), key=lambda path: fraction(relative(path, folder)))
+    headers = reading.headers(chosen, channels)
+    labels = np.array([label_of[path] for path in headers], "int32")
+    counts = tuple(np.bincount(labels, minlength=len(names)).tolist())
+    for label, name in enumerate(names):
+        if not counts[label] and any(label_of[path] == label for path in chosen):
             raise ValueError(
-                f"image_folder: class {name!r} in {str(folder)!r} has {count} readable images, at least 2 are needed "
-                f"(one to train, one to validate). {_summary(skipped)}"
+                f"image_folder: class {name!r} of {str(folder)!r} has images, but none that can be read. "
+                f"{reading.summary()}"
             )
-    held = _hold_out(labels, validation_split, seed)
-
-    def example(path, label):
-        return tf.image.resize_with_pad(tf.cast(decode(path, channels), tf.float32), *image_size), label
-
-    def batches(chosen, shuffle):
-        rows = np.flatnonzero(chosen)
-        data = tf.data.Dataset.from_tensor_slices(([str(files[row]) for row in rows], labels[rows]))
-        data = data.shuffle(len(rows), seed=seed) if shuffle else data
-        data = data.map(example, tf.data.AUTOTUNE)
-        return data.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-    return ImageFolder(batches(~held, True), batches(held, False), names, counts, skipped)
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty and len(empty) < len(names):
+        reading.notes.append(f"there is no image of {', '.join(map(repr, empty))} here; the labels keep their order")
+    facts = {"class_names": names, "counts": counts}
+    return labelled_images(reading, list(headers), list(headers.values()), labels, channels, facts, **batch)
 
 
-def _list(folder):
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = [[file for file in sorted(path.rglob("*")) if is_image(file)] for path in classes]
-    if not any(found):
+def _classes(reading, folder):
+    """`{class: [path, …]}` of the images of the split, or of all."""
+    tops = sub_folders(folder)
+    images = {top: [path for path in walk(top) if is_image(path)] for top in tops}
+    splits = {top.name: top for top in tops if split_of(top.name) and sub_folders(top)}
+    split = reading.options.split
+    if splits and all(top.name in splits for top, paths in images.items() if paths):
+        named = isinstance(split, str)
+        chosen = [named_split(f"split of {str(folder)!r}", split, splits)] if named else list(splits.values())
+        if split is None and len(splits) > 1:
+            reading.notes.append(f"reads {', '.join(splits)} together; split={next(iter(splits))!r} reads one of them")
+    elif isinstance(split, str):
+        raise ValueError(
+            f"image_folder: {str(folder)!r} has no splits such as train and val above its classes: got split={split!r}."
+            " Pass a range such as split=(0, 0.8), or a list of files."
+        )
+    else:
+        splits, chosen = {"": folder}, [folder]
+    found = {}
+    for top in splits.values():  # classes are those of all splits
+        for home in sub_folders(top):
+            paths = [path for path in walk(home) if is_image(path)]
+            if paths:
+                found.setdefault(home.name, []).extend(paths if top in chosen else [])
+    if not found:
         raise ValueError(
             f"image_folder: no images ({', '.join(SUFFIXES)}) in the sub-folders of {str(folder)!r}. "
             "Expected one sub-folder per class, with its images inside."
         )
-    if sum(map(bool, found)) < 2:
-        only = next(path.name for path, files in zip(classes, found, strict=True) if files)
+    if len(found) < 2:
         raise ValueError(
-            f"image_folder: {str(folder)!r} holds images of one class only ({only!r}); a classifier needs at least two "
-            "sub-folders with images."
+            f"image_folder: {str(folder)!r} holds images of one class only ({next(iter(found))!r}); a classifier needs "
+            "at least two sub-folders with images."
         )
-    pairs = [(path.name, files) for path, files in zip(classes, found, strict=True) if files]
-    names = tuple(name for name, _ in pairs)
-    return [f for _, files in pairs for f in files], [k for k, (_, files) in enumerate(pairs) for _ in files], names
-
-
-def _summary(skipped):
-    if not skipped:
-        return ""
-    shown = "; ".join(f"{path}: {reason}" for path, reason in list(skipped.items())[:3])
-    return f"{len(skipped)} files could not be read: {shown}."
-
-
-def _hold_out(labels, fraction, seed):
-    """A mask of the rows held out: the same fraction of every class, at least one, never all."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = order[labels[order] == label]
-        held[rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)]] = True
-    return held
+    return dict(sorted(found.items(), key=lambda item: natural(item[0])))

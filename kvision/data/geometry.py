@@ -6,12 +6,14 @@ import numbers
 import numpy as np
 
 
+@np.errstate(over="ignore", invalid="ignore")  # files may hold any number
 def xywh_to_xyxy(boxes_xywh):
     """Corners of boxes `[..., 4]` given by left, top and size (COCO's files)."""
     boxes = np.asarray(boxes_xywh, "float64")
     return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # files may hold any number
 def cxcywh_to_xyxy(boxes_cxcywh):
     """Corners of boxes `[..., 4]` given by centre and size (YOLO's files)."""
     boxes = np.asarray(boxes_cxcywh, "float64")

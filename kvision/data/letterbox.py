@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvision.data.geometry import check_size, fit
-from kvision.data.images import decode, scale_and_pad
+from kvision.data.images import read_image, scale_and_pad
 
 
 def letterbox(photos, image_size, channels=3):
@@ -16,7 +16,8 @@ def letterbox(photos, image_size, channels=3):
     images.
 
     Args:
-        photos: A list of arrays [h, w, 3], [h, w, 1] or [h, w] in 0…255, PIL images, or paths of files.
+        photos: A list of arrays [h, w, 3], [h, w, 1] or [h, w] in 0…255, PIL images, or paths of files,
+            which are turned upright as their EXIF data say. Arrays and PIL images are taken as their pixels lie.
         image_size: (height, width) of the batch in pixels. Each photo is scaled up or down until it fills one of the
             two, smoothly (antialiased), at the left and top; the rest is black.
         channels: 3 for RGB, 1 for grey.
@@ -26,7 +27,7 @@ def letterbox(photos, image_size, channels=3):
         the height and width that a photo takes without the padding, and its pixels here out of one of its own.
 
     Raises:
-        ValueError: on an array of another shape, or a file that cannot be decoded.
+        ValueError: on an array of another shape, or a file that cannot be read.
 
     >>> images, targets = letterbox([np.zeros((300, 200, 3)), np.zeros((80, 160))], image_size=(64, 64))
     >>> images.shape, targets["image_size"].tolist()
@@ -47,11 +48,7 @@ def letterbox(photos, image_size, channels=3):
 def read_photo(photo, channels=3):
     """The pixels [h, w, channels] of an array, a PIL image or a file, uint8 or float32."""
     if isinstance(photo, str | os.PathLike):
-        try:
-            return decode(os.fspath(photo), channels).numpy()
-        except tf.errors.OpError as error:
-            reason = error.message.split("\n")[0][:200]
-            raise ValueError(f"letterbox: {os.fspath(photo)!r} cannot be read as an image: {reason}") from None
+        return read_image(photo, channels)
     pixels = np.asarray(photo)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, channels) or 0 in pixels.shape:

@@ -106,8 +106,8 @@ class Source:
         transforms: Functions `(sample, seed) -> sample` of `tf.data`, applied in order to each sample; `seed` is an
             int64 [2], a function of the order's seed, the epoch and the sample's index, for TensorFlow's stateless
             random functions.
-        skip_broken: Whether a sample that cannot be read is dropped, with a warning by TensorFlow. The number of
-            batches is then unknown beforehand.
+        lost: A function of the indices, int64 [n], of samples that could not be made, which are then left out of the
+            epoch, in batches of the usual size; it may raise instead. None lets TensorFlow's error end the epoch.
     """
 
     example: Callable
@@ -115,7 +115,7 @@ class Source:
     drop_remainder: bool = False
     facts: dict = dataclasses.field(default_factory=dict)
     transforms: tuple = ()
-    skip_broken: bool = False
+    lost: Callable | None = None
 
     def transformed(self, transform):
         """This source with one more transform `(sample, seed) -> sample`."""
@@ -136,19 +136,42 @@ class Source:
         begin = tf.data.Dataset.range(1).map(
             lambda _: tf.ensure_shape(tf.numpy_function(order.begin, [], tf.int64), (None, 2))
         )
-        data = begin.flat_map(tf.data.Dataset.from_tensor_slices)
-        data = data.map(lambda pair: self.sample(pair[0], pair[1]), tf.data.AUTOTUNE)
-        data = data.ignore_errors(log_warning=True) if self.skip_broken else data
+        data = begin.flat_map(self._samples)
         batches = order.batches
         if order.batch_size is not None:
             data = data.batch(order.batch_size, drop_remainder=self.drop_remainder)
             batches = len(order) // order.batch_size if self.drop_remainder else batches
-        if not self.skip_broken:
-            data = _of_length(data, batches)
-        data = data.prefetch(tf.data.AUTOTUNE)
+        data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE)
         for name, fact in {**self.facts, "source": self}.items():
             setattr(data, name, fact)
         return data
+
+    def _samples(self, pairs):
+        """The samples of an epoch, of which `pairs` are index and epoch: int64 [samples, 2]."""
+        data = tf.data.Dataset.from_tensor_slices(pairs)
+        if self.lost is None:
+            return data.map(lambda pair: self.sample(pair[0], pair[1]), tf.data.AUTOTUNE)
+        count = tf.shape(pairs, tf.int64)[0]
+        made = data.enumerate().map(lambda at, pair: (at, self.sample(pair[0], pair[1])), tf.data.AUTOTUNE)
+        spec = made.element_spec[1]
+        end = tf.data.Dataset.range(1).map(
+            lambda _: (count, tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec))
+        )
+        made = made.ignore_errors().concatenate(end)
+
+        def between(before, at, sample):
+            """What lies between two samples that arrive was lost."""
+            indices = pairs[before + 1 : at, 0]
+            told = lambda: tf.numpy_function(self._tell, [indices], tf.int64)  # noqa: E731
+            with tf.control_dependencies([tf.cond(at > before + 1, told, lambda: tf.constant(0, tf.int64))]):
+                return tf.identity(at), (at, sample)
+
+        made = made.scan(tf.constant(-1, tf.int64), lambda before, element: between(before, *element))
+        return made.filter(lambda at, _: at < count).map(lambda _, sample: sample)
+
+    def _tell(self, indices):
+        self.lost(indices)
+        return np.int64(len(indices))
 
 
 def _of_length(data, length):

@@ -1,105 +1,215 @@
 """YOLO's files: one text file per image, one line per object, numbers relative to the image's size."""
 
 import pathlib
+import re
 
 import numpy as np
 
-from kvision.data.annotations import AnnotatedImage, Annotation, Problem, readable_sizes
-from kvision.data.detection import detection_data, reader
+from kvision.data.annotations import AnnotatedImage, Annotation
+from kvision.data.detection import detection_data
+from kvision.data.files import homes, named_split, read_text, sub_folders, walk
 from kvision.data.geometry import cxcywh_to_xyxy
 from kvision.data.images import is_image
+from kvision.data.reader import reader
+from kvision.data.yolo_yaml import existing, read_yaml
+
+NO_LABELS = ("classes.txt", "labels.txt", "notes.txt", "train.txt", "val.txt", "test.txt")
+MOST_CLASSES = 10_000  # a number from here on is no class where nothing names the classes
 
 
-@reader
-def yolo(folder, *, split=None, classes=None, check="full", **options):
+@reader(detection_data)
+def yolo(reading, folder, **batch):
     """Read a data set in YOLO's format; what cannot be used is left out and reported, never fatal.
 
     A line is `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 …`, the polygon around an object, of which the
-    box is then taken, and the mask on request. Numbers are fractions of the image's width and height; classes count
-    from 0. An image without a text file, or with an empty one, is an image without objects.
+    box is then taken, and the mask on request; or a box with keypoints behind it, which are not read. Numbers are
+    fractions of the image's width and height; classes count from 0. An image without a text file, or with an empty one,
+    is an image without objects.
+
+    The text file of `…/images/….jpg` is `…/labels/….txt`, or it lies beside the image: `images/train` and
+    `labels/train`, `train/images` and `train/labels`, and one folder for all are read. Names of the classes and of the
+    splits are those of `data.yaml`, in the folder or above it, in any of its forms; else the names are the lines of
+    `classes.txt`, or numbers up to the highest that occurs in any split, and the splits are the folders. Reading a
+    `data.yaml` needs PyYAML: `pip install "kvision[yolo]"`.
 
     Args:
-        folder: With `images` and `labels`, the second laid out like the first; or a folder with images and text
-            files side by side.
-        split: A sub-folder of `images` and `labels`, such as `"train"`; None takes all of them.
-        classes: Names of the classes, in the order of the labels; objects of others are reported. None takes the lines
-            of `classes.txt` if there is one, else numbers up to the highest that occurs.
-        check: `"full"` decodes every image once beforehand and reports those that fail; `"header"` reads their first
-            bytes only, see `coco`.
-        **options: Of the batches: `image_size`, `batch_size`, `shuffle`, `seed`, `masks`, `mask_size`, `max_boxes`,
-            `drop_remainder`, as in `kvision.data.detection.detection_data`.
+        folder: Of the data set, or of one split of it.
+        **batch: Of the batches.
 
     Returns:
-        A `DetectionData`; `image_id` counts the images, in the order of their names.
+        A data set as of `coco`; `image_id` counts the images, in the order of their names.
 
     Raises:
-        ValueError: if the folder or the split does not exist, or no image can be used.
+        ImportError: if there is a `data.yaml` and no PyYAML.
+        ValueError: if the folder or the split does not exist, or no image or object can be used.
 
     ```python
     train = kvision.data.yolo("coco128", split="train2017", image_size=(512, 512), shuffle=True)
     ```
     """
     folder = pathlib.Path(folder)
-    images, labels = (folder / name if (folder / "images").is_dir() else folder for name in ("images", "labels"))
-    start = images if split is None else images / split
-    if not start.is_dir():
-        raise ValueError(f"yolo: {str(start)!r} is not a folder. Expected images in images, text files in labels.")
-    paths = sorted(path for path in start.rglob("*") if is_image(path))
-    problems, rows = [], {}
-    files = {path: (labels / path.relative_to(images)).with_suffix(".txt") for path in paths}
-    for file in dict.fromkeys(files.values()):
-        rows[file] = _rows(file, problems)
-    names = _names(folder, labels, rows) if classes is None else tuple(map(str, classes))
-    start = labels if split is None else labels / split
-    for file in sorted(set(start.rglob("*.txt")) - set(rows)):
-        if file.name != "classes.txt":
-            problems.append(Problem(str(file), "", "there is no image for it"))
+    if not folder.is_dir():
+        raise ValueError(f"yolo: {str(folder)!r} is not a folder. Expected images in images, text files in labels.")
+    described = read_yaml(folder)
+    every = [path for path in walk(folder) if is_image(path)]
+    paths = reading.chosen(_of_split(reading, folder, described, every), folder)
+    texts = {path: _text_of(path, folder) for path in every}
+    if paths and not any(texts[path] for path in paths):
+        raise ValueError(
+            f"yolo: none of the {len(paths)} images has a text file. Of {str(paths[0])!r} it is expected in a folder "
+            "labels that is laid out like images, or beside the image."
+        )
+    stated = described.names if described else _listed_names(folder)
+    counted = every if stated is None and reading.options.classes is None else paths
+    lines = {file: _lines(file) for file in dict.fromkeys(texts[path] for path in counted) if file}
+    pose = _pose(described, [numbers for found in lines.values() for _, numbers in found])
+    rows = {file: [(row, *_label_and_rest(numbers, pose)) for row, numbers in found] for file, found in lines.items()}
+    if stated is not None:
+        names = reading.class_names(stated)
+    else:  # the names are numbers, or `classes` gives them
+        names = tuple(map(str, reading.options.classes or range(1 + _highest(rows))))
+        stated = names
+    if reading.options.split is None:
+        _orphans(reading, folder, set(texts.values()))
     records = []
-    for path, size in readable_sizes(paths, check, problems).items():
-        file = files[path]
-        annotations = []
-        for row, label, numbers in rows[file]:
-            if label >= len(names):
-                reason = f"the class {label} is unknown; there are {len(names)}, counted from 0"
-                problems.append(Problem(str(file), row, reason))
+    for path, header in reading.headers(paths).items():
+        record = AnnotatedImage(path, len(records), header, reading.is_upright(header), str(texts[path]), [])
+        for row, label, numbers in rows.get(texts[path], ()):
+            if label is None:
+                reading.problem(texts[path], row, numbers)
+            elif label >= len(stated):
+                reading.problem(
+                    texts[path], row, f"the class {label} is unknown; there are {len(stated)}, counted from 0"
+                )
+            elif stated[label] not in names:
+                reading.other_class(folder, stated[label])
             else:
-                annotations.append(_annotation(row, label, numbers, size))
-        records.append(AnnotatedImage(path, len(records), size, str(file), annotations))
-    return detection_data("yolo", records, names, problems, skip_broken=check == "header", **options)
+                record.annotations.append(_annotation(row, names.index(stated[label]), numbers, record.size))
+        records.append(record)
+    return detection_data(reading, records, names, **batch)
 
 
-def _rows(file, problems):
-    """Row, class and the other numbers of each line that can be read."""
-    if not file.is_file():
-        return []
-    rows = []
-    for index, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines()):
-        if not line.strip():
+def _of_split(reading, folder, described, every):
+    """The images of a named split, or all."""
+    split = reading.options.split
+    if not isinstance(split, str):
+        return every
+    homes = [folder / "images", folder] if (folder / "images").is_dir() else [folder]
+    known = {}
+    for home in homes:
+        for part in sub_folders(home):
+            if any(path.is_relative_to(part) for path in every) and part.name not in ("images", "labels"):
+                known.setdefault(part.name, [part])
+    known |= described.splits if described else {}
+    starts = named_split(f"split of {str(folder)!r}", split, known)
+    chosen = set()
+    for start in starts:
+        if start.is_dir():
+            chosen.update(path for path in every if path.is_relative_to(start))
             continue
-        row = f"line {index + 1}"
-        try:
-            label, *numbers = map(float, line.split())
-        except ValueError:
-            label, numbers = -1, []
-        shaped = len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
-        if label < 0 or not float(label).is_integer() or not shaped:
-            reason = (
-                f"{line.strip()[:60]!r} is neither `class cx cy width height` nor `class x1 y1 x2 y2 x3 y3 …` with "
-                "an integer from 0 as class"
-            )
-            problems.append(Problem(str(file), row, reason))
-        else:
-            rows.append((row, int(label), numbers))
-    return rows
+        for line in filter(None, map(str.strip, read_text(start).splitlines())):
+            files = existing(start.parent, [], line)
+            chosen.update(files)
+            if not files:
+                reading.problem(start, line[:60], "there is no such image in the data set")
+    return [path for path in every if path in chosen]
 
 
-def _names(folder, labels, rows):
-    for file in (folder / "classes.txt", labels / "classes.txt"):
-        if file.is_file():
-            return tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    return tuple(map(str, range(1 + max((label for found in rows.values() for _, label, _ in found), default=-1))))
+def _text_of(path, folder):
+    """The text file of an image; None if there is none."""
+    beside = path.with_suffix(".txt")
+    for root, parts in ((folder, path.relative_to(folder).parts), (pathlib.Path(path.anchor), path.parts)):
+        at = [index for index, part in enumerate(parts[:-1]) if part.lower() == "images"]
+        if at:
+            mirrored = (root / pathlib.Path(*parts[: at[-1]], "labels", *parts[at[-1] + 1 :])).with_suffix(".txt")
+            if mirrored.is_file():
+                return mirrored
+    labels = (folder / "labels" / path.relative_to(folder)).with_suffix(".txt")
+    return next((file for file in (beside, labels) if file.is_file()), None)
 
 
+def _orphans(reading, folder, known):
+    """Note the text files without an image."""
+    for file in walk(folder):
+        if file.suffix.lower() == ".txt" and file not in known and file.name.lower() not in NO_LABELS:
+            if all(numbers is None or len(numbers) < 5 for _, numbers in _lines(file)):
+                continue  # another kind of text
+            reading.problem(file, "", "there is no image for it")
+
+
+def _lines(file):
+    """Row and numbers of each line that is not empty; None where they are none."""
+    found = []
+    for index, line in enumerate(read_text(file).splitlines()):
+        text = line.strip().strip("\0")
+        if text:
+            commas = "," in text and not re.search(r"[^,\s]\s+[^,\s]", text)  # else they may be decimal
+            parts = text.split(",") if commas else text.split()
+            try:
+                found.append((f"line {index + 1}", [float(part) for part in parts]))
+            except ValueError:
+                found.append((f"line {index + 1}", text[:60]))
+    return found
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _pose(described, lines):
+    """How many numbers a line with keypoints has behind its class; None if the lines hold boxes and polygons.
+
+    A `data.yaml` says so by `kpt_shape`. Without it, all long lines hold keypoints if every third number behind the box
+    says whether one is visible (0, 1 or 2); or if all are equally long, every keypoint lies in its box, and in one of
+    them the size of the box, taken as the second corner of a polygon, lies far from all others.
+    """
+    if described and described.keypoints:
+        return 4 + described.keypoints
+    long = [numbers[1:] for numbers in lines if isinstance(numbers, list) and len(numbers) > 6]
+    counts = {len(numbers) for numbers in long}
+    if len(counts) != 1:
+        return None
+    count = counts.pop()
+    rows = np.array(long)
+    if (count - 4) % 3 == 0 and count > 4 and np.isin(rows[:, 6::3], (0, 1, 2)).all():
+        return count
+    if count % 2:
+        return None
+    box, points = rows[:, :4], rows[:, 4:].reshape(len(rows), -1, 2)
+    inside_box = np.abs(points - box[:, None, :2]) <= box[:, None, 2:] / 2 + 1e-3
+    others = np.concatenate([box[:, None, :2], points], axis=1)
+    low, high = others.min(axis=1), others.max(axis=1)
+    gaps = np.maximum(low - box[:, 2:], box[:, 2:] - high)
+    far = (gaps > np.maximum(high - low, 1e-3)).any(axis=1)
+    return count if (inside_box | (points == 0)).all() and far.any() else None
+
+
+def _label_and_rest(numbers, pose):
+    """The class and its numbers, four of a box or those of a polygon; None and a reason if the line is none."""
+    label, *rest = numbers if isinstance(numbers, list) else [-1]
+    if len(rest) == pose:
+        rest = rest[:4]
+    shaped = len(rest) == 4 or (len(rest) >= 6 and len(rest) % 2 == 0 and pose is None)
+    if not 0 <= label < MOST_CLASSES or label != int(label) or not shaped:
+        shown = numbers if isinstance(numbers, str) else " ".join(f"{each:g}" for each in numbers)
+        return None, (
+            f"{shown[:60]!r} is neither `class cx cy width height` nor `class x1 y1 x2 y2 x3 y3 …` with an integer "
+            f"from 0 to {MOST_CLASSES - 1} as class"
+        )
+    return int(label), rest
+
+
+def _highest(rows):
+    return max((label for found in rows.values() for _, label, _ in found if label is not None), default=-1)
+
+
+def _listed_names(folder):
+    for home in (folder / "labels", *homes(folder)):
+        for name in ("classes.txt", "labels.txt"):
+            if (home / name).is_file():
+                lines = (line.strip() for line in read_text(home / name).splitlines())
+                return tuple(line for line in lines if line) or None
+    return None
+
+
+@np.errstate(over="ignore", invalid="ignore")
 def _annotation(row, label, numbers, size):
     height, width = size
     if len(numbers) == 4:

@@ -43,8 +43,8 @@ class Detector(TaskModel):
         to it and scaled back.
 
         Args:
-            photos: A list of arrays [h, w, 3] or [h, w] in 0…255, PIL images, or paths of files; or one of them. An
-                orientation in EXIF data is ignored, as the readers do.
+            photos: A list of arrays [h, w, 3] or [h, w] in 0…255, PIL images, or paths of files; or one of them.
+                Files are turned upright as their EXIF data say, as the readers do and `kvision.data.read_image`.
             batch_size: Photos in a batch.
             masks: Whether to paste the masks into the photos, at their full size.
 

@@ -22,7 +22,7 @@ def read(folder, **options):
 def test_nothing_is_lost(tmp_path, segmentation):
     content = write_coco(tmp_path, IMAGES, TARGETS, segmentation)
     found = read(tmp_path, masks=True, mask_size=None)
-    images, targets = batches(found.dataset)
+    images, targets = batches(found)
     check_targets(images, targets, classes=3)
     np.testing.assert_array_equal(images, np.round(IMAGES))
     assert targets["image_id"].tolist() == list(range(500, 510))
@@ -38,7 +38,7 @@ def test_nothing_is_lost(tmp_path, segmentation):
     assert found.counts == tuple((TARGETS["labels"] == label).sum() for label in range(3))
     assert sum(found.counts) == len(content["annotations"]) > 15
     assert found.files == {500 + row: str(tmp_path / "images" / f"{row:03}.png") for row in range(10)}
-    assert found.problems == ()
+    assert found.problems == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_bad_rows_are_named_and_left_out(tmp_path, change, row, reason):
     assert (problem.file, problem.row) == (str(tmp_path / "annotations.json"), row)
     assert reason in problem.reason
     assert sum(found.counts) == len(content["annotations"]) - 1
-    assert len(batches(found.dataset)[0]) == 10
+    assert len(batches(found)[0]) == 10
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_bad_images_are_named_and_left_out(tmp_path, change, file, row, reason):
     problem = found.problems[0]
     assert (problem.file, problem.row) == (str(tmp_path / file), row)
     assert reason in problem.reason
-    assert batches(found.dataset)[1]["image_id"].tolist() == [500, *range(502, 510)]
+    assert batches(found)[1]["image_id"].tolist() == [500, *range(502, 510)]
 
 
 def test_ids_that_are_no_numbers_are_counted(tmp_path):
@@ -104,7 +104,7 @@ def test_ids_that_are_no_numbers_are_counted(tmp_path):
         del entry["area"]
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     found = read(tmp_path)
-    _, targets = batches(found.dataset)
+    _, targets = batches(found)
     assert targets["image_id"].tolist() == list(range(10))
     assert sum(found.counts) == len(content["annotations"])
     sides = targets["boxes"][..., 2:] - targets["boxes"][..., :2]

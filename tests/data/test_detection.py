@@ -13,6 +13,7 @@ import tensorflow as tf
 from kvision.contract import paste_masks
 from kvision.data import check_targets, coco, shapes, voc, yolo
 from kvision.data.detection import detection_data
+from kvision.data.reader import Options
 from tests.data.files import compressed, run_lengths, write_coco, write_yolo
 
 pytestmark = pytest.mark.tensorflow_only
@@ -52,7 +53,7 @@ def test_shapes_are_static_and_types_those_of_the_contract(tmp_path):
         tmp_path / "annotations.json", tmp_path / "images", image_size=(40, 56), batch_size=5, masks=True, mask_size=28,
         max_boxes=7, drop_remainder=True,
     )  # fmt: skip
-    images, targets = found.dataset.element_spec
+    images, targets = found.element_spec
     assert images == tf.TensorSpec((5, 40, 56, 3), tf.float32)
     assert {name: (tuple(spec.shape), spec.dtype.name) for name, spec in targets.items()} == {
         "boxes": ((5, 7, 4), "float32"),
@@ -65,11 +66,11 @@ def test_shapes_are_static_and_types_those_of_the_contract(tmp_path):
         "image_id": ((5,), "int64"),
         "box_masks": ((5, 7, 28, 28), "uint8"),
     }
-    assert found.dataset.cardinality() == 2
+    assert found.cardinality() == 2
     whole = coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(40, 56), masks=True, mask_size=None)
-    assert whole.dataset.element_spec[1]["masks"].shape == (None, 100, 40, 56)
-    assert whole.dataset.cardinality() == 2
-    for images, targets in found.dataset:
+    assert whole.element_spec[1]["masks"].shape == (None, 100, 40, 56)
+    assert whole.cardinality() == 2
+    for images, targets in found:
         check_targets(images, targets, classes=found.classes)
 
 
@@ -85,7 +86,7 @@ def test_shapes_are_static_and_types_those_of_the_contract(tmp_path):
 )
 def test_a_box_goes_where_its_image_goes(tmp_path, size, image_size, box):
     found = yolo(one_box(tmp_path, size, box), image_size=image_size)
-    images, targets = batches(found.dataset)
+    images, targets = batches(found)
     scale = min(image_size[0] / size[0], image_size[1] / size[1])
     want = np.minimum(scale * np.array(box), np.tile(np.floor(scale * np.array(size) + 0.5), 2)[[1, 0, 1, 0]])
     np.testing.assert_allclose(targets["boxes"][0, 0], want, rtol=1e-5)
@@ -107,8 +108,9 @@ def test_images_are_scaled_as_pillow_scales_them(tmp_path, scale):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), "uint8")
     original = PIL.Image.fromarray(pixels).resize((40, 24), PIL.Image.Resampling.BICUBIC)
     original.save(tmp_path / "a.png")
+    (tmp_path / "a.txt").touch()
     size = round(24 * scale), round(40 * scale)
-    images, _ = batches(yolo(tmp_path, image_size=size).dataset)
+    images, _ = batches(yolo(tmp_path, image_size=size))
     want = np.asarray(original.resize(size[::-1], PIL.Image.Resampling.BILINEAR), "float32")
     np.testing.assert_allclose(images[0], want, atol=1.01)  # pillow rounds after each of the two directions
 
@@ -117,7 +119,7 @@ def test_a_mask_goes_where_its_image_goes(tmp_path):
     """A mask as large as the image equals the resized mask wherever that is not grey."""
     write_coco(tmp_path, 255.0 * TARGETS["masks"][:, 0, :, :, None].repeat(3, axis=-1), TARGETS)
     found = coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(96, 110), masks=True, mask_size=None)
-    images, targets = batches(found.dataset)
+    images, targets = batches(found)
     seen = images[..., 0]
     for row in range(len(images)):
         clear = (seen[row] < 10) | (seen[row] > 245)
@@ -130,7 +132,7 @@ def test_box_masks_pasted_back_are_the_masks(tmp_path, mask_size):
     write_coco(tmp_path, IMAGES, TARGETS, "compressed run lengths")
     options = {"image_size": (48, 64), "masks": True}
     read = (coco(tmp_path / "annotations.json", tmp_path / "images", mask_size=m, **options) for m in (mask_size, None))
-    (_, small), (_, whole) = (batches(found.dataset) for found in read)
+    (_, small), (_, whole) = (batches(found) for found in read)
     assert whole["masks"].any()
     for row in range(len(IMAGES)):
         pasted = paste_masks(small["box_masks"][row], small["boxes"][row], (48, 64))
@@ -144,7 +146,7 @@ def test_the_largest_boxes_are_kept_and_the_rest_is_reported(tmp_path):
     (tmp_path / "many.txt").write_text("\n".join(f"0 0.5 0.5 {side} {side}" for side in sides))
     (tmp_path / "one.txt").write_text("0 0.5 0.5 0.1 0.1")
     found = yolo(tmp_path, image_size=(100, 100), max_boxes=3)
-    _, targets = batches(found.dataset)
+    _, targets = batches(found)
     widths = targets["boxes"][..., 2] - targets["boxes"][..., 0]
     np.testing.assert_allclose(widths, [[40, 50, 30], [10, 0, 0]], rtol=1e-5)
     assert targets["labels"].tolist() == [[0, 0, 0], [0, -1, -1]]
@@ -159,8 +161,8 @@ def test_an_empty_image_is_a_normal_one(tmp_path):
     save_image(tmp_path / "b.png", (20, 30))
     (tmp_path / "b.txt").write_text("\n")
     found = yolo(tmp_path, classes=["x"], image_size=(20, 30), masks=True)
-    images, targets = batches(found.dataset)
-    assert found.problems == ()
+    images, targets = batches(found)
+    assert found.problems == []
     assert (targets["labels"] == -1).all()
     assert not targets["boxes"].any()
     assert targets["image_size"].tolist() == [[20, 30]] * 2
@@ -173,8 +175,8 @@ def test_an_empty_image_is_a_normal_one(tmp_path):
         ("0 nan 0.5 0.2 0.2", "is not finite"),
         ("0 0.5 0.5 0 0.2", "has no area"),
         ("0 0.5 0.5 0.2 -0.2", "has no area"),
-        ("0 1.5 0.5 0.2 0.2", r"lies outside the image of 100 x 50 \(height x width\), by 30"),
-        ("0 0.5 0.5 1.2 0.2", "lies outside the image of 100 x 50"),
+        ("0 1.5 0.5 0.2 0.2", r"\(70, 40, 80, 60\) lies outside the image of 100 x 50 \(height x width\)"),
+        ("0 1.1 0.5 0.2 0.2", "lies outside the image of 100 x 50"),
         ("0 0.5 0.5 1e300 inf", "is not finite"),
         ("0 30 40 20 20", "lies outside"),
     ],
@@ -183,21 +185,21 @@ def test_boxes_that_cannot_be_are_left_out_and_named(tmp_path, row, reason, caps
     save_image(tmp_path / "a.png", (100, 50))
     (tmp_path / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5\n{row}\n0 0.2 0.2 0.2 0.2\n")
     found = yolo(tmp_path, image_size=(100, 50))
-    _, targets = batches(found.dataset)
+    _, targets = batches(found)
     assert (targets["labels"] == 0).sum() == 2
     (problem,) = found.problems
     assert (problem.file, problem.row) == (str(tmp_path / "a.txt"), "line 2")
     assert re.search(reason, problem.reason)
-    assert f"kvision.data.yolo: 1 left out, listed in `problems`. First: {problem}" in capsys.readouterr().out
+    assert f"kvision.data.yolo: 1 problem, see `problems`. First: {problem}" in capsys.readouterr().out
 
 
 def test_less_than_a_pixel_beyond_the_border_is_rounding(tmp_path):
     save_image(tmp_path / "a.png", (100, 50))
     (tmp_path / "a.txt").write_text("0 0.495 0.5 1.01 0.5\n")
     found = yolo(tmp_path, image_size=(100, 50))
-    _, targets = batches(found.dataset)
+    _, targets = batches(found)
     np.testing.assert_allclose(targets["boxes"][0, 0], [0, 25, 50, 75])
-    assert found.problems == ()
+    assert found.problems == []
 
 
 @pytest.mark.parametrize("check", ["full", "header"])
@@ -212,14 +214,18 @@ def test_a_truncated_image_is_never_fatal(tmp_path, check, suffix):
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 7 // 8])
     (tmp_path / "images" / "train" / f"005.{suffix}").write_bytes(b"no image")
     found = yolo(tmp_path, image_size=(48, 64), check=check)
-    _, targets = batches(found.dataset)
+    _, targets = batches(found)
     assert len(targets["labels"]) == 10
     named = [problem.file[-7:-4] for problem in found.problems]
-    assert named == (["004", "005"] if check == "full" else ["005"])
+    assert named == (["004", "005"] if check == "full" else ["005", "004"])  # told beforehand, or in training
+    assert all(
+        "JPEG data are damaged" in problem.reason for problem in found.problems if problem.file.endswith("4.jpg")
+    )
 
 
 def test_no_image_at_all_is_an_error_that_says_why(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match=r"yolo: there is no image that can be used.*a.png: the image cannot be read"):
         yolo(tmp_path)
 
@@ -241,14 +247,14 @@ def test_impossible_options_are_refused(tmp_path, options, message):
 
 def test_shuffling_uses_every_image_once_in_an_order_of_its_seed(tmp_path):
     write_yolo(tmp_path, IMAGES, TARGETS)
-    read = {seed: yolo(tmp_path, image_size=(48, 64), shuffle=True, seed=seed).dataset for seed in (1, 2)}
+    read = {seed: yolo(tmp_path, image_size=(48, 64), shuffle=True, seed=seed) for seed in (1, 2)}
     first, again, other = (batches(read[seed])[1]["image_id"].tolist() for seed in (1, 1, 2))
     assert sorted(first) == sorted(again) == sorted(other) == list(range(12))
     assert first != again
     assert first != other
-    same = yolo(tmp_path, image_size=(48, 64), shuffle=True, seed=1).dataset
+    same = yolo(tmp_path, image_size=(48, 64), shuffle=True, seed=1)
     assert batches(same)[1]["image_id"].tolist() == first
-    still = batches(yolo(tmp_path, image_size=(48, 64)).dataset)[1]["image_id"]
+    still = batches(yolo(tmp_path, image_size=(48, 64)))[1]["image_id"]
     assert still.tolist() == list(range(12))
 
 
@@ -261,7 +267,7 @@ def test_files_are_never_changed(tmp_path):
         return [(path, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files]
 
     before = state()
-    batches(coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(32, 32), masks=True).dataset)
+    batches(coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(32, 32), masks=True))
     assert state() == before
 
 
@@ -275,20 +281,21 @@ def test_run_lengths_of_another_size_are_left_out_with_their_object(tmp_path):
     assert "size of [3, 3]" in problem.reason
     assert sum(found.counts) == len(content["annotations"]) - 1
     boxes_alone = coco(tmp_path / "annotations.json", tmp_path / "images", image_size=(48, 64))
-    assert boxes_alone.problems == ()
+    assert boxes_alone.problems == []
 
 
 @pytest.mark.parametrize("reader", [coco, voc, yolo])
 def test_readers_show_all_their_arguments(reader):
-    """What `help` and editors show; the options of the batches are those of `detection_data`."""
+    """What `help` and editors show: the options of all readers, and those of `detection_data`."""
     parameters = inspect.signature(reader).parameters
-    batch = inspect.signature(detection_data).parameters
-    names = {"image_size", "batch_size", "shuffle", "seed", "masks", "mask_size", "max_boxes", "drop_remainder"}
-    assert names == set(batch) & set(parameters)
-    assert all(parameters[name].default == batch[name].default for name in names)
+    shared = {**inspect.signature(detection_data).parameters, **inspect.signature(Options).parameters}
+    names = {name for name, parameter in shared.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    assert {"image_size", "masks", "max_boxes", "split", "classes", "batch_size", "on_error", "shard"} <= names
+    assert names <= set(parameters)
+    assert all(parameters[name].default == shared[name].default for name in names)
     assert not [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
     text = inspect.getdoc(reader)
-    assert "options" not in text.split("Returns:")[0].split("Args:")[1]
+    assert "**" not in text
     assert all(f"\n    {name}: " in text for name in names)
     with pytest.raises(TypeError, match="imagesize"):
         reader("a", "b", imagesize=3) if reader is coco else reader("a", imagesize=3)

@@ -31,7 +31,7 @@ def test_it_equals_what_a_reader_makes_of_the_files(files, tmp_path):
     content |= {"annotations": [], "categories": [{"id": 1, "name": "x"}]}
     (tmp_path / "a.json").write_text(json.dumps(content))
     read = coco(tmp_path / "a.json", tmp_path, image_size=(48, 64), batch_size=4)
-    want, targets = next(iter(read.dataset))
+    want, targets = next(iter(read))
     for source in (files, [str(path) for path in files], photos(), [Image.fromarray(pixels) for pixels in photos()]):
         images, where = letterbox(source, (48, 64))
         np.testing.assert_array_equal(images, want)

@@ -67,3 +67,39 @@ def test_what_is_out_of_range_is_refused():
         source().order.start(1, 4)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         source(batch_size=0)
+
+
+def fragile(bad, **options):
+    """Samples 0…9 of which some cannot be made, and a list of those that are told."""
+    told = []
+
+    def make(index):
+        if index in bad:
+            raise ValueError("no such sample")
+        return np.float32(index)
+
+    def example(index):
+        return tf.ensure_shape(tf.numpy_function(make, [index], tf.float32), ()), {"index": index}
+
+    return Source(example, Order(10, batch_size=3, **options), lost=lambda indices: told.extend(indices)), told
+
+
+@pytest.mark.parametrize(
+    "bad, shuffle", [((), False), ((0,), True), ((9,), False), ((0, 4, 5, 6, 9), False), (range(10), True)]
+)
+def test_samples_that_cannot_be_made_are_told_and_the_others_come_in_order(bad, shuffle):
+    made, told = fragile(bad, shuffle=shuffle)
+    seen = [index for _, targets in made.dataset() for index in targets["index"].numpy().tolist()]
+    order = made.order.indices(0).tolist()
+    assert seen == [index for index in order if index not in bad]
+    assert told == [index for index in order if index in bad]
+
+
+def test_whoever_is_told_may_end_the_epoch():
+    def end(indices):
+        raise ValueError(f"lost {indices.tolist()}")
+
+    made, _ = fragile((9,))
+    data = Source(made.example, made.order, lost=end).dataset()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"ValueError: lost \[9\]"):
+        list(data)

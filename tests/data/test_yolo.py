@@ -16,7 +16,7 @@ IMAGES, TARGETS = shapes(8, image_size=(48, 64), seed=7, masks=True, max_shapes=
 def test_nothing_is_lost(tmp_path, polygons):
     write_yolo(tmp_path, IMAGES, TARGETS, polygons)
     found = yolo(tmp_path, image_size=(48, 64), masks=polygons, mask_size=None)
-    images, targets = batches(found.dataset)
+    images, targets = batches(found)
     check_targets(images, targets, classes=3)
     np.testing.assert_array_equal(images, np.round(IMAGES))
     for row in range(len(IMAGES)):
@@ -29,7 +29,7 @@ def test_nothing_is_lost(tmp_path, polygons):
             np.testing.assert_array_equal(targets["masks"][row, :n], TARGETS["masks"][row, kept])
     assert found.class_names == NAMES
     assert sum(found.counts) == (TARGETS["labels"] >= 0).sum() > 5
-    assert found.problems == ()
+    assert found.problems == []
 
 
 def test_the_polygons_of_this_test_are_exact():
@@ -46,7 +46,7 @@ def test_a_split_is_a_sub_folder(tmp_path):
             file.rename(tmp_path / part / "val" / file.name)
     sizes = {split: len(yolo(tmp_path, split=split, image_size=(48, 64)).files) for split in ("train", "val", None)}
     assert sizes == {"train": 6, "val": 2, None: 8}
-    with pytest.raises(ValueError, match="test' is not a folder"):
+    with pytest.raises(ValueError, match="Unknown split of .*: got 'test'.*'train', 'val'"):
         yolo(tmp_path, split="test")
 
 
@@ -64,7 +64,8 @@ def test_a_split_is_a_sub_folder(tmp_path):
         ("0 0.5 0.5 0.1 0.1 0.9 0.9 0.9", "is neither"),
         ("0", "is neither"),
         ("0 0.1 0.1 0.2 0.2 nan 0.3", "is not finite"),
-        ("0 0.1 0.1 0.2 0.2 0.3 1.3", "lies outside"),
+        ("0 1.1 0.1 1.2 0.2 1.3 0.3", "lies outside"),
+        ("20000000 0.5 0.5 0.1 0.1", "is neither"),
     ],
 )
 def test_bad_rows_are_named_and_left_out(tmp_path, line, reason):
@@ -87,8 +88,10 @@ def test_labels_without_an_image_are_named(tmp_path):
 
 def test_names_are_given_or_read_or_counted(tmp_path):
     write_yolo(tmp_path, IMAGES, TARGETS)
-    assert yolo(tmp_path, classes=["a", "b", "c", "d"]).class_names == ("a", "b", "c", "d")
+    with pytest.raises(ValueError, match=r"Unknown class in classes= of yolo: got 'disk'.*'disc'"):
+        yolo(tmp_path, classes=["disk", *NAMES[1:]])
     (tmp_path / "classes.txt").rename(tmp_path / "labels" / "classes.txt")
     assert yolo(tmp_path).class_names == NAMES
     (tmp_path / "labels" / "classes.txt").unlink()
     assert yolo(tmp_path).class_names == ("0", "1", "2")
+    assert yolo(tmp_path, classes=["a", "b", "c", "d"]).class_names == ("a", "b", "c", "d")

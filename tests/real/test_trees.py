@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 def test_every_tree_is_read(folder):
     found = voc(folder, image_size=(1250, 1250), max_boxes=300)
-    ((images, targets),) = found.dataset
+    ((images, targets),) = found
     targets = {name: values.numpy() for name, values in targets.items()}
     check_targets(images, targets, classes=found.classes)
     names = [pathlib.PurePath(found.files[int(row)]).stem for row in targets["image_id"]]

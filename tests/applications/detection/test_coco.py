@@ -214,7 +214,7 @@ def test_the_reader_numbers_cocos_own_files_alike(tmp_path):
         (tmp_path / "a.json").write_text(json.dumps(content | {"categories": listed}))
         read = data.coco(tmp_path / "a.json", tmp_path, image_size=(64, 64), classes=coco.class_names())
         assert read.class_names == coco.class_names()
-        _, targets = next(iter(read.dataset))
+        _, targets = next(iter(read))
         assert coco.class_names()[int(targets["labels"][0, 0])] == "dog"
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert data.coco(tmp_path / "a.json", tmp_path, image_size=(64, 64)).class_names == coco.class_names()
