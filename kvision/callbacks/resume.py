@@ -69,11 +69,11 @@ class Resume(keras.callbacks.Callback):
         if not isinstance(keep, numbers.Integral) or isinstance(keep, bool) or keep < 2:
             raise ValueError(f"`keep` is the number of checkpoints to keep: got {keep!r}, expected at least 2.")
         source = getattr(data, "source", None)
-        if data is not None and (source is None or source.skip_broken):
-            what = type(data).__name__ if source is None else "a data set that leaves out broken samples as it goes"
+        if data is not None and source is None:
             raise ValueError(
-                f"Resume(data=...): got {what}, expected a data set of kvision's readers or kvision.data.arrays, whose "
-                "order is known. Give the reader's data set, before any `map`, or leave out `data`."
+                f"Resume(data=...): got {type(data).__name__}, expected a data set of kvision's readers or "
+                "kvision.data.arrays, whose order is known. Give the reader's data set, before any `map`, or leave out "
+                "`data`."
             )
         if every != "epoch" and data is None:
             raise ValueError(

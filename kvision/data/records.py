@@ -47,15 +47,15 @@ def write_records(dataset, directory, *, shard_size=1024, verbose=1):
     ```
     """
     source = getattr(dataset, "source", None)
-    if source is None or source.skip_broken:
+    if source is None:
         raise ValueError(
             f"write_records: expected what a reader of kvision gives, whose samples can be read by their index, got "
-            f'{type(dataset).__name__}. Pass the reader\'s own data set, read with check="full".'
+            f"{type(dataset).__name__}. Pass the reader's own data set."
         )
     if shard_size < 1:
         raise ValueError(f"write_records: shard_size must be at least 1, got {shard_size}.")
     length = source.order.length
-    single = dataclasses.replace(source, order=Order(length), drop_remainder=False)
+    single = dataclasses.replace(source, order=Order(length), drop_remainder=False, lost=None)
     samples = single.dataset()
     spec = samples.element_spec
     for part in keras.tree.flatten(spec):
