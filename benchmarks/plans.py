@@ -197,6 +197,28 @@ COMPARISONS = [
         {"plain fit": 1.02},
     ),
     Comparison(
+        "resume",
+        "the same with `Resume(every=100)`",
+        Case("kvision", "steps_kvision.py", "resnet18-fit:resume"),
+        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
+        {"plain fit": 1.02},
+    ),
+    Comparison(
+        "resume-restore",
+        "restoring a checkpoint of ResNet-50 with momentum, beside Keras's `load_weights`",
+        Case("kvision", "steps_resume.py", "restore"),
+        {"load_weights": Case("kvision", "steps_resume.py", "load_weights")},
+        {"load_weights": 1.5},
+    ),
+    Comparison(
+        "resume-stall",
+        "what a step waits for a checkpoint of ResNet-50 with momentum",
+        Case("kvision", "steps_resume.py", "stall"),
+        {},
+        {},
+        most_ms=300,
+    ),
+    Comparison(
         "import",
         "`import kvision` after `import keras`, in a fresh interpreter",
         Case("kvision", "steps_import.py", "kvision"),

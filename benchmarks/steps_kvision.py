@@ -1,5 +1,6 @@
 """What kvision is timed at: training steps MODEL:POLICY, and `fit` with and without vitals."""
 
+import tempfile
 import threading
 
 import harness
@@ -12,6 +13,8 @@ from steps_keras import training_step
 
 import kvision
 from kvision import applications
+
+ENDLESS = 10**9  # batches
 
 MODELS = {
     "resnet50": (lambda: applications.ResNet50(), 16),
@@ -79,7 +82,7 @@ def fit_in_pieces(callbacks, batches=100):
         fit = threading.Thread(
             target=model.fit,
             args=(data,),
-            kwargs={"steps_per_epoch": 10**9, "verbose": 0, "callbacks": [*callbacks(), Gate()]},
+            kwargs={"steps_per_epoch": ENDLESS, "verbose": 0, "callbacks": [*callbacks(), Gate()]},
             daemon=True,
         )
         fit.start()
@@ -99,6 +102,21 @@ def all_vitals():
     return [getattr(kvision.callbacks, name)() for name in names]
 
 
+class Endless:
+    """Stands for a data set of known order, as long as the `fit` of `fit_in_pieces`."""
+
+    def __init__(self):
+        order = kvision.data.source.Order(32 * ENDLESS, batch_size=32)
+        self.source = kvision.data.source.Source(None, order)
+
+    def __len__(self):
+        return ENDLESS
+
+
+def resume():
+    return [kvision.callbacks.Resume(tempfile.mkdtemp(), every=100, data=Endless())]
+
+
 CASES = {
     f"{name}:{policy}": with_cost(build, batch, policy)
     for name, (build, batch) in MODELS.items()
@@ -111,6 +129,7 @@ CASES |= {
     "resnet18-fit:all-vitals": fit_in_pieces(all_vitals),
     "resnet18-fit:rollback": fit_in_pieces(lambda: [kvision.callbacks.Rollback()]),
     "resnet18-fit:vitals-every-step": fit_in_pieces(lambda: [kvision.callbacks.Vitals(every=1)]),
+    "resnet18-fit:resume": fit_in_pieces(resume),
 }
 
 if __name__ == "__main__":
