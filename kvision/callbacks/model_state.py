@@ -50,7 +50,7 @@ def state_variables(model, groups=GROUPS):
 def copy_state(model, groups=GROUPS):
     """The values of `state_variables(model, groups)`, as NumPy arrays that later steps leave alone."""
     variables = state_variables(model, groups)
-    return {name: np.array(keras.ops.convert_to_numpy(variable)) for name, variable in variables.items()}
+    return {name: _copied(variable) for name, variable in variables.items()}
 
 
 def restore_state(model, state):
@@ -73,6 +73,11 @@ def restore_state(model, state):
             raise _other_model(model, name, _kind(array), _kind(variables[name]))
     for name, array in state.items():
         variables[name].assign(array)
+
+
+def _copied(variable):
+    array = np.asarray(variable)  # on TensorFlow a copy; on JAX a view of memory that the next step may reuse
+    return array if array.flags.owndata and array.flags.writeable else np.array(array)
 
 
 def _in_order(model, state, variables):

@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import pathlib
+import random
 import signal
 import threading
 
@@ -16,6 +17,7 @@ from kvision.callbacks import Exposure, LearningRate, ReduceOnPlateau, Report, R
 from kvision.callbacks import snapshots as snapshots_module
 from kvision.callbacks.model_state import copy_state, restore_state
 from kvision.trackers import clock
+from tests.applications.detection.rows import ROWS as ROWS_OF_DETECTORS
 from tests.callbacks.runs import tiny_model
 
 BATCHES, EPOCHS = 5, 3
@@ -44,18 +46,26 @@ def data():
     return kvision.data.arrays(X, Y, batch_size=8, seed=5)
 
 
-def model_again(made=[]):  # noqa: B006  # one for all tests, since compiling is what takes the time
+made = {}  # models and how they began: one of a kind for all tests, since compiling is what takes the time
+
+
+def again(build):
     """A model as in a new process: its state, optimizer and clock are those of a new one."""
-    if not made:
-        made += [tiny_model()]
-        made += [copy_state(made[0], ("model", "optimizer"))]
-    model, state = made
+    if build not in made:
+        model = build()
+        made[build] = model, copy_state(model, ("model", "optimizer"))
+    model, state = made[build]
     restore_state(model, state)
     clock._clocks.pop(model, None)
+    keras.utils.set_random_seed(1)
     return model
 
 
-def train(directory, *callbacks, model=model_again, every=2, epochs=EPOCHS, cut=None, last=False, **options):
+def model_again():
+    return again(tiny_model)
+
+
+def train(directory, *callbacks, model=model_again, data=data, every=2, epochs=EPOCHS, cut=None, last=False, **options):
     """One try of the run; None if it was cut."""
     batches = data()
     model = model()
@@ -129,6 +139,28 @@ def test_every_kind_of_training(row, tmp_path):
     assert_same(train(tmp_path / "cut", **options), straight)
 
 
+def detector():
+    keras.utils.set_random_seed(2)
+    model = next(row for row in ROWS_OF_DETECTORS if row.name == "faster_rcnn").tiny()
+    model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), jit_compile=False)
+    return model
+
+
+def scenes():
+    images, targets = kvision.data.shapes(6, image_size=(64, 64), classes=3, seed=1)
+    return kvision.data.arrays(images, targets, batch_size=2, seed=1)
+
+
+@pytest.mark.slow
+def test_a_detector_that_samples(tmp_path):
+    """Proposals and anchors are drawn by seeds of the head; each loss is in the history."""
+    options = {"model": lambda: again(detector), "data": scenes, "every": 1, "epochs": 2}
+    straight = train(tmp_path / "straight", **options)
+    train(tmp_path / "cut", cut=2, **options)
+    assert_same(train(tmp_path / "cut", **options), straight)
+    assert len(straight.history) > 4
+
+
 def test_without_data_an_epoch_is_begun_anew(tmp_path, capsys):
     def fit(directory, *more):
         model = model_again()
@@ -158,11 +190,13 @@ def test_a_run_that_is_done_trains_nothing_more(ended, tmp_path, capsys):
         assert more.history["epoch"] == [0, 1, 2, 3]
 
 
-def test_a_second_fit_begins_at_its_first_epoch(tmp_path):
+def test_a_fit_leaves_nothing_behind(tmp_path):
+    """Neither its first epoch to later fits, also where it breaks off, nor its signal handlers."""
     train(tmp_path, cut=7)
-    run = train(tmp_path)
-    epochs = run.model.fit(data(), epochs=2, verbose=0, shuffle=False).epoch
-    assert epochs == [0, 1]
+    train(tmp_path, cut=1)
+    assert model_again().fit(data(), epochs=2, verbose=0, shuffle=False).epoch == [0, 1]
+    train(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Counts(keras.callbacks.Callback):
@@ -170,17 +204,18 @@ class Counts(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.batches, self.largest = 0, np.zeros(3)
+        self.batches, self.largest, self.drawn = 0, np.zeros(3), 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches += 1
         self.largest[self.batches % 3] += logs["loss"]
+        self.drawn += random.random() + np.random.random()
 
     def get_state(self):
-        return {"batches": self.batches, "largest": self.largest}
+        return {"batches": self.batches, "largest": self.largest, "drawn": self.drawn}
 
     def set_state(self, state):
-        self.batches, self.largest = state["batches"], state["largest"]
+        self.batches, self.largest, self.drawn = state["batches"], state["largest"], state["drawn"]
 
 
 def remembering(folder):
@@ -293,6 +328,17 @@ def test_a_damaged_checkpoint_is_passed_over(damage, cut_run, straight, capsys):
     assert (f"{newest} in {cut_run} is damaged" in out) == (damage is not lose_the_manifest)
     assert newest not in checkpoints(cut_run)
     assert len(checkpoints(cut_run)) == 2
+
+
+def test_a_damaged_one_is_none_of_those_that_are_kept(tmp_path):
+    store = snapshots_module.Snapshots(tmp_path)
+    for number in range(3):
+        store.save({"number": number}, {"ones": np.ones(100)})
+        store.wait()
+        if number == 1:
+            flip_a_bit(tmp_path / "checkpoint-00000002")
+            assert store.newest()[0] == "checkpoint-00000001"
+    assert checkpoints(tmp_path) == ["checkpoint-00000001", "checkpoint-00000003"]
 
 
 def test_another_models_checkpoint_is_left_alone(cut_run):
