@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -187,8 +188,12 @@ def _gradients(model, data):
         attributes.append((mean, "update_state", read_loss))
     groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables, model.metrics_variables)
     state = tuple([variable.value for variable in group] for group in groups)
-    with replaced(attributes), contextlib.suppress(Exception) if taken else contextlib.nullcontext():
-        model.train_step(state, data) if on_jax else model.train_step(data)
+    with replaced(attributes):
+        try:
+            model.train_step(state, data) if on_jax else model.train_step(data)
+        except Exception:
+            if not taken:  # else what came after the gradients failed, such as a metric
+                raise
     return (taken[0] if taken else []), (losses[0] if losses else None)
 
 
@@ -291,7 +296,8 @@ def read_batch_file(path):
         ValueError: If the file is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        content = io.BytesIO(pathlib.Path(path).read_bytes())  # NumPy leaves a file open that it cannot read
+        with np.load(content, allow_pickle=False) as file:
             told = json.loads(str(file[_FACTS]))
             arrays = {name: file[name] for name in file.files if name != _FACTS}
         data = _rebuilt(told["structure"], arrays)

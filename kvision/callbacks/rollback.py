@@ -1,5 +1,6 @@
 """A run that goes back to its last good state when it breaks, and says where it broke when it cannot go on."""
 
+import math
 import pathlib
 
 import keras
@@ -48,7 +49,7 @@ class Rollback(keras.callbacks.Callback):
     put back, and what was halved stays a factor on it, as with `ReduceOnPlateau`. A gradient that overflows under
     dynamic loss scaling is no break as long as the loss scale is at least 1. Right with `jit_compile`,
     `steps_per_execution`, gradient accumulation and mixed precision, on TensorFlow and JAX, beside `Vitals` in any
-    order. Over several replicas of TensorFlow the update is applied, then taken back.
+    order. Over several replicas of TensorFlow the update is applied, then taken back; the logs of the epoch hold it.
 
     Args:
         max_retries: How often a `fit` may go back before it stops.
@@ -155,8 +156,7 @@ class Rollback(keras.callbacks.Callback):
         step = optimizer_steps(model) + (0 if verdict.applied else 1)
         rates = [_number(optimizer.learning_rate) for optimizer in self._optimizers()]
         rate = last_learning_rate(model) if len(rates) == 1 else max(rates)
-        diagnosis = None if spike else diagnose(model, verdict.data)
-        says = spike or diagnosis.sentence
+        diagnosis, says = (None, spike) if spike else self._diagnosed(verdict)
         self.retries += 1
         gives_up = self.retries > self.max_retries
         file = self._save(verdict, step, rate, says) if gives_up else None
@@ -192,6 +192,14 @@ class Rollback(keras.callbacks.Callback):
         )
         print_message(f"\n{text}")
         emit(self, Advice("rollback", step, self._epoch, text))
+
+    def _diagnosed(self, verdict):
+        try:
+            diagnosis = diagnose(self.model, verdict.data)
+        except Exception as error:  # such as of a model whose layers run on replicas only
+            what = "a gradient is not finite" if math.isfinite(verdict.loss) else f"the loss is {verdict.loss}"
+            return None, f"{what} (its layers could not be looked at: {type(error).__name__})"
+        return diagnosis, diagnosis.sentence
 
     def _save(self, verdict, step, rate, says):
         path = (self.directory or pathlib.Path()) / f"rollback-step-{step}.npz"

@@ -22,7 +22,7 @@ from kvision.callbacks import (
 from kvision.callbacks.loss_spike import LossSpike
 from kvision.callbacks.model_state import copy_state
 from kvision.callbacks.vitals import tapped_step
-from kvision.trackers.clock import clock_of, optimizer_steps
+from kvision.trackers.clock import applied_steps, clock_of, optimizer_steps
 from kvision.training import replay
 from tests.callbacks.vitals.vital_runs import ALL, Record
 from tests.support import assert_close
@@ -115,7 +115,7 @@ class Watch(keras.callbacks.Callback):
         return [self, self.rollback, self.behind]
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.states.setdefault(int(self.model.optimizer.iterations), copy_state(self.model))
+        self.states.setdefault(applied_steps(self.model), copy_state(self.model))
 
     def see_after(self, batch, logs):
         if len(self.after) < self.rollback.retries:

@@ -64,6 +64,17 @@ def guarded(model, step, arguments, name):
     return logs | {name: tf.stack([tf.reduce_mean(loss), tf.cast(right, "float32")])}
 
 
+def whole_batch(model, data):
+    """A batch as one, where its parts lie on several replicas."""
+
+    def joined(each):
+        if not isinstance(each, tf.distribute.DistributedValues):
+            return each
+        return tf.concat(model.distribute_strategy.experimental_local_results(each), axis=0)
+
+    return keras.tree.map_structure(joined, data)
+
+
 def _loss_is_finite(losses):
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(loss)) for loss in losses]) if losses else tf.constant(True)
 

@@ -10,9 +10,9 @@ import numpy as np
 from kvision.diagnosis import notes_on
 
 if keras.backend.backend() == "jax":
-    from kvision.callbacks.vitals._guard_jax import guarded
+    from kvision.callbacks.vitals._guard_jax import guarded, whole_batch
 else:
-    from kvision.callbacks.vitals._guard_tensorflow import guarded
+    from kvision.callbacks.vitals._guard_tensorflow import guarded, whole_batch
 
 VERDICT = "_kvision_verdict"  # beside the logs of a step, taken out before anyone sees them
 
@@ -73,7 +73,7 @@ class Guard:
                     raise
                 break
             self.waited += time.perf_counter() - begin
-            self.examples += examples_of(self._data)
+            self.examples += examples_of(whole_batch(self._model, self._data))
             try:
                 outputs = function(*state, iter([self._data]))
             except Exception as error:
@@ -101,7 +101,8 @@ class Guard:
         verdicts = []
         for data, numbers in held:
             loss, applied = np.asarray(keras.ops.convert_to_numpy(numbers), "float64")
-            verdicts.append(Verdict(data, float(loss), bool(applied == 1)))
+            whole = whole_batch(self._model, data)
+            verdicts.append(Verdict(whole, float(loss), bool(applied == 1)))
         return verdicts
 
 
