@@ -1,6 +1,5 @@
 """Planted faults: nothing of a broken step is applied, and the state afterwards is the last good one."""
 
-import functools
 import gc
 import os
 
@@ -19,129 +18,25 @@ from kvision.callbacks import (
     UpdateRatio,
     Vitals,
 )
-from kvision.callbacks.loss_spike import LossSpike
 from kvision.callbacks.model_state import copy_state
 from kvision.callbacks.vitals import tapped_step
-from kvision.trackers.clock import applied_steps, clock_of, optimizer_steps
-from kvision.training import replay
+from kvision.trackers.clock import optimizer_steps
+from tests.callbacks.rollback_runs import (
+    BATCHES,
+    GRADIENT,
+    LOSS,
+    broken_run,
+    compiled,
+    data,
+    differing,
+    fit,
+    loss,
+    network,
+    reset,
+    shared,
+)
 from tests.callbacks.vitals.vital_runs import ALL, Record
 from tests.support import assert_close
-
-BATCH, BATCHES = 8, 24
-CLEAN, LOSS, GRADIENT = 0.0, 1.0, 2.0  # what the third target of a batch plants
-
-
-@ops.custom_gradient
-def planted(outputs, faults):
-    """The outputs, with an infinite gradient where that fault is planted."""
-
-    def grad(*args, upstream=None):
-        upstream = args[0] if upstream is None else upstream
-        broken = ops.any(ops.equal(faults, GRADIENT))
-        return ops.where(broken, ops.full_like(upstream, float("inf")), upstream), ops.zeros_like(faults)
-
-    return outputs, grad
-
-
-def loss(targets, outputs):
-    targets, outputs = ops.cast(targets, "float32"), ops.cast(outputs, "float32")
-    faults = targets[:, 2]
-    error = ops.mean(ops.square(planted(outputs, faults) - targets[:, :2]), axis=-1)
-    return ops.where(ops.equal(faults, LOSS), ops.full_like(error, float("nan")), error)
-
-
-def network():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(6, name="hidden"),
-            keras.layers.BatchNormalization(name="norm"),
-            keras.layers.Activation("relu", name="relu"),
-            keras.layers.Dropout(0.2, seed=1),
-            keras.layers.Dense(2, name="head", dtype="float32"),
-        ]
-    )
-
-
-def compiled(name="plain", **options):
-    mode = ALL[name]
-    keras.mixed_precision.set_dtype_policy(mode.get("policy", "float32"))
-    model = network()
-    options = {"learning_rate": 0.05, "momentum": 0.9} | mode.get("optimizer", {}) | options
-    model.compile(keras.optimizers.SGD(**options), loss, **mode.get("compile", {}))
-    return model
-
-
-@functools.cache
-def shared():
-    """One compiled model for many runs, and its first state."""
-    model = compiled()
-    return model, copy_state(model)
-
-
-def data(seed=0, batches=BATCHES, faults=()):
-    """Examples of a linear rule with noise; `faults` are pairs of a batch and what is planted in it."""
-    numbers = np.random.default_rng(seed)
-    x = numbers.normal(size=(batches * BATCH, 4)).astype("float32")
-    y = np.concatenate([x[:, :2] + 0.3 * numbers.normal(size=(len(x), 2)), np.zeros((len(x), 1))], axis=1)
-    for batch, fault in faults:
-        rows = slice(batch * BATCH, (batch + 1) * BATCH)
-        if fault in (LOSS, GRADIENT):
-            y[rows, 2] = fault
-        elif fault == "input":
-            x[batch * BATCH + 3, 1] = np.nan
-        else:
-            y[rows, :2] *= fault  # a number: the loss is that large
-    return x, y.astype("float32")
-
-
-def fit(model, callbacks, x, y, **options):
-    options = {"batch_size": BATCH, "shuffle": False, "verbose": 0} | options
-    return model.fit(x, y, callbacks=list(callbacks), **options).history
-
-
-class Watch(keras.callbacks.Callback):
-    """States by optimizer step, before `rollback` acts; the state right after it acted, in a callback of its own."""
-
-    def __init__(self, rollback):
-        super().__init__()
-        self.rollback = rollback
-        self.states, self.after, self.at_fault = {}, [], []
-        self.behind = keras.callbacks.LambdaCallback(on_train_batch_end=self.see_after)
-
-    @property
-    def callbacks(self):
-        return [self, self.rollback, self.behind]
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.states.setdefault(applied_steps(self.model), copy_state(self.model))
-
-    def see_after(self, batch, logs):
-        if len(self.after) < self.rollback.retries:
-            self.after.append((self.rollback.restored_step, copy_state(self.model)))
-
-
-def differing(one, other, but=("learning_rate", "metrics/")):
-    """Names of the variables in which two states differ, without the rate that is halved and the epoch's sums."""
-    names = [name for name in one if not any(part in name for part in but)]
-    assert names
-    return [name for name in names if not np.array_equal(one[name], other[name])]
-
-
-def broken_run(model, faults, every=4, batches=BATCHES, seed=0, **options):
-    """`Watch` and `Rollback` of a run with planted faults."""
-    rollback = Rollback(every=every, **options)
-    watch = Watch(rollback)
-    fit(model, watch.callbacks, *data(seed, batches, faults))
-    return watch, rollback
-
-
-def reset(model, state):
-    clock_of(model).steps_before = 0
-    for name, variable in zip(state, [*model.variables, *model.optimizer.variables], strict=False):
-        variable.assign(state[name])
-
 
 KINDS = (LOSS, GRADIENT, "input", 6.0)
 
@@ -287,37 +182,6 @@ def test_a_schedule_goes_on_and_the_halving_stays_a_factor_on_it():
     assert rates == pytest.approx(wanted, rel=1e-5)
 
 
-FIRST = {
-    "the loss": ([(9, LOSS)], None, "the loss is nan, all outputs of layers are finite"),
-    "a gradient": ([(9, GRADIENT)], ("head", "gradient"), "the gradient of .*head is the first that is not finite"),
-    "a sample": ([(9, "input")], ("hidden", "output"), r"the batch holds .* not finite \(sample 3 of the batch\)"),
-}
-
-
-@pytest.mark.parametrize(("faults", "first", "says"), list(FIRST.values()), ids=list(FIRST))
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_it_stops_with_the_layer_and_a_batch_that_runs_again(faults, first, says, in_memory, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model, state = shared()
-    reset(model, state)
-    watch = Watch(Rollback(max_retries=0, every=4, directory=None if in_memory else tmp_path / "states"))
-    with pytest.raises(Diverged, match=f"step 10, learning rate 0.05: {says}") as caught:
-        fit(model, watch.callbacks, *data(faults=faults))
-    error = caught.value
-    assert (error.layer, error.where) == ((f"{model.name}/{first[0]}", first[1]) if first else (None, None))
-    assert error.step == 10 and error.learning_rate == pytest.approx(0.05)
-    assert differing(watch.states[watch.rollback.restored_step], copy_state(model), but=("metrics/",)) == []
-    before = copy_state(model)
-    found = replay(error.file, model)
-    assert differing(before, copy_state(model), but=("nothing",)) == []
-    assert found.first == ((error.layer, error.where) if first else None)
-    assert found.samples == ((3,) if first and first[0] == "hidden" else found.samples)
-    assert [layer.name.split("/")[-1] for layer in found.layers][:2] == ["hidden", "norm"]
-    if not in_memory:
-        left = [path.name for path in (tmp_path / "states").iterdir()]
-        assert left == ["rollback-step-10.npz"]
-
-
 def test_a_copy_of_weights_that_have_just_blown_up_is_no_good_state():
     """An update may be finite and yet so large that the next loss is not."""
 
@@ -409,46 +273,3 @@ def test_refuses_numbers_without_a_meaning(options, message):
 def test_refuses_an_optimizer_whose_rate_cannot_be_set():
     with pytest.raises(ValueError, match="Rollback cannot halve the rate .* SGD with a schedule of its own"):
         fit(compiled(learning_rate=keras.optimizers.schedules.CosineDecay(0.1, 10)), [Rollback()], *data())
-
-
-def test_a_file_that_is_no_batch_and_a_batch_of_another_model_are_refused(tmp_path):
-    np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    with pytest.raises(ValueError, match="Not a batch that Rollback saved"):
-        replay(tmp_path / "other.npz", shared()[0])
-    model, first = shared()
-    reset(model, first)
-    with pytest.raises(Diverged) as caught:
-        fit(model, [Rollback(max_retries=0, directory=tmp_path)], *data(faults=[(1, LOSS)]))
-    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
-    other.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="The batch of another model"):
-        replay(caught.value.file, other)
-
-
-# The rule alone: mean of the last 100, twice, four times in a row.
-
-
-@pytest.mark.parametrize(
-    ("losses", "at"),
-    [
-        ([1.0] * 100 + [2.0] * 4, 103),
-        ([1.0] * 99 + [2.0] * 4, None),  # too few to compare with
-        ([1.0] * 100 + [1.99] * 10, None),
-        ([1.0] * 100 + [2.0] * 3 + [1.0] + [2.0] * 3, None),
-        ([5.0] * 50 + [1.0] * 100 + [2.0] * 4, 153),  # of the last 100 alone
-        ([1.0] * 100 + [float("nan")] * 5 + [2.0] * 4, 108),
-        ([-1.0] * 100 + [9.0] * 4, None),
-        ([0.0] * 100 + [9.0] * 4, None),
-        ([1.0] * 100 + [float("inf")] * 4, 103),
-    ],
-)
-def test_the_rule_of_a_spike(losses, at):
-    rule = LossSpike()
-    assert next((index for index, loss in enumerate(losses) if rule.see(loss)), None) == at
-
-
-def test_noise_is_no_spike():
-    for seed in range(10):
-        rule = LossSpike()
-        losses = np.exp(0.3 * np.random.default_rng(seed).normal(size=10_000)) * np.linspace(3, 0.01, 10_000)
-        assert not any(rule.see(loss) for loss in losses)
