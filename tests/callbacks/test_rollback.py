@@ -95,7 +95,7 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-QUICK = ("jit", "several steps a call", "scaled accumulation")
+QUICK = ("jit", "several steps a call")
 
 
 def rows(names):
@@ -134,7 +134,7 @@ def test_nothing_of_a_broken_step_is_applied(fault):
     assert np.isfinite(history["loss"]).all()
 
 
-@pytest.mark.parametrize("vitals_first", [True, False])
+@pytest.mark.parametrize("vitals_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_clean_run_is_the_run_without_it(vitals_first):
     plain, watched = compiled(), compiled()
     record, ratio = Record(), UpdateRatio(every=3)
@@ -214,6 +214,7 @@ def test_the_rate_is_halved_again_and_an_older_state_taken():
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05 / 8)
 
 
+@pytest.mark.slow
 def test_an_overflow_that_the_loss_scale_mends_is_no_fault():
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     model, rollback = network(), Rollback(max_retries=0)

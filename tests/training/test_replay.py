@@ -17,7 +17,7 @@ FIRST = {
 
 
 @pytest.mark.parametrize(("faults", "first", "says"), list(FIRST.values()), ids=list(FIRST))
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_stops_with_the_layer_and_a_batch_that_runs_again(faults, first, says, in_memory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, state = shared()

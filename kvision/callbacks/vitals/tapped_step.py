@@ -184,13 +184,15 @@ class TappedStep:
             yield
         finally:
             self._running -= 1
-            self._calls.images = None
+            self._calls.images = self._calls.scale = None
             if self._running == 0:
                 self._wrappers.close()
 
     def _wrapped_attributes(self):
         if self._optimizer is not None and self._measures_step:
             yield self._optimizer, "apply", self._measured_apply(self._optimizer.apply)
+            if self._scaling is not None:
+                yield self._scaling, "stateless_apply", self._kept_scale(self._scaling.stateless_apply)
         yield from self.units.wrapped_attributes()
 
     @contextlib.contextmanager
@@ -268,7 +270,20 @@ class TappedStep:
 
         return measured_apply
 
+    def _kept_scale(self, apply):
+        """`stateless_apply` of JAX: in the update inside it the variables of loss scaling have no values."""
+
+        @functools.wraps(apply)
+        def kept_scale(optimizer_variables, grads, trainable_variables):
+            values = dict(zip(map(id, self._scaling.variables), optimizer_variables, strict=True))
+            self._calls.scale = values[id(self._scaling.dynamic_scale)]
+            return apply(optimizer_variables, grads, trainable_variables)
+
+        return kept_scale
+
     def _loss_scale(self):
+        if getattr(self._calls, "scale", None) is not None:
+            return self._calls.scale
         if self._scaling is not None:
             return self.recorder.value(self._scaling.dynamic_scale)
         return self._optimizer.loss_scale_factor or 1.0

@@ -31,8 +31,8 @@ def one_weight(gradient, optimizer):
 GRADIENT = np.array([0.0, 1e-9, 3e-8, 1e-7, 5e-5, 7e-5, 1.0, 0.0], "float32")
 
 
-@pytest.mark.parametrize("scale", [1.0, 64.0])
-@pytest.mark.parametrize("scaling", ["dynamic", "fixed", "accumulated"])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 64.0])
+@pytest.mark.parametrize("scaling", ["dynamic", "fixed", pytest.param("accumulated", marks=pytest.mark.slow)])
 def test_what_falls_below_float16_is_counted_with_the_loss_scale(scale, scaling):
     if scaling == "dynamic":
         optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3), initial_scale=scale)

@@ -41,7 +41,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("scale", [0.1, 3.0])
+@pytest.mark.parametrize("scale", [pytest.param(0.1, marks=pytest.mark.slow), 3.0])
 @pytest.mark.parametrize(
     "mode", [pytest.param(name, marks=() if name == "plain" else pytest.mark.slow) for name in MODES]
 )
