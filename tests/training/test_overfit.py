@@ -27,6 +27,7 @@ def test_regularization_and_dropout_are_off():
     options = {"kernel_regularizer": keras.regularizers.L2(10.0), "activity_regularizer": keras.regularizers.L1(1.0)}
     verdict = overfit_one_batch(compiled(convnet(dropout=0.9, **options)), batch())
     assert verdict.ok, verdict
+    assert verdict.losses[0] < 5  # the penalties are ten times as much
 
 
 def test_the_optimizer_of_the_training_may_be_tried():
