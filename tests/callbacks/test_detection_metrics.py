@@ -326,6 +326,21 @@ def test_it_measures_the_weights_that_were_validated(swap, first):
     assert len(set(history["val_AP"])) >= 3
 
 
+@pytest.mark.parametrize("swap", [False, True], ids=["in validation", "at the epoch's end"])
+def test_averages_in_place_for_a_measurement_are_not_trained_on(swap):
+    images, targets = scenes()
+    histories = []
+    for measured in ([], [DetectionMetrics((images, targets))]):
+        model = Finder()
+        model.compile(keras.optimizers.SGD(0.2, use_ema=True, ema_momentum=0.8))
+        callbacks = [*measured, keras.callbacks.SwapEMAWeights(swap_on_epoch=swap)]
+        data = {"validation_data": (images, targets), "batch_size": 4, "epochs": 3, "verbose": 0}
+        histories.append(model.fit(images, targets, callbacks=callbacks, **data).history)
+    plain, measured = histories
+    for name in ("loss", "val_loss"):
+        assert measured[name] == pytest.approx(plain[name], rel=1e-4)
+
+
 def test_labels_beyond_the_classes_of_the_detector_are_an_error_before_training():
     row = ROWS[0]
     model = row.tiny()

@@ -1,6 +1,8 @@
-"""The whole network beside a NumPy twin of figure 3b: bottlenecks are linear, and the narrow ends are added."""
+"""The whole network beside a NumPy twin of figure 3b, bottlenecks linear, narrow ends added; and its other widths."""
 
+import keras
 import numpy as np
+import pytest
 
 from kvision import applications as A
 from tests.applications.classification.twins import convolve, dense, randomised, scores_of
@@ -43,3 +45,13 @@ def test_equals_a_twin_of_figure_3b():
     want = dense(x.mean(axis=(0, 1)), weights, "classifier.1", relu=False)
     assert np.abs(want).max() > 0.1
     assert_close(scores_of(model, image), want, tolerance=PARITY)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.4])
+def test_other_widths_have_the_parameters_of_keras_own(width):
+    """Section 6.1: below one, the last convolution keeps its 1280 channels."""
+    theirs = {"alpha": width, "weights": None, "input_shape": (32, 32, 3)}
+    with keras.StatelessScope(initialize_variables=False):
+        models = A.MobileNetV2(str(width), input_shape=(32, 32, 3)), keras.applications.MobileNetV2(**theirs)
+    ours, theirs = ([tuple(weight.shape) for weight in model.trainable_weights] for model in models)
+    assert sorted(ours) == sorted(theirs)

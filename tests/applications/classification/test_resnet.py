@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kvision import applications as A
+from kvision.applications.classification.resnet import PadChannels
 from tests.support import assert_close
 
 SHAPE = (64, 64, 3)
@@ -77,3 +78,13 @@ def test_the_stride_of_a_bottleneck_sits_on_its_3x3_convolution():
         for number, found in strides.items():
             found.append(model.get_layer(f"layer{stage}.0.conv{number}").strides)
     assert strides == {1: [(1, 1)] * 3, 2: [(2, 2)] * 3, 3: [(1, 1)] * 3}
+
+
+@pytest.mark.parametrize(("channels", "before"), [(8, 2), (7, 1), (4, 0)])
+def test_option_a_keeps_every_other_pixel_between_channels_of_zero(channels, before):
+    """Section 4.2's identity shortcut, the new channels split evenly as in its usual implementations."""
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 4)).astype("float32")
+    want = np.zeros((2, 3, 3, channels), "float32")
+    for row, column, channel in np.ndindex(3, 3, 4):
+        want[:, row, column, before + channel] = x[:, 2 * row, 2 * column, channel]
+    assert_close(PadChannels(channels, 2)(x), want)
