@@ -106,6 +106,8 @@ ROWS = [
             "ResNet101": (A.ResNet101, 44_549_160),
             "ResNet152": (A.ResNet152, 60_192_808),
             "ResNet20": (A.ResNet20, 269_722),
+            "ResNet56": (A.ResNet56, 853_018),  # table 6: 0.85M
+            "PlainNet56": (A.PlainNet56, 853_018),  # option A has no parameters
         },
         proof="torchvision resnet*: test_parity.py",
         levels={

@@ -88,3 +88,13 @@ def test_option_a_keeps_every_other_pixel_between_channels_of_zero(channels, bef
     for row, column, channel in np.ndindex(3, 3, 4):
         want[:, row, column, before + channel] = x[:, 2 * row, 2 * column, channel]
     assert_close(PadChannels(channels, 2)(x), want)
+
+
+@pytest.mark.parametrize(("builder", "shortcuts", "padded"), [(A.ResNet20, 9, 2), (A.PlainNet20, 0, 0)])
+def test_plain_networks_have_no_shortcuts(builder, shortcuts, padded):
+    with keras.StatelessScope(initialize_variables=False):
+        layers = builder().layers
+    assert [sum(isinstance(layer, kind) for layer in layers) for kind in (keras.layers.Add, PadChannels)] == [
+        shortcuts,
+        padded,
+    ]

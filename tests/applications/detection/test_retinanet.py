@@ -93,11 +93,13 @@ def test_scores_at_the_threshold_are_dropped():
     assert int(keras.ops.sum(found["labels"] >= 0)) == 1
 
 
-def test_losses_are_sums_over_the_positives_of_each_image():
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.4, 1.0)])
+def test_losses_are_sums_over_the_positives_of_each_image(alpha, gamma):
     """Twin: focal loss of every anchor that is not ignored, by the formula of the paper."""
     from kvision.ops import encode_deltas, match
 
     layer = head()
+    layer.focal_alpha, layer.focal_gamma = alpha, gamma
     anchors = np.concatenate(layer._anchors)
     rng = np.random.default_rng(0)
     features = {
@@ -118,7 +120,8 @@ def test_losses_are_sums_over_the_positives_of_each_image():
                     continue
                 p = 1 / (1 + np.exp(-features["class_logits"][image, anchor, label]))
                 truth = matched >= 0 and targets["labels"][image, matched] == label
-                total += -0.25 * (1 - p) ** 2 * np.log(p) if truth else -0.75 * p**2 * np.log(1 - p)
+                p, weight = (p, alpha) if truth else (1 - p, 1 - alpha)  # of what is true
+                total -= weight * (1 - p) ** gamma * np.log(p)
             if matched >= 0:
                 deltas = keras.ops.convert_to_numpy(encode_deltas(targets["boxes"][image, matched], anchors[anchor]))
                 moved += np.abs(deltas - features["box_deltas"][image, anchor]).sum()
