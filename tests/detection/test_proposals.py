@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from kvision.detection.anchors import Anchors
 from kvision.detection.assigner import Assigner
@@ -63,9 +64,10 @@ def test_the_network_starts_as_the_paper_says():
         assert_close(np.std(kernel), 0.01, tolerance=(0.15, 0))
 
 
-def test_losses_equal_a_twin(monkeypatch):
+@pytest.mark.parametrize("beta", [1 / 9, 0.7])
+def test_losses_equal_a_twin(monkeypatch, beta):
     """Ren 2015, equation 1 as torchvision reads it: both losses over all anchors drawn, ignored ones in neither."""
-    layer = proposals_layer()
+    layer = proposals_layer(beta=beta)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(1, 240)).astype("float32")
     deltas = rng.normal(size=(1, 240, 4)).astype("float32")
@@ -90,7 +92,7 @@ def test_losses_equal_a_twin(monkeypatch):
         if match >= 0:
             want = keras.ops.convert_to_numpy(encode_deltas(targets["boxes"][0, 0], anchors[index]))
             for error in np.abs(want - deltas[0, index]):
-                distance += error**2 / 2 * 9 if error < 1 / 9 else error - 1 / 18
+                distance += error**2 / 2 / beta if error < beta else error - beta / 2
     assert_close(got["rpn_objectness_loss"], entropy / 16)
     assert_close(got["rpn_box_loss"], distance / 16)
 

@@ -28,7 +28,7 @@ def example(count=200):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "num_samples, positive_fraction", [(64, 0.5), (64, 0.25), (64, 0.0), (64, 1.0), (1, 0.5), (300, 0.5)]
+    "num_samples, positive_fraction", [(64, 0.5), (64, 0.25), (64, 0.0), (64, 1.0), (1, 0.5), (300, 0.5), (15, 0.25)]
 )
 def test_equals_twin(num_samples, positive_fraction, mode):
     matches, keys = example()
