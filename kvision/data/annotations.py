@@ -110,9 +110,10 @@ def usable_annotations(reading, records, masks, max_boxes):
         )
     if first and clipped > MOST_CLIPPED * used:
         reading.problem(
-            *first,
-            f"the box reaches beyond its image by more than a pixel and is clipped, as are {clipped} of {used} boxes: "
-            "are they in the pixels of these images?",
+            first[0],
+            "",
+            f"{clipped} of {used} boxes reach beyond their image by more than a pixel and are clipped, the first in "
+            f"{first[1]}: are they in the pixels of these images?",
         )
 
 

@@ -15,7 +15,7 @@ def parse_segmentation(segmentation, size):
         size: Height and width of the image.
 
     Returns:
-        A list of arrays [points, 2], or an array of run lengths.
+        A list of arrays [points, 2], of the polygons that are some, or an array of run lengths.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -24,7 +24,15 @@ def parse_segmentation(segmentation, size):
         return _runs(segmentation, size)
     if not isinstance(segmentation, list | tuple) or not segmentation:
         raise ValueError(f"has no segmentation: got {_short(segmentation)}, expected polygons or run lengths")
-    return [_points(polygon) for polygon in segmentation]
+    polygons, reason = [], None
+    for polygon in segmentation:
+        try:
+            polygons.append(_points(polygon))
+        except ValueError as error:
+            reason = reason or error
+    if not polygons:
+        raise reason
+    return polygons
 
 
 def _points(polygon):
