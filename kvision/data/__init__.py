@@ -32,10 +32,13 @@ from kvision.data.augmentation import preview as preview
 from kvision.data.check import check_labels as check_labels
 from kvision.data.check import check_targets as check_targets
 from kvision.data.coco import coco as coco
+from kvision.data.csv import csv as csv
+from kvision.data.csv import csv_labels as csv_labels
 from kvision.data.folder import image_folder as image_folder
 from kvision.data.images import read_image as read_image
 from kvision.data.keras_cv import from_keras_cv as from_keras_cv
 from kvision.data.letterbox import letterbox as letterbox
+from kvision.data.masks import masks as masks
 from kvision.data.records import records as records
 from kvision.data.records import write_records as write_records
 from kvision.data.scenes import scenes as scenes

@@ -45,11 +45,7 @@ def coco(reading, annotations, images, *, outside=False, **batch):
     ```
     """
     path, folder = pathlib.Path(annotations), pathlib.Path(images)
-    if isinstance(reading.options.split, str):
-        raise ValueError(
-            f"coco: a JSON lists no splits, got split={reading.options.split!r}. Pass the JSON of that split, or a "
-            "range such as split=(0, 0.8)."
-        )
+    reading.refuse_named_split("Pass the JSON of that split, or a range such as split=(0, 0.8).")
     content = _load(path)
     names, label_of = _categories(reading, path, content["categories"])
     listed = _listed(reading, path, folder, content["images"], outside)

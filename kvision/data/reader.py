@@ -115,6 +115,11 @@ class Reading:
             raise unknown(f"file in the split of {self.reader}", missing[0], sorted(names.values()))
         return [path for path, name in names.items() if name in asked]
 
+    def refuse_named_split(self, remedy):
+        """Raises on the name of a split, which some data sets do not list."""
+        if isinstance(self.options.split, str):
+            raise ValueError(f"{self.reader}: its file lists no splits, got split={self.options.split!r}. {remedy}")
+
     def class_names(self, known):
         """The names in the order of the labels; `known` are those of the data set, in its own order.
 
