@@ -45,4 +45,7 @@ from kvision.data.scenes import scenes as scenes
 from kvision.data.shapes import shape_names as shape_names
 from kvision.data.shapes import shapes as shapes
 from kvision.data.voc import voc as voc
+from kvision.data.write import write_coco as write_coco
+from kvision.data.write import write_voc as write_voc
+from kvision.data.write import write_yolo as write_yolo
 from kvision.data.yolo import yolo as yolo
