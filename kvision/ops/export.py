@@ -21,7 +21,7 @@ def operations_for(format):
         A context manager.
 
     >>> with operations_for("onnx"):
-    ...     tuple(roi_align(keras.ops.ones((1, 4, 4, 2)), [[[0.0, 0.0, 4.0, 4.0]]], 2, 1.0).shape)
+    ...     tuple(kvision.ops.roi_align(keras.ops.ones((1, 4, 4, 2)), [[[0.0, 0.0, 4.0, 4.0]]], 2, 1.0).shape)
     (1, 1, 2, 2, 2)
     """
     return contextlib.nullcontext() if format == OWN_RUNTIME else kernels.portable(format)
