@@ -84,16 +84,16 @@ GEOMETRIC = [
 ]
 STILL = [
     data.HorizontalFlip(rate=0.0),
-    data.VerticalFlip(rate=0.0),
+    pytest.param(data.VerticalFlip(rate=0.0), marks=pytest.mark.slow),
     data.Crop(SIZE),
-    data.Affine(),
+    pytest.param(data.Affine(), marks=pytest.mark.slow),
     data.Perspective(distortion=0.0),
-    data.LensDistortion(strength=0.0),
+    pytest.param(data.LensDistortion(strength=0.0), marks=pytest.mark.slow),
     data.Elastic(strength=0.0),
     data.RandomResizedCrop(SIZE, area=(1.0, 1.0), aspect=(SIZE[1] / SIZE[0], SIZE[1] / SIZE[0])),
-    data.ZoomOut(ratio=(1.0, 1.0)),
-    data.ScaleJitter(SIZE, scale=(1.0, 1.0)),
-    data.RandAugment(rate=0.0),
+    pytest.param(data.ZoomOut(ratio=(1.0, 1.0)), marks=pytest.mark.slow),
+    pytest.param(data.ScaleJitter(SIZE, scale=(1.0, 1.0)), marks=pytest.mark.slow),
+    pytest.param(data.RandAugment(rate=0.0), marks=pytest.mark.slow),
 ]
 
 

@@ -13,7 +13,8 @@ from kvision.data.geometry import boxes_of_masks
 from tests.data.augmentation.samples import SIZE, detection, image, name_of
 
 OTHER = ([[4.0, 20, 24, 60], [50, 40, 78, 60], [30, 4, 60, 30]], [5, 4, 3])
-MIXING = [data.MixUp(alpha=1.5), data.CutMix(), data.Mosaic(), data.CopyPaste(fraction=1.0)]
+MOSAIC = pytest.param(data.Mosaic(), marks=pytest.mark.slow)
+MIXING = [data.MixUp(alpha=1.5), data.CutMix(), MOSAIC, data.CopyPaste(fraction=1.0)]
 CLASSIFY = [data.MixUp(alpha=1.0, classes=3), data.CutMix(classes=3), data.Mosaic(classes=3)]
 each = pytest.mark.parametrize("transform", MIXING, ids=name_of)
 
