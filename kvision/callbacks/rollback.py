@@ -176,10 +176,11 @@ class Rollback(keras.callbacks.Callback):
                 if file
                 else "The batch could not be saved."
             )
+            times = "once" if self.retries == 1 else f"{self.retries} times"
             layer, where = (diagnosis.first if diagnosis else None) or (None, None)
             raise Diverged(
-                f"Training broke {self.retries} times, with max_retries={self.max_retries}. At {broke}. {saved} The "
-                "model is back in its last good state: look at that batch, lower the rate, or clip the gradient.",
+                f"Training broke {times}, with max_retries={self.max_retries}. At {broke}. {saved} The model is back "
+                "in its last good state: look at that batch, lower the rate, or clip the gradient.",
                 layer,
                 where,
                 step,
