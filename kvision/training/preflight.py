@@ -38,8 +38,8 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
     """Run every sanity check on an untrained model, print a verdict each, and leave the model bit for bit as it was.
 
     In this order: `check_initial_loss`, `compare_initialisations` (of the model's own weights), `check_gradients` (one
-    direction of 24 weights), `overfit_one_batch`, `find_learning_rate`. Each may be run alone, with more options. On
-    two CPU cores a ResNet-18 at 64 pixels takes about two minutes, most of it in training steps.
+    direction of 24 weights), `overfit_one_batch`, `find_learning_rate`. Each may be run alone, with more options. A
+    ResNet-18 at 64 pixels takes about 70 s of processor time, most of it in training steps.
 
     Args:
         model: A compiled `keras.Model` before training, a classifier, a detector or any other.
