@@ -220,6 +220,7 @@ class _Differences:
         self.steps = steps
         self.loss = compiled(loss)
         value, gradients = with_gradients(loss)(self.values, batch)
+        self.value = float(value)
         self.rounding = 4 * np.finfo(keras.backend.standardize_dtype(value.dtype)).eps * abs(float(value))
         self.gradients = [np.asarray(ops.convert_to_numpy(gradient), "float64") for gradient in gradients]
 
@@ -239,7 +240,11 @@ class _Differences:
         precise = [i for i, step in enumerate(self.steps[1:]) if self.rounding / step <= ROUNDED * abs(slopes[i + 1])]
         # The smallest step that rounding allows, as kinks weigh in proportion to the step.
         best = max(precise) if precise else int(np.argmin(errors))
-        return slopes[best + 1], float(np.sum(gradient * direction)), errors[best], self.rounding / self.steps[1]
+        error = errors[best]
+        if self.arrays[index].dtype == np.float64:  # at a kink the slopes of both sides differ at any step
+            above, below = (self._at(index, sign * self.steps[best + 1] * direction) for sign in (1, -1))
+            error += abs(above + below - 2 * self.value) / self.steps[best + 1] / 2
+        return slopes[best + 1], float(np.sum(gradient * direction)), error, self.rounding / self.steps[1]
 
     def _slope(self, index, change):
         above, below = (self._at(index, sign * change) for sign in (1, -1))
