@@ -92,8 +92,8 @@ def inside(folder, name, outside=False):
     Raises:
         ValueError: If it lies outside the folder.
     """
-    if "\0" in name or not name.strip():
-        raise ValueError(f"{name!r} is no name of a file")
+    if "\0" in name or not name.strip() or len(name) > 3000 or max(map(len, re.split(r"[\\/]", name))) > 250:
+        raise ValueError(f"{name[:60]!r} is no name of a file")
     folder = pathlib.Path(folder)
     path = folder / name
     if "\\" in name and not path.is_file():

@@ -9,6 +9,7 @@ from kvision.data.values import number
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 MOST_NAMES = 100_000
+MOST_BRACKETS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,11 @@ def _load(file):
         import yaml
     except ImportError:
         raise ImportError(f'Reading {str(file)!r} needs PyYAML: pip install "kvision[yolo]"') from None
+    text = read_text(file)
+    if text.count("[") + text.count("{") > MOST_BRACKETS:  # the parser takes seconds for thousands of them
+        raise ValueError(f"yolo: {str(file)!r} cannot be read as YAML: it has more than {MOST_BRACKETS} brackets.")
     try:
-        return yaml.load(read_text(file), Loader=yaml.BaseLoader)  # makes texts, lists and dicts alone
+        return yaml.load(text, Loader=yaml.BaseLoader)  # makes texts, lists and dicts alone
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"yolo: {str(file)!r} cannot be read as YAML: {reason}") from None

@@ -1,0 +1,61 @@
+"""Mutated files: an error that is a ValueError, or problems; never another error, never slow, nothing executed."""
+
+import json
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from kvision.data import coco, csv, shapes, voc, yolo
+from tests.data import files
+
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
+
+IMAGES, TARGETS = shapes(2, image_size=(24, 32), seed=5, masks=True)
+WORDS = (
+    b"-1", b"1e999", b"nan", b"null", b"\0", b"\xff", b"..", b"/", b'"', b"{", b"[" * 3000, b"9" * 40, b"<", b"&x;",
+    b"<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>", b",,", b"\n", b"true",
+    b"!!python/object/apply:os.abort []",
+)  # fmt: skip
+
+
+def mutated(content, rng):
+    for _ in range(rng.integers(1, 4)):
+        at, length = int(rng.integers(len(content))), int(rng.integers(0, 12))
+        content = content[:at] + WORDS[rng.integers(len(WORDS))] + content[at + length :]
+    return content
+
+
+def folders(kind, folder):
+    """The file to mutate, and how the folder is read."""
+    if kind == "coco":
+        content = files.write_coco(folder, IMAGES, TARGETS)
+        (folder / "annotations.json").write_text(json.dumps(content))
+        return folder / "annotations.json", lambda: coco(folder / "annotations.json", folder / "images", masks=True)
+    if kind == "voc":
+        files.write_voc(folder, IMAGES, TARGETS)
+        return folder / "Annotations" / "000.xml", lambda: voc(folder)
+    if kind == "csv":
+        PIL.Image.new("RGB", (32, 24)).save(folder / "a.png")
+        (folder / "a.csv").write_text("file,xmin,ymin,xmax,ymax,class\na.png,1,2,9,12,x\na.png,3,3,20,20,y\n")
+        return folder / "a.csv", lambda: csv(folder / "a.csv", folder)
+    files.write_yolo(folder, IMAGES, TARGETS)
+    (folder / "data.yaml").write_text("train: images/train\nnc: 3\nnames: {0: a, 1: b, 2: c}\nkpt_shape: [3, 2]\n")
+    return (folder / "data.yaml" if kind == "yaml" else folder / "labels" / "train" / "000.txt"), lambda: yolo(folder)
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo", "yaml", "csv"])
+def test_mutated_files_give_one_type_of_error(tmp_path, kind, monkeypatch):
+    file, read = folders(kind, tmp_path)
+    monkeypatch.setattr("kvision.data.source.Source.dataset", lambda self: self)  # the files matter, not the graph
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    for number in range(400):
+        file.write_bytes(mutated(whole, rng))
+        start = time.perf_counter()
+        try:
+            found = read()
+            assert all(problem.file and problem.reason for problem in found.facts["problems"])
+        except ValueError as error:
+            assert kind in ("yaml", str(error).partition(":")[0]) or "kvision.data" in str(error), number
+        assert time.perf_counter() - start < 5, number  # a second where the machine does nothing else
