@@ -51,7 +51,8 @@ SLOW := slow and not (parity or jax or real or browser or gpu)
 # What touches tensors: the page, W&B, tables of NumPy and the files of weights know no backend.
 ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection tests/metrics/test_exposure_count.py \
 	tests/callbacks/vitals tests/callbacks/test_exposure.py tests/callbacks/test_learning_rate.py \
-	tests/callbacks/test_plateau.py tests/callbacks/test_detection_metrics.py tests/trackers/test_clock.py \
+	tests/callbacks/test_plateau.py tests/callbacks/test_detection_metrics.py tests/callbacks/test_model_state.py \
+	tests/callbacks/test_resume.py tests/callbacks/test_rollback.py tests/training tests/trackers/test_clock.py \
 	tests/trackers/test_pace.py tests/trackers/test_tracker.py tests/weights/test_loading.py tests/test_network.py \
 	tests/test_task_model.py tests/test_contract.py
 

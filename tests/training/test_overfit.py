@@ -86,7 +86,7 @@ def test_a_planted_fault_is_named(name):
 def test_labels_that_contradict_each_other():
     x, y = batch(8)
     x[5] = x[2]
-    verdict = overfit_one_batch(compiled(convnet()), (x, y), steps=60)
+    verdict = overfit_one_batch(compiled(convnet()), (x, y), steps=60, target=0.1)  # at best log(2) of two in eight
     assert not verdict.ok
     assert "rows 2 and 5" in verdict.sentence
 
