@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "multiply_adds": {"_keras"},
     "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
-    "data": {"errors", "contract", "drawing", "_keras"},
-    "trackers": {"errors", "drawing", "_keras"},
+    "page": set(),
+    "data": {"errors", "contract", "drawing", "page", "_keras"},
+    "trackers": {"errors", "drawing", "page", "_keras"},
     "callbacks": PARTS | {"task_model", "detection", "trackers", "weights", "diagnosis", "multiply_adds"},
 }
 MAY_IMPORT |= dict.fromkeys(

@@ -6,10 +6,10 @@ import pathlib
 import re
 
 from kvision._keras import print_message
+from kvision.page import page_of
 from kvision.trackers.best import Best
 from kvision.trackers.events import unique_names
 from kvision.trackers.files import readable, replace_file
-from kvision.trackers.page import page_of
 from kvision.trackers.report_data import ReportData, plain
 from kvision.trackers.run_history import read_history
 

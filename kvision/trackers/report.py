@@ -8,11 +8,11 @@ import time
 import keras
 
 from kvision._keras import print_message
+from kvision.page import page_of
 from kvision.trackers.backend import device_memory, process_memory
 from kvision.trackers.clock import clock_of, last_learning_rate, optimizer_steps
 from kvision.trackers.events import Advice, Images, Measurement, unique_names
 from kvision.trackers.files import readable, replace_file
-from kvision.trackers.page import page_of
 from kvision.trackers.report_data import ReportData, plain
 from kvision.trackers.report_gallery import Gallery
 from kvision.trackers.run_config import check_config, config_of, mask_secrets

@@ -30,7 +30,7 @@ EXAMPLES = "tests/test_examples.py"
         ("kvision/applications/detection/retinanet.py", [DETECTORS, LISTING], ["tests/trackers/test_run_history.py"]),
         ("kvision/applications/classification/imagenet_classes.txt", [ROWS], [REPORT]),
         ("kvision/ops/nms.py", ["tests/ops/test_nms.py", DETECTORS], [REPORT, "tests/data/test_yolo.py"]),
-        ("kvision/trackers/report_page/page.js", [REPORT], [ROWS, DETECTORS]),
+        ("kvision/page_files/page.js", [REPORT], [ROWS, DETECTORS]),
         ("tests/trackers/report_probe.js", ["tests/trackers/test_report_browser.py"], [ROWS]),
         ("tests/support.py", [ROWS, DETECTORS, "tests/ops/test_boxes.py"], ["tests/ops/test_nms.py"]),
         ("tests/ops/conftest.py", ["tests/ops/test_nms.py"], [ROWS]),

@@ -12,12 +12,13 @@ from PIL import Image
 
 from kvision.callbacks import RunHistory, read_history
 from kvision.callbacks.vitals.vitals import Vitals
+from kvision.page import ONE, SIDE, encoded
 from kvision.trackers import report as report_module
 from kvision.trackers import report_gallery
 from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Advice, Images, Measurement
 from kvision.trackers.report import Report
-from kvision.trackers.report_gallery import ONE, SIDE, Gallery, encoded
+from kvision.trackers.report_gallery import Gallery
 from kvision.trackers.tracker import emit
 from tests.callbacks.runs import STEPS, Late, fit_tiny, tiny_model
 from tests.trackers.report_page import page_data, parse
