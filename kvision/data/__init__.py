@@ -35,6 +35,8 @@ from kvision.data.coco import coco as coco
 from kvision.data.csv import csv as csv
 from kvision.data.csv import csv_labels as csv_labels
 from kvision.data.folder import image_folder as image_folder
+from kvision.data.guard import DataReport as DataReport
+from kvision.data.guard import check as check
 from kvision.data.images import read_image as read_image
 from kvision.data.keras_cv import from_keras_cv as from_keras_cv
 from kvision.data.letterbox import letterbox as letterbox

@@ -1,0 +1,145 @@
+"""What the guard measures of each sample of a data set."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from kvision.data.duplicates import difference_hash, pixel_hash
+from kvision.data.source import Order
+
+
+@dataclasses.dataclass(slots=True)
+class Sample:
+    """One sample, measured.
+
+    Args:
+        split: Name of its data set.
+        index: In its data set.
+        file: Its path, or None.
+        error: Why it cannot be read; then the rest is None.
+        pixels: Hash of its pixels.
+        look: Its perceptual hash, None if it is of one colour.
+        low, high: Of its pixels.
+        size: (height, width) of the image without padding; of the file where the targets tell its scale.
+        label: The class, of a classifier's sample.
+        boxes_xyxy: [k, 4] float64 of an object detector's, padding left out; None for others.
+        labels: [k] of the boxes.
+        valid: (height, width) that the boxes lie in.
+    """
+
+    split: str
+    index: int
+    file: str | None
+    error: str | None = None
+    pixels: bytes | None = None
+    look: object = None
+    low: float = 0.0
+    high: float = 0.0
+    size: tuple | None = None
+    label: object = None
+    boxes_xyxy: object = None
+    labels: object = None
+    valid: tuple | None = None
+
+
+def measured(split, dataset):
+    """Yields the `Sample`s of a data set, those that cannot be read among them."""
+    files = list(getattr(dataset, "files", {}).values())
+    lost = []
+    for index, image, target in _samples(dataset, lost):
+        file = files[index] if index < len(files) else None
+        yield _sample(split, index, file, image, target)
+    source = getattr(dataset, "source", None)
+    for index in lost:
+        file = files[index] if index < len(files) else None
+        yield Sample(split, index, file, error=_reason(source, index))
+
+
+def length_of(dataset):
+    """The number of samples, or None."""
+    source = getattr(dataset, "source", None)
+    return None if source is None else source.order.length
+
+
+def read_one(dataset, index):
+    """`(image, target)` of a sample as the data set gives it, NumPy."""
+    source = getattr(dataset, "source", None)
+    if source is not None:
+        sample = dataclasses.replace(source, transforms=()).sample(index)
+    else:
+        sample = next(iter(_single(dataset).skip(index)))
+    return _numpy(sample)
+
+
+def _samples(dataset, lost):
+    source = getattr(dataset, "source", None)
+    if source is None:
+        for index, sample in enumerate(_single(dataset)):
+            yield index, *_numpy(sample)
+        return
+    each = dataclasses.replace(
+        source,
+        example=lambda index: (index, source.example(index)),
+        order=Order(source.order.length),
+        drop_remainder=False,
+        transforms=(),
+        lost=lambda indices: lost.extend(np.asarray(indices).tolist()),
+    )
+    for index, sample in each.dataset():
+        yield int(index), *_numpy(sample)
+
+
+def _single(dataset):
+    """The samples of a data set that may be in batches."""
+    image = tf.nest.flatten(dataset.element_spec)[0] if not isinstance(dataset.element_spec, tuple) else None
+    image = dataset.element_spec[0] if image is None else image
+    image = tf.nest.flatten(image)[0]
+    if image.shape.rank not in (3, 4):
+        raise ValueError(
+            f"check: images are [h, w, c], or [b, h, w, c] in batches: the data set gives {image.shape}. Pass what fit "
+            "is given."
+        )
+    return dataset.unbatch() if image.shape.rank == 4 else dataset
+
+
+def _numpy(sample):
+    image, *target = sample if isinstance(sample, tuple) else (sample,)
+    target = tf.nest.map_structure(lambda part: np.asarray(part), target[0]) if target else None
+    return np.asarray(image), target
+
+
+def _sample(split, index, file, image, target):
+    valid = image.shape[:2]
+    sample = Sample(split, index, file)
+    if isinstance(target, dict) and "boxes" in target:
+        present = target["labels"] != -1
+        sample.boxes_xyxy = target["boxes"][present].astype("float64")
+        sample.labels = target["labels"][present]
+        valid = tuple(target.get("image_size", valid))
+    elif target is not None and (target.ndim < 2 or target.shape[:2] != image.shape[:2]):
+        sample.label = _class_of(target)
+    sample.valid = tuple(int(side) for side in valid)
+    scale = float(target.get("scale", 1.0)) if isinstance(target, dict) else 1.0
+    sample.size = tuple(round(side / scale) for side in sample.valid)
+    inside = np.asarray(image[: sample.valid[0], : sample.valid[1]], "float32")
+    sample.pixels = pixel_hash(inside * 255 if inside.size and inside.max() <= 1 else inside)
+    sample.low, sample.high = float(inside.min()), float(inside.max())
+    sample.look = difference_hash(inside)
+    return sample
+
+
+def _class_of(target):
+    """A class index, or for a vector the indices of what is set."""
+    if target.ndim == 0:
+        return int(target) if float(target).is_integer() else float(target)
+    return tuple(np.flatnonzero(target > 0.5).tolist())
+
+
+def _reason(source, index):
+    try:
+        source.example(tf.constant(index, tf.int64))
+    except tf.errors.OpError as error:
+        lines = [line for line in error.message.splitlines() if "Error: " in line] or error.message.splitlines()
+        return lines[0].split("Error: ")[-1][:200]
+    return "it failed once, but not when tried again"

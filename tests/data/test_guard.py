@@ -1,0 +1,202 @@
+"""Every fault that is planted in a data set is reported, with its sample, and nothing else."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+import kvision
+from kvision.data import check
+from kvision.data.duplicates import difference_hash, near_pairs
+
+RNG = np.random.default_rng(0)
+
+
+def photos(count, seed=0):
+    """Images that no perceptual hash takes for one another."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3)).astype("uint8")
+    return np.repeat(np.repeat(coarse, 4, axis=1), 4, axis=2)
+
+
+def classes_of(images, labels, **facts):
+    data = kvision.data.arrays(images, labels, batch_size=4)
+    for name, fact in facts.items():
+        setattr(data, name, fact)
+    return data
+
+
+def boxes(*rows):
+    """Targets of an image: rows of x1, y1, x2, y2, label, padded to 4."""
+    rows = np.array([*rows, *[(0, 0, 0, 0, -1)] * (4 - len(rows))], "float32")
+    return {"boxes": rows[:, :4], "labels": rows[:, 4].astype("int32")}
+
+
+def objects_of(images, targets):
+    return kvision.data.arrays(
+        images.astype("float32"), {key: np.stack([t[key] for t in targets]) for key in targets[0]}
+    )
+
+
+HEALTHY = (4, 4, 20, 24, 0)
+
+
+def healthy(count=6):
+    return [boxes(HEALTHY, (8, 2, 30, 30, 1)) for _ in range(count)]
+
+
+def planted(change):
+    images, labels = photos(12).astype("float32"), np.arange(12) % 3
+    change(images, labels)
+    return images, labels
+
+
+def assign(name, index, value):
+    def change(images, labels):
+        (images if name == "image" else labels)[index] = value
+
+    return change
+
+
+def test_a_healthy_data_set_has_no_finding():
+    report = check(classes_of(photos(12), np.arange(12) % 3), verbose=0)
+    assert report.ok
+    assert report.findings == ()
+    assert report.counts == {"training": {"0": 4, "1": 4, "2": 4}}
+    assert report.numbers == {"training": {"samples": 12, "unreadable": 0, "height": "32", "width": "32"}}
+    assert "Nothing was found that looks wrong" in str(report)
+    assert check(objects_of(photos(6), healthy()), verbose=0).findings == ()
+
+
+@pytest.mark.parametrize(
+    "change, level, words, samples",
+    [
+        (assign("label", 5, 3), "error", "1 sample has a label that is not from 0 to 2", {5}),
+        (assign("label", 5, -1), "error", "1 sample has a label", {5}),
+        (assign("image", (5, 0, 0, 0), np.nan), "error", "1 image has pixels that are not finite", {5}),
+        (assign("image", 5, 128), "warning", "1 image is of one colour", {5}),
+        (assign("image", 5, photos(1, seed=1)[0] / 255), "error", "1 image lies within 0 to 1", {5}),
+        (assign("image", 5, photos(12)[2]), "warning", "1 pair of equal images: 2 and 5", {2, 5}),
+        (assign("image", 4, photos(12)[2]), "error", "has different labels: 2 and 4", {2, 4}),
+        (assign("image", 5, photos(12)[2] * 0.9 + 5), "note", "1 pair of nearly equal images: 2 and 5", {2, 5}),
+    ],
+)
+def test_each_fault_of_a_classifiers_data_is_found_alone(change, level, words, samples):
+    report = check(classes_of(*planted(change), class_names=("a", "b", "c")), verbose=0)
+    (finding,) = report.findings
+    assert (finding.level, report.ok) == (level, level != "error")
+    assert words in finding.text
+    assert {index for _, index in finding.samples} == samples
+
+
+@pytest.mark.parametrize(
+    "rows, level, words",
+    [
+        ([(np.nan, 0, 5, 5, 0)], "error", "boxes that are not finite"),
+        ([(5, 5, 5, 9, 0)], "error", "boxes without area"),
+        ([(5, 5, 34, 9, 0)], "error", "boxes outside the image"),
+        ([HEALTHY, HEALTHY], "warning", "the same object twice"),
+        ([HEALTHY, (1, 1, 9, 9, 7)], "error", "a label that is not from 0 to 1"),
+        ([], "note", "1 image has no object"),
+    ],
+)
+def test_each_fault_of_boxes_is_found_alone(rows, level, words):
+    targets = healthy()
+    targets[3] = boxes(*rows)
+    data = objects_of(photos(6), targets)
+    data.class_names = ("a", "b")
+    (finding,) = check(data, verbose=0).findings
+    assert finding.level == level
+    assert words in finding.text
+    assert finding.samples == (("training", 3),)
+
+
+def test_tiny_boxes_and_classes_that_are_rare_or_missing():
+    rows = [boxes(HEALTHY, (1, 1, 3, 20, 1), (1, 1, 3, 3, 1))] + [boxes(HEALTHY, (20, 20, 30, 23, 0))] * 11
+    data = objects_of(photos(12), rows)
+    data.class_names = ("a", "b", "c")
+    report = check(data, verbose=0)
+    texts = [str(finding) for finding in report.findings]
+    assert any("52% of the boxes are less than 4 pixels" in text for text in texts)
+    assert any("1 class has no sample: c" in text for text in texts)
+    labels = np.array([0] * 63 + [1] * 3)
+    (finding,) = check(classes_of(photos(66), labels), verbose=0).findings
+    assert "Class 0 occurs 63 times, class 1 3 times" in finding.text
+
+
+def test_leakage_between_training_and_validation():
+    images = photos(12)
+    train, validation = classes_of(images[:8], np.arange(8) % 2), classes_of(images[6:], np.arange(6) % 2)
+    report = check(train, validation, verbose=0)
+    (finding,) = report.findings
+    assert not report.ok
+    assert "2 pairs of equal images in both training and validation data: 6 and 0; 7 and 1" in finding.text
+    brighter = classes_of(np.clip(images[:4] * 0.8 + 10, 0, 255), np.arange(4) % 2)
+    (finding,) = check(train, brighter, verbose=0).findings
+    assert (finding.level, len(finding.samples)) == ("warning", 8)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_any_data_set_is_taken(batched):
+    images, labels = planted(assign("label", 5, 7))
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    data.class_names = ("a", "b", "c")
+    if batched:
+        data = data.batch(5)
+        data.class_names = ("a", "b", "c")
+    (finding,) = check(data, verbose=0).findings
+    assert finding.samples == (("training", 5),)
+    with pytest.raises(ValueError, match=r"images are \[h, w, c\]"):
+        check(tf.data.Dataset.from_tensor_slices((labels, labels)), verbose=0)
+
+
+def test_files_that_break_are_named_and_what_the_reader_left_out(tmp_path, capsys):
+    for index, pixels in enumerate(photos(12)):
+        folder = tmp_path / "photos" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).save(folder / f"{index}.png")
+    (tmp_path / "photos" / "cat" / "broken.png").write_bytes(b"no image")
+    data = kvision.data.image_folder(tmp_path / "photos", image_size=(32, 32))
+    gone = tmp_path / "photos" / "dog" / "3.png"
+    gone.write_bytes(gone.read_bytes()[:60])
+    report = check(data, page=tmp_path / "pages" / "check.html", verbose=1)
+    (error,) = [finding for finding in report.findings if finding.level == "error"]
+    assert "1 sample cannot be read" in error.text
+    assert str(gone) in error.text
+    (warning,) = [finding for finding in report.findings if finding.level == "warning"]
+    assert "broken.png" in warning.text
+    assert report.numbers["training"]["unreadable"] == 1
+    assert str(gone) in capsys.readouterr().out
+    page = (tmp_path / "pages" / "check.html").read_text()
+    assert "1 sample cannot be read" in page
+
+
+def test_the_page_draws_the_worst(tmp_path):
+    targets = healthy()
+    targets[3] = boxes((5, 5, 34, 9, 0))
+    data = objects_of(photos(6), targets)
+    path = check(data, verbose=0).save(tmp_path / "check.html")
+    assert path.read_text().count("data:image/") == 1
+
+
+@pytest.mark.parametrize("scale", [0.5, 3])
+def test_the_perceptual_hash_survives_another_size(scale):
+    image = PIL.Image.fromarray(np.repeat(np.repeat(photos(1)[0], 4, axis=0), 4, axis=1))
+    other = image.resize((int(128 * scale), int(128 * scale)), PIL.Image.Resampling.BOX)
+    one, two = (difference_hash(np.asarray(each)) for each in (image, other))
+    assert int(np.bitwise_count(one ^ two)) <= 3
+    assert difference_hash(np.full((5, 3, 3), 7)) is None
+
+
+def test_near_pairs_are_those_of_all_pairs():
+    hashes = RNG.integers(0, 2**63, 200).astype("uint64")
+    for index in range(0, 60, 3):
+        flipped = RNG.choice(64, index % 5, replace=False)
+        hashes[index + 1] = hashes[index] ^ np.bitwise_or.reduce(
+            np.uint64(1) << flipped.astype("uint64"), initial=np.uint64(0)
+        )
+    distance = np.bitwise_count(hashes[:, None] ^ hashes)
+    for allowed in range(4):
+        want = [(a, b) for a in range(200) for b in range(a + 1, 200) if distance[a, b] <= allowed]
+        assert near_pairs(hashes, allowed) == want
+    with pytest.raises(ValueError, match="lies in 0 to 3"):
+        near_pairs(hashes, 4)
