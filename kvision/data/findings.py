@@ -171,6 +171,10 @@ def _has_twice(sample):
 
 def findings_between(samples, datasets, near):
     """The `Finding`s about images that occur twice, in a split or in both."""
+    return list(_twice(samples, datasets, near))
+
+
+def _twice(samples, datasets, near):
     read = [sample for each in samples.values() for sample in each if sample.error is None]
     equal = _equal_pairs(read)
     looks = [index for index, sample in enumerate(read) if sample.look is not None]

@@ -85,7 +85,7 @@ class DataReport:
                 continue
             shown += 1
             kind, content, (width, height) = encoded(_picture(image, target, self.datasets[split]))
-            name = f"{split}, {name_of(self.datasets[split], index)}: {texts[0].partition(':')[0]}"
+            name = f"{name_of(self.datasets[split], index)}: {texts[0].partition(':')[0]}"
             yield {"name": name, "width": width, "height": height, "source": address(kind, content)}
 
 
@@ -121,8 +121,11 @@ def check(dataset, validation=None, *, near=3, page=None, verbose=1):
     """
     datasets = {"training": dataset} | ({} if validation is None else {"validation": validation})
     samples = {split: list(_counted(split, data, verbose)) for split, data in datasets.items()}
-    findings = [each for split, data in datasets.items() for each in findings_of(samples[split], data)]
-    findings += findings_between(samples, datasets, near)
+    findings = findings_between(samples, datasets, near)
+    for split, data in datasets.items():
+        found = findings_of(samples[split], data)
+        of_split = f"{split} data, " if len(datasets) > 1 else ""
+        findings += [dataclasses.replace(finding, text=of_split + finding.text) for finding in found]
     report = DataReport(
         tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
         {split: _numbers(each) for split, each in samples.items()},

@@ -139,7 +139,8 @@ def records(directory, *, batch_size=32, shuffle=False, seed=0, shard=(0, 1), dr
         return keras.tree.pack_sequence_as(_tupled(manifest["structure"]), parts)
 
     order = Order(length, batch_size=batch_size, shuffle=shuffle, seed=seed, shard=shard)
-    return Source(example, order, drop_remainder, dict(manifest["facts"])).dataset()
+    facts = {name: tuple(fact) for name, fact in manifest["facts"].items()}
+    return Source(example, order, drop_remainder, facts).dataset()
 
 
 def _write_shard(directory, shard, samples, spec, size, progress):

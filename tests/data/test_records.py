@@ -39,7 +39,7 @@ def test_what_is_read_is_what_was_written(example, shard_size, tmp_path):
     assert kvision.data.write_records(data, tmp_path, shard_size=shard_size, verbose=0) == LENGTH
     read = kvision.data.records(tmp_path, batch_size=None)
     assert read.element_spec == kvision.data.records(tmp_path, batch_size=None).element_spec
-    assert (read.class_names, read.counts, len(read)) == (["a", "b", "c"], [3, 2, 2], LENGTH)
+    assert (read.class_names, read.counts, len(read)) == (("a", "b", "c"), (3, 2, 2), LENGTH)
     for index, parts in enumerate(flat(read)):
         for part, want in zip(parts, keras.tree.flatten(example(tf.constant(index, tf.int64))), strict=True):
             np.testing.assert_array_equal(part, want)
