@@ -96,6 +96,14 @@ def assert_same(run, straight):
     np.testing.assert_equal(run.history, straight.history)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_counts():
+    """A shell starts what runs in the background with Ctrl-C ignored, and so it stays."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     return train(tmp_path_factory.mktemp("straight"))
