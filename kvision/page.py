@@ -20,7 +20,7 @@ def page_of(template, title, scripts, data):
     """The text of a page that loads nothing.
 
     Args:
-        template: File in `page_files/`.
+        template: File in `page_files/`, which begins with `{{head}}`.
         title: Of the browser's window.
         scripts: Names of the scripts in `page_files/`, in order.
         data: What they find as `data`; JSON without NaN.
@@ -31,7 +31,8 @@ def page_of(template, title, scripts, data):
         "script": "\n".join(_resource(f"{name}.js") for name in scripts),
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    return re.sub(r"{{(\w+)}}", lambda match: parts[match[1]], _resource(template))
+    text = _resource(template).replace("{{head}}\n", _resource("head.html"))
+    return re.sub(r"{{(\w+)}}", lambda match: parts[match[1]], text)
 
 
 @functools.cache
