@@ -10,8 +10,11 @@ import sys
 import keras
 from keras.src.backend import config
 from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.layers.preprocessing.data_layer import DataLayer as DataLayer  # runs in `tf.data` on every backend
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving.saving_lib import H5IOStore, _load_state, _save_state
+from keras.src.utils.backend_utils import in_tf_graph
 from keras.src.utils.io_utils import print_msg
 
 
@@ -232,3 +235,14 @@ def callback_memory(callback):
 def keras_home():
     """The folder that Keras keeps its settings and downloads in."""
     return config.keras_home()
+
+
+def in_tensorflow_graph():
+    """Whether TensorFlow builds a graph now, such as that of a `tf.data` pipeline under any backend."""
+    return in_tf_graph()
+
+
+def is_called_alone(layer):
+    """Whether a layer, within its `call`, was called by itself and not by a model around it."""
+    context = get_global_attribute("current_call_ctx")
+    return context is not None and context.entry_layer is layer and not in_stateless_scope()

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from kvision.errors import checked_names
+from kvision.moments import Variance, pixels_of
 from kvision.ops import operations_for
 from kvision.weights import WeightSources
 
@@ -54,6 +55,47 @@ class Preprocessing:
             return (images.astype("float32") - offset) / scale
         return (ops.cast(images, "float32") - offset) / scale
 
+    @classmethod
+    def fit(cls, data, *, value_range=(0.0, 1.0), deviation=None):
+        """The preprocessing after which each channel of a data set has mean 0 and deviation 1, fitted in one pass.
+
+        Mean images, principal components and whitening are layers: `kvision.layers.MeanImage`, `PCA`, `ZCAWhitening`.
+
+        Args:
+            data: A `tf.data.Dataset`, an array, a `keras.utils.PyDataset` or an iterable of RGB images of 0…255, in
+                batches or alone, with labels or without; sizes may differ. Padding that the targets tell of by
+                `"image_size"` does not count.
+            value_range: As of the class.
+            deviation: One to keep instead of the data set's, in that range: 1 where only the mean is to be subtracted
+                (Simonyan and Zisserman 2014). A channel that never changes gets 1.
+
+        Raises:
+            ValueError: On images that are not of 0…255, different numbers of channels, or none.
+
+        >>> Preprocessing.fit(np.array([[[[0], [255]]]]))
+        Preprocessing(value_range=(0.0, 1.0), mean=(0.5,), deviation=(0.5,))
+        """
+        low, high = cls(value_range).value_range
+        moments, least, most = None, np.inf, -np.inf
+        for pixels in pixels_of(data, "Preprocessing.fit"):
+            moments = moments or Variance(pixels.shape[1])
+            if pixels.shape[1] != len(moments.mean):
+                raise ValueError(
+                    f"Preprocessing.fit: the images have {len(moments.mean)} channels, and others {pixels.shape[1]}. "
+                    "Read all of them with as many."
+                )
+            if len(pixels):
+                moments.update(pixels)
+                least, most = min(least, pixels.min()), max(most, pixels.max())
+        if most <= 1 or least < 0:
+            got = f"values from {least:.3g} to {most:.3g}" if moments and moments.count else "no pixels"
+            raise ValueError(f"Preprocessing.fit: expected images of 0…255, as they were read, got {got}.")
+        unit = (high - low) / 255.0
+        if deviation is None:
+            found = np.sqrt(moments.variance())
+            deviation = np.where(found > 1e-9 * most, found * unit, 1.0)
+        return cls(value_range, low + moments.mean * unit, deviation)
+
     def get_config(self):
         return dataclasses.asdict(self)
 
@@ -87,7 +129,8 @@ class Network(keras.Model):
     carries are four attributes, which may be set. A new process imports kvision, then loads and uses it:
     `model = keras.saving.load_model(path)`, `model.predict(model.preprocessing(images))`, `model.class_names[label]`.
 
-    preprocessing: What RGB images of 0…255 go through first, a serializable function or object; None if unknown.
+    preprocessing: What RGB images of 0…255 go through first, a serializable function or object, such as a
+        `Preprocessing` or a layer of `kvision.layers` fitted by `adapt`, whose weights are saved too; None if unknown.
     class_names: Texts in the order of the labels, such as those of the data it was trained on; None if unknown.
     feature_info: The maps it can give, `{"C3": {"stride": 8, "channels": 512, "layer": its name}, …}`: a `stride` in
         pixels, None where the sizes are not static; `kvision.applications.cut` makes a model that returns them.

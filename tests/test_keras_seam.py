@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kvision import _keras
 
@@ -257,6 +258,34 @@ def saves_and_loads_by_groups(capsys):
     return is_loaded and kernels["deep"] is model.get_layer("inner").get_layer("deep").kernel
 
 
+class Twice(_keras.DataLayer):
+    """Doubles on whatever backend it runs, and notes where."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def call(self, inputs):
+        self.seen.append((_keras.is_called_alone(self), _keras.in_tensorflow_graph()))
+        return self.backend.numpy.multiply(inputs, 2.0)
+
+
+def runs_in_a_pipeline_and_knows_where(capsys):
+    layer = Twice()
+    (doubled,) = tf.data.Dataset.from_tensors(np.ones((1, 2), "float32")).map(layer)
+    in_pipeline = layer.seen[-1]
+    layer(np.ones((1, 2)))
+    alone = layer.seen[-1]
+    model = keras.Sequential([keras.Input((2,)), layer])
+    model.predict(np.ones((1, 2)), verbose=0)
+    is_graph = keras.backend.backend() == "tensorflow"
+    return doubled.numpy().tolist() == [[2.0, 2.0]] and [in_pipeline, alone, layer.seen[-1]] == [
+        (True, True),
+        (True, False),
+        (False, is_graph),
+    ]
+
+
 # What Keras does not make public, and a function that is true while it is as the package needs it.
 PRIVATE = {
     "keras.src.utils.io_utils.print_msg": prints_a_line,
@@ -284,6 +313,7 @@ PRIVATE = {
     "the variables x and callbacks of Model.fit": finds_the_input_of_fit,
     "Model._symbolic_build": builds_for_a_batch,
     "the memory of EarlyStopping, ReduceLROnPlateau and others": knows_what_callbacks_remember,
+    "DataLayer, CallContext.entry_layer, in_tf_graph and in_stateless_scope": runs_in_a_pipeline_and_knows_where,
     "keras.src.saving.saving_lib._save_state, _load_state and H5IOStore": saves_and_loads_by_groups,
 }
 

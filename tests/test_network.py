@@ -262,3 +262,65 @@ def test_cut_refuses_what_it_cannot_cut():
         cut(model, ("C7",))
     with pytest.raises(ValueError, match=r"cut needs a functional keras.Model with known inputs, got Sequential"):
         cut(keras.Sequential([keras.layers.Dense(1)]), {"C1": "dense"})
+
+
+# Mean and deviation of a data set.
+
+
+@functools.cache
+def photos():
+    return np.random.default_rng(0).integers(0, 200, (6, 5, 4, 3)).astype("uint8") + np.array([0, 20, 50], "uint8")
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0, 255)])
+def test_preprocessing_fits_the_channels_of_a_data_set(value_range):
+    fitted = Preprocessing.fit([(photos()[:4], np.zeros(4)), (photos()[4:], np.zeros(2))], value_range=value_range)
+    prepared = fitted(photos()).astype("float64")
+    np.testing.assert_allclose(prepared.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(prepared.std((0, 1, 2)), 1, atol=1e-6)
+    low, high = value_range
+    scaled = low + photos() / 255 * (high - low)
+    np.testing.assert_allclose(fitted.mean, scaled.mean((0, 1, 2)))
+    np.testing.assert_allclose(fitted.deviation, scaled.std((0, 1, 2)))
+    assert Preprocessing.from_config(fitted.get_config()) == fitted
+
+
+def test_a_given_deviation_stays_and_a_constant_channel_is_not_divided_by_nothing():
+    alike = photos().copy()
+    alike[..., 1] = 77
+    assert Preprocessing.fit(alike, deviation=0.5).deviation == 0.5
+    fitted = Preprocessing.fit(alike, value_range=(0, 255))
+    assert fitted.deviation[1] == 1
+    np.testing.assert_allclose(fitted(alike)[..., 1], 0, atol=1e-4)
+
+
+def test_padding_does_not_count():
+    padded = np.zeros((6, 9, 9, 3), "uint8")
+    padded[:, :5, :4] = photos()
+    batch = (padded, {"image_size": np.full((6, 2), (5, 4))})
+    want = Preprocessing.fit(photos())
+    for got in (Preprocessing.fit([batch]), Preprocessing.fit([{"images": padded, **batch[1]}])):
+        np.testing.assert_allclose(got.mean, want.mean)
+        np.testing.assert_allclose(got.deviation, want.deviation)
+
+
+def test_images_of_many_sizes_are_fitted():
+    fitted = Preprocessing.fit([photos()[0], photos()[1, :2], photos()[2, :, 1:]])
+    pixels = np.concatenate([part.reshape(-1, 3) for part in (photos()[0], photos()[1, :2], photos()[2, :, 1:])])
+    np.testing.assert_allclose(fitted.mean, pixels.mean(0) / 255)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (np.zeros((2, 3, 3, 3)) + 0.5, "of 0…255, as they were read, got values from 0.5 to 0.5"),
+        (np.array([[[[-100.0], [100.0]]]]), "got values from -100 to 100"),
+        ([], "got no pixels"),
+        ([np.full((2, 2, 3), 9), np.full((2, 2, 1), 9)], "have 3 channels, and others 1"),
+        (np.zeros((5, 7)), r"expected images \[h, w, c\], alone or in batches, got shape \(5, 7\)"),
+        (np.full((1, 2, 2, 3), np.nan), "NaN or infinity"),
+    ],
+)
+def test_what_is_no_data_set_of_images_is_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing.fit(data)

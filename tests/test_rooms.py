@@ -7,15 +7,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "kvision"
 
-# Each room and the rooms it may import. Siblings on one floor do not import each other; errors about names and the seam
-# to private Keras are for all, the data contract for those who deliver batches and those who take them.
-FLOOR = {"ops", "errors", "_keras"}
+# Each room and the rooms it may import. Siblings on one floor do not import each other; errors about names, the seam to
+# private Keras and the moments of a data set are for all, the data contract for those who deliver batches and those who
+# take them.
+FLOOR = {"ops", "errors", "_keras", "moments"}
 PARTS = FLOOR | {"drawing", "contract", "losses", "metrics", "layers", "optimizers"}
 MAY_IMPORT = {
     "errors": set(),
     "_keras": set(),
     "contract": set(),
     "ops": {"errors"},
+    "moments": set(),
     "drawing": {"errors", "contract"},
     "losses": FLOOR,
     "metrics": FLOOR | {"contract"},

@@ -12,6 +12,9 @@ from kvision.layers.dropout import DropoutScaledAtTest as DropoutScaledAtTest
 from kvision.layers.feature_pyramid import FeaturePyramid as FeaturePyramid
 from kvision.layers.filter_response_normalization import FilterResponseNormalization as FilterResponseNormalization
 from kvision.layers.filter_response_normalization import ThresholdedLinearUnit as ThresholdedLinearUnit
+from kvision.layers.fitted import PCA as PCA
+from kvision.layers.fitted import MeanImage as MeanImage
+from kvision.layers.fitted import ZCAWhitening as ZCAWhitening
 from kvision.layers.layer_normalization import LayerNormalization as LayerNormalization
 from kvision.layers.local_response_normalization import LocalResponseNormalization as LocalResponseNormalization
 from kvision.layers.maxout import Maxout as Maxout

@@ -6,6 +6,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kvision.ops._roi import align_by_gather
 
@@ -22,6 +23,11 @@ def fuse(function):
 def on_cpu():
     """Whether this process computes on the CPU alone."""
     return jax.default_backend() == "cpu"
+
+
+def value_outside(variable):
+    """The value of a variable as a NumPy array, also within a graph of TensorFlow."""
+    return np.asarray(variable.value)
 
 
 def channel_sums(x):

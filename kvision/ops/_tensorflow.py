@@ -35,6 +35,12 @@ def on_cpu():
     return not tf.config.list_logical_devices("GPU")
 
 
+def value_outside(variable):
+    """The value of a variable as a NumPy array, also while a graph is built, which then holds it as a constant."""
+    with tf.init_scope():
+        return variable.numpy()
+
+
 def fuse(function):
     """`function` of tensors, compiled by XLA into one pass over memory where that is faster and safe.
 
