@@ -21,7 +21,7 @@ class _Fitted(_keras.DataLayer):
     """What layers fitted on a data set share: float32 under any policy, and `adapt` in one pass.
 
     In a model, weights are weights. Called alone in a graph, such as by `tf.data.Dataset.map`, the layer gives its
-    present values to the graph as constants, since a pipeline on the CPU cannot read variables of a GPU.
+    present values to the graph as constants, since a pipeline on the CPU cannot read variables of a GPU: adapt first.
     """
 
     def __init__(self, **options):
@@ -153,7 +153,6 @@ class _Components(_Fitted):
         values, vectors = values[::-1], vectors[:, ::-1].T
         # Beyond the rank there is nothing but rounding; a variance of exactly 0 keeps it from being divided by.
         values = np.where(values > values[0] * len(values) * np.finfo("float64").eps, values, 0.0)
-        values[moments.count - 1 :] = 0.0
         largest = np.argmax(np.abs(vectors), axis=1)[:, None]
         vectors = vectors * np.where(
             np.take_along_axis(vectors, largest, axis=1) < 0, -1.0, 1.0

@@ -174,15 +174,16 @@ def test_adapt_twice_starts_anew():
     assert_close(layer(images()), fitted(layers.PCA)(images()))
 
 
-def test_fewer_samples_than_numbers_and_constant_pixels_give_zeros_beyond_the_rank():
-    few = images()[:20].copy()
+@pytest.mark.parametrize("count, rank", [(20, 19), (200, 36)])
+def test_fewer_samples_than_numbers_and_constant_pixels_give_zeros_beyond_the_rank(count, rank):
+    few = images()[:count].copy()
     few[:, 0] = 17.3
     layer = fitted(WHITENING, few)
     rows = rows_of(few)
-    want = sklearn.decomposition.PCA(19).fit(rows)
-    assert_close(layer.explained_variance[:19], want.explained_variance_)
+    want = sklearn.decomposition.PCA(rank).fit(rows)
+    assert_close(layer.explained_variance[:rank], want.explained_variance_)
     outputs = rows_of(layer(few))
-    np.testing.assert_allclose(np.cov(outputs, rowvar=False), np.diag([1.0] * 19 + [0.0] * 29), atol=1e-5)
+    np.testing.assert_allclose(np.cov(outputs, rowvar=False), np.diag([1.0] * rank + [0.0] * (48 - rank)), atol=1e-5)
     assert_close(layer.inverse(outputs), few, tolerance=(1e-5, 1e-3))
     zca = fitted(LAYERS["zca"], few)
     changed = few.copy()
@@ -230,6 +231,8 @@ def test_a_pipeline_takes_it_on_every_backend(make):
     got = np.concatenate([batch.numpy() for batch in data])
     assert data.element_spec.dtype == tf.float32
     assert_close(got, layer(images().astype("uint8")), tolerance=(1e-5, 1e-4))
+    layer.adapt(images()[:100])  # what the pipeline has are constants, which need no variable of another device
+    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in data]), got)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
