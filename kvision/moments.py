@@ -108,20 +108,32 @@ def samples_of(data, owner):
         elements = (data[index] for index in range(len(data)))
     elif hasattr(data, "cardinality") and int(data.cardinality()) == -1:
         raise ValueError(f"{owner}: the data set repeats without end. Give it without `repeat`.")
-    for element in elements:
-        images = element
-        while isinstance(images, tuple | list | dict):
-            if (isinstance(images, dict) and "images" not in images) or not len(images):
-                got = sorted(images) if isinstance(images, dict) else "nothing"
-                raise ValueError(f'{owner}: expected images first or "images" in a dict, got {got}.')
-            images = images["images"] if isinstance(images, dict) else images[0]
-        images = keras.ops.convert_to_numpy(images) if keras.ops.is_tensor(images) else np.asarray(images)
-        if images.ndim not in (1, 2, 3, 4) or (images.dtype.kind not in "buif" and images.dtype.name != "bfloat16"):
-            raise ValueError(
-                f"{owner}: expected images [h, w, c] or vectors [d], alone or in batches, of numbers, got shape "
-                f"{images.shape} of {images.dtype}."
-            )
-        yield images if images.ndim in (2, 4) else images[None], element
+    order = getattr(getattr(data, "source", None), "order", None)
+    position = order and order.position
+    try:
+        for element in elements:
+            images = _images_of(element, owner)
+            yield images if images.ndim in (2, 4) else images[None], element
+    finally:
+        if order is not None:  # of a reader of `kvision.data`, whose first epoch is still that of the training
+            order.start(*position)
+
+
+def _images_of(element, owner):
+    """The images in an element of a data set, as a NumPy array."""
+    images = element
+    while isinstance(images, tuple | list | dict):
+        if (isinstance(images, dict) and "images" not in images) or not len(images):
+            got = sorted(images) if isinstance(images, dict) else "nothing"
+            raise ValueError(f'{owner}: expected images first or "images" in a dict, got {got}.')
+        images = images["images"] if isinstance(images, dict) else images[0]
+    images = keras.ops.convert_to_numpy(images) if keras.ops.is_tensor(images) else np.asarray(images)
+    if images.ndim not in (1, 2, 3, 4) or (images.dtype.kind not in "buif" and images.dtype.name != "bfloat16"):
+        raise ValueError(
+            f"{owner}: expected images [h, w, c] or vectors [d], alone or in batches, of numbers, got shape "
+            f"{images.shape} of {images.dtype}."
+        )
+    return images
 
 
 def chunks_of(data, owner, shape=None):

@@ -9,6 +9,7 @@ import pytest
 import sklearn.decomposition
 import tensorflow as tf
 
+from kvision import data as readers
 from kvision import layers
 from kvision.network import Network
 from tests.support import assert_close
@@ -52,6 +53,8 @@ def test_pca_is_that_of_scikit_learn(whiten, components):
     coefficients = want.transform(rows)
     signs = np.sign(np.sum(keras.ops.convert_to_numpy(layer.components) * want.components_, axis=1))
     assert_close(keras.ops.convert_to_numpy(layer.components) * signs[:, None], want.components_)
+    found = keras.ops.convert_to_numpy(layer.components)
+    assert (found.max(axis=1) > -found.min(axis=1)).all()
     assert_close(layer.explained_variance, want.explained_variance_)
     assert_close(layer.explained_variance_ratio, want.explained_variance_ratio_)
     outputs = layer(images())
@@ -166,6 +169,12 @@ def test_every_form_of_a_data_set_is_read(form):
     assert_close(got.explained_variance, want.explained_variance)
     assert_close(got.components, want.components)
     assert_close(got.mean, want.mean)
+
+
+def test_a_reader_is_not_moved_on():
+    train = readers.arrays(images(), np.arange(200), batch_size=50, shuffle=True, seed=3)
+    assert_close(fitted(layers.PCA, train).components, fitted(layers.PCA).components)
+    assert train.source.order.position == (0, 0)
 
 
 def test_adapt_twice_starts_anew():
