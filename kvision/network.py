@@ -143,6 +143,12 @@ class Network(keras.Model):
 
     _description = _Description()
 
+    def __setattr__(self, name, value):
+        if name == "preprocessing":  # a layer among its attributes would be a layer of the network to Keras
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def preprocessing(self):
         return self._description.preprocessing

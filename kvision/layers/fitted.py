@@ -154,9 +154,8 @@ class _Components(_Fitted):
         # Beyond the rank there is nothing but rounding; a variance of exactly 0 keeps it from being divided by.
         values = np.where(values > values[0] * len(values) * np.finfo("float64").eps, values, 0.0)
         largest = np.argmax(np.abs(vectors), axis=1)[:, None]
-        vectors = vectors * np.where(
-            np.take_along_axis(vectors, largest, axis=1) < 0, -1.0, 1.0
-        )  # one sign for all fits
+        is_negative = np.take_along_axis(vectors, largest, axis=1) < 0
+        vectors = np.where(is_negative, -vectors, vectors)  # one sign for all fits
         kept = self.components.shape[0]
         self.components.assign(vectors[:kept])
         self.explained_variance.assign(values[:kept])

@@ -131,8 +131,9 @@ class _Stored:
 
 
 def _is_beside(group, beside):
-    """Whether an array belongs to an optimizer, a metric or a random generator."""
-    return group in beside or group.split("/")[0] == "optimizer" or "seed_generator" in group
+    """Whether an array belongs to an optimizer, a metric, a random generator or the preprocessing a network carries."""
+    parts = group.split("/")
+    return group in beside or parts[0] == "optimizer" or "preprocessing" in parts or "seed_generator" in group
 
 
 def _paired(own, names, arrays, file_names, by_name):

@@ -10,7 +10,7 @@ import sklearn.decomposition
 import tensorflow as tf
 
 from kvision import data as readers
-from kvision import layers
+from kvision import layers, weights
 from kvision.network import Network
 from tests.support import assert_close
 
@@ -231,6 +231,32 @@ def test_it_is_saved_with_the_model_and_without(make, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "carried.keras")
     assert_close(loaded.preprocessing(images()), want)
     assert_close(loaded.predict(loaded.preprocessing(images()), verbose=0), rows_of(want))
+
+
+def carrying(layer):
+    inputs = keras.Input(SHAPE)
+    network = Network(inputs, keras.layers.Dense(2, name="dense")(inputs))
+    network.preprocessing = layer
+    return network
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.weights.h5"])
+def test_what_a_network_carries_is_no_weight_of_it(tmp_path, name):
+    network, other = carrying(fitted(layers.MeanImage)), carrying(fitted(layers.MeanImage, images()[:9]))
+    (network.save if name == "net.keras" else network.save_weights)(tmp_path / name)
+    assert len(network.weights) == len(network.get_weights()) == 2
+    clone = keras.models.clone_model(network)
+    clone.set_weights(network.get_weights())
+    assert clone.preprocessing is network.preprocessing
+    for target in (carrying(None), other):
+        weights.load(target, tmp_path / name)
+        assert_close(target(images()), network(images()))
+    assert_close(other.preprocessing(images()), fitted(layers.MeanImage, images()[:9])(images()))
+    model = keras.Sequential([keras.Input(SHAPE), network])
+    model.save_weights(tmp_path / "outer.weights.h5")
+    around = keras.Sequential([keras.Input(SHAPE), carrying(None)])
+    weights.load(around, tmp_path / "outer.weights.h5")
+    assert_close(around(images()), network(images()))
 
 
 @every_layer
