@@ -9,11 +9,13 @@ import numpy as np
 
 from kvision._keras import inbound_nodes, layers_of, producer
 from kvision.callbacks.vitals.relu import relu_attribute
+from kvision.layers import PCA, MeanImage, ZCAWhitening
 from kvision.task_model import TaskModel
 from kvision.trackers.clock import unwrapped_optimizer
 
 CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 NORMS = ("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization")
+PREPARING = (keras.layers.Rescaling, keras.layers.Normalization, MeanImage, PCA, ZCAWhitening)
 RAW = 200.0  # images that reach it were not prepared, whatever the network: a mean of colours alone leaves less
 
 
@@ -70,9 +72,7 @@ def _is_behind_several(layer):
 
 
 def _expected(model, layers):
-    if isinstance(model, TaskModel) or any(
-        isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization) for layer in layers
-    ):
+    if isinstance(model, TaskModel) or any(isinstance(layer, PREPARING) for layer in layers):
         return None, ""  # images of 0...255 are prepared inside
     for layer in layers:
         preprocessing = getattr(layer, "preprocessing", None)
@@ -81,4 +81,5 @@ def _expected(model, layers):
                 ends = preprocessing(np.array([[[[0.0] * 3, [255.0] * 3]]], "float32"))
                 largest = float(np.abs(keras.ops.convert_to_numpy(ends)).max())
                 return 3 * largest, f"by {layer.name}.preprocessing, to at most {largest:.2g}"
+            return RAW, f"by {layer.name}.preprocessing"
     return RAW, "to about -1...1, such as by keras.layers.Rescaling(1 / 127.5, -1)"

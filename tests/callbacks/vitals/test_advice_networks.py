@@ -10,6 +10,8 @@ from keras import layers
 from kvision import applications, data
 from kvision.callbacks import Vitals
 from kvision.callbacks.vitals.tapped_step import images_of
+from kvision.layers import MeanImage
+from kvision.network import Network
 from tests.applications.detection.rows import ROWS, SHAPE
 
 DETECTORS = {row.name: row for row in ROWS}
@@ -56,6 +58,19 @@ def own_network():
     return applications.ResNet("tiny", classes=4, input_shape=(32, 32, 3))
 
 
+def mean_image():
+    layer = MeanImage()
+    layer.adapt(raw())
+    return layer
+
+
+def carrying_a_mean_image():
+    model = classifier()
+    network = Network(model.inputs, model.outputs, name="net")
+    network.preprocessing = mean_image()
+    return network
+
+
 PREPARED = {
     "raw": (
         classifier,
@@ -67,6 +82,8 @@ PREPARED = {
     "scaled": (classifier, lambda: raw() / 255.0, None),
     "minus the mean colour": (classifier, lambda: raw() - np.array([104.0, 117.0, 124.0]), None),
     "scaled inside": (lambda: classifier(layers.Rescaling(1 / 255)), raw, None),
+    "minus the mean image inside": (lambda: classifier(mean_image()), raw, None),
+    "fitted, raw": (carrying_a_mean_image, raw, "The images reach 255, unprepared: prepare them by net.preprocessing$"),
     "ours, raw": (
         own_network,
         raw,
