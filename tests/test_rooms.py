@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
     "page": set(),
-    "data": {"errors", "contract", "drawing", "page", "_keras"},
+    "data": {"errors", "contract", "drawing", "moments", "page", "_keras"},
     "trackers": {"errors", "drawing", "page", "_keras"},
     "callbacks": PARTS | {"task_model", "detection", "trackers", "weights", "diagnosis", "multiply_adds"},
 }

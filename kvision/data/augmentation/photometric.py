@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from kvision.data.augmentation.samples import Transform, inside, size_of, take_apart, uniform
+from kvision.data.augmentation.samples import Transform, inside, size_of, uniform
 from kvision.data.augmentation.warps import matrix3
+from kvision.moments import Covariance, pixels_of
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, which image tools use for grey
 TO_YIQ = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
@@ -185,13 +186,16 @@ class ColorPCA(Photometric):
         >>> np.shape(fitted.eigenvectors)
         (3, 3)
         """
-        count, total, products = 0, np.zeros(3), np.zeros((3, 3))
-        for pixels in _pixels(dataset):
-            count, total, products = count + len(pixels), total + pixels.sum(0), products + pixels.T @ pixels
-        if count < 2:
+        moments = Covariance(3)
+        for pixels in pixels_of(dataset, "ColorPCA.fit"):
+            if pixels.shape[1] != 3:
+                raise ValueError(
+                    f"ColorPCA.fit: expected RGB images, got {pixels.shape[1]} channels. Read them as RGB."
+                )
+            moments.update(pixels / 255.0)
+        if moments.count < 2:
             raise ValueError("ColorPCA.fit: the data set has no pixels; give it at least one image.")
-        mean = total / count
-        values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+        values, vectors = np.linalg.eigh(moments.variance())
         order = np.argsort(-values)
         values, vectors = np.maximum(values[order], 0.0), vectors[:, order]
         return cls(
@@ -200,21 +204,3 @@ class ColorPCA(Photometric):
             eigenvalues=tuple(values.tolist()),
             eigenvectors=tuple(map(tuple, vectors.tolist())),
         )
-
-
-def _pixels(dataset):
-    """The pixels [n, 3] of each image, in 0…1, float64, without padding."""
-    for element in dataset:
-        images = tf.nest.flatten(element)[0]
-        samples = (
-            [element]
-            if images.shape.rank == 3
-            else [
-                tf.nest.map_structure(lambda tensor, index=index: tensor[index], element)
-                for index in range(len(images))
-            ]
-        )
-        for sample in samples:
-            image, targets, _ = take_apart(sample)
-            height, width = targets.get("image_size", tf.shape(image)[:2]).numpy()
-            yield np.asarray(image[:height, :width], "float64").reshape(-1, 3) / 255
