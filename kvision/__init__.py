@@ -11,6 +11,7 @@ from kvision import losses as losses
 from kvision import metrics as metrics
 from kvision import network as network
 from kvision import optimizers as optimizers
+from kvision import test_time as test_time
 from kvision.detection import detector as detector
 
 __version__ = "0.1.0"
