@@ -19,6 +19,7 @@ from kvision.ops.boxes import xyxy_to_xywh as xyxy_to_xywh
 from kvision.ops.convolution import convolve_groups as convolve_groups
 from kvision.ops.deform import deform_conv2d as deform_conv2d
 from kvision.ops.export import operations_for as operations_for
+from kvision.ops.fusion import fuse_boxes as fuse_boxes
 from kvision.ops.hungarian import hungarian as hungarian
 from kvision.ops.matching import BACKGROUND as BACKGROUND
 from kvision.ops.matching import IGNORED as IGNORED

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kvision._keras import graph_of, producer
-from kvision.ops import operations_for
+from kvision.test_time.untrained import Untrained
 from kvision.test_time.views import View, cut_views
 
 SCORES = ("softmax", "sigmoid")
@@ -12,7 +12,7 @@ ACTIVATIONS = (*SCORES, "linear")
 
 
 @keras.saving.register_keras_serializable("kvision")
-class TestTimeAverage(keras.Model):
+class TestTimeAverage(Untrained):
     """A trained classifier on several views of each image: the mean of their scores.
 
     Krizhevsky et al. 2012 (AlexNet), section 4.1: the softmax outputs are averaged, not the logits. It is a
@@ -57,7 +57,7 @@ class TestTimeAverage(keras.Model):
         self._model_size = tuple(size)
         self._views = _Fixed(views(self.image_size, self._model_size))
         _check_views(views, self._views.all)
-        self._image_shape = (*self.image_size, channels)
+        self._channels = channels
         self.built = True  # the model is
 
     @property
@@ -71,64 +71,21 @@ class TestTimeAverage(keras.Model):
         return getattr(self.model, "preprocessing", None)
 
     @property
-    def class_names(self):
-        """Those of the model, None if unknown."""
-        return getattr(self.model, "class_names", None)
+    def inside(self):
+        return self.model
+
+    @property
+    def image_shape(self):
+        return (*self.image_size, self._channels)
 
     def call(self, images):
-        pairs = zip(images.shape[1:], self._image_shape, strict=False)
-        if len(images.shape) != 4 or any(got not in (None, side) for got, side in pairs):
-            raise ValueError(
-                f"{self.name} takes images [b, {', '.join(map(str, self._image_shape))}]: got {tuple(images.shape)}. "
-                "Resize them, or build it with another image_size=."
-            )
-        # After a batch of another size TensorFlow traces sizes as unknown: a sum makes them known, or fails.
-        images = ops.cast(images, "float32") + ops.zeros((1, *self._image_shape))
-        views = cut_views(images, self._views.all, self._model_size)
+        views = cut_views(self.check_images(images), self._views.all, self._model_size)
         outputs = self.model(ops.reshape(views, (-1, *views.shape[2:])), training=False)
         scores = keras.activations.get(self.activation)(ops.cast(outputs, "float32"))
         return ops.mean(ops.reshape(scores, (-1, self.num_views, scores.shape[-1])), axis=1)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.model.output_shape[-1])
-
-    def compile(self, loss=None, metrics=None, **options):
-        """As `keras.Model.compile`, for `evaluate`: without an optimizer.
-
-        Args:
-            loss, metrics: As in Keras.
-            **options: Keras's others.
-
-        Raises:
-            ValueError: on an optimizer.
-        """
-        if "optimizer" in options or not _may_be_loss(loss):
-            raise ValueError(
-                f"{self.name} is not trained: call compile(loss, metrics=…) without an optimizer. Got as the loss: "
-                f"{loss!r}."
-            )
-        super().compile("sgd", loss=loss, metrics=metrics, **options)  # Keras needs one; this has no state
-
-    def compile_from_config(self, config):
-        config = keras.saving.deserialize_keras_object(config)
-        config.pop("optimizer", None)
-        self.compile(**config)
-
-    def fit(self, *arguments, **options):
-        """Refused."""
-        raise ValueError(f"{self.name} is not trained: call fit of the model inside, {self.name}.model.")
-
-    def train_on_batch(self, *arguments, **options):
-        """Refused."""
-        self.fit()
-
-    def export(self, filepath, format="tf_saved_model", **options):
-        """As `keras.Model.export`."""
-        inputs = keras.Input(self._image_shape)
-        with operations_for(format):
-            whole = keras.Model(inputs, self(inputs), name=self.name)
-            whole(ops.zeros((1, *self._image_shape)))  # for ONNX
-            return whole.export(filepath, format=format, **options)
 
     def get_config(self):
         return {
@@ -144,15 +101,6 @@ class TestTimeAverage(keras.Model):
     def from_config(cls, config):
         parts = {part: keras.saving.deserialize_keras_object(config[part]) for part in ("model", "views")}
         return cls(**config | parts)
-
-
-def _may_be_loss(loss):
-    if isinstance(loss, str):
-        try:
-            keras.losses.get(loss)
-        except ValueError:
-            return False
-    return not isinstance(loss, keras.optimizers.Optimizer)
 
 
 class _Fixed:
