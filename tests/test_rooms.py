@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "multiply_adds": {"_keras"},
     "detection": PARTS | {"network", "part", "task_model", "data", "weights"},
     "applications": PARTS | {"detection", "network", "part", "task_model", "weights"} - {"contract"},
-    "test_time": FLOOR | {"detection", "task_model"},
+    "test_time": FLOOR | {"detection"},
     "page": set(),
     "data": {"errors", "contract", "drawing", "moments", "page", "_keras"},
     "trackers": {"errors", "drawing", "page", "_keras"},
