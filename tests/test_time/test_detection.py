@@ -179,6 +179,18 @@ def test_a_flipped_image_gives_flipped_boxes_and_masks(merge):
     assert np.abs(alone[0] - alone[1]).max() > 1e-2
 
 
+@pytest.mark.parametrize("merge", ["nms", "fusion"])
+def test_padding_is_no_detection(merge):
+    average = test_time.TestTimeDetection(detector(), merge=merge)
+    sizes = np.array([[3, 5], [32, 40]], "int32")  # few boxes have an area there
+    found = average({"images": batch(CANVAS), "image_size": sizes})
+    found = {name: ops.convert_to_numpy(rows) for name, rows in found.items()}
+    padding = found["labels"] < 0
+    assert 0 < (~padding[0]).sum() < OUTPUTS
+    assert not found["scores"][padding].any() and not found["boxes"][padding].any()
+    assert (found["scores"][~padding] > 0).all()
+
+
 def test_it_is_saved_with_its_options(tmp_path):
     average = test_time.TestTimeDetection(detector(), scales=(1.0, 0.75), merge="nms", merge_iou_threshold=0.4)
     average.compile()
