@@ -188,6 +188,7 @@ def test_what_cannot_be_averaged_is_refused(make, message):
         (lambda model: model.compile("sgd", "sparse_categorical_crossentropy"), "without an optimizer.*'sgd'"),
         (lambda model: model.compile(keras.optimizers.SGD()), "without an optimizer"),
         (lambda model: model.compile(optimizer="sgd"), "without an optimizer"),
+        (lambda model: model(batch(SIZE)), r"takes images \[b, 12, 10, 3\]: got .*8, 8, 3"),
     ],
 )
 def test_what_it_does_not_do_is_refused(average, call, message):
@@ -195,6 +196,7 @@ def test_what_it_does_not_do_is_refused(average, call, message):
         call(average)
 
 
+@pytest.mark.tensorflow_only  # it traces sizes as unknown; on JAX Keras empties a model whose `predict` raises
 @pytest.mark.parametrize("first", [LARGER, SIZE], ids=["right first", "wrong first"])
 def test_images_of_another_size_are_refused(first):
     average = test_time.TestTimeAverage(classifier(), test_time.TenCrops(), LARGER)
@@ -202,6 +204,4 @@ def test_images_of_another_size_are_refused(first):
         average.predict(batch(), verbose=0)
     with pytest.raises(Exception, match=r"takes images \[b, 12, 10, 3\]: got .*8, 8, 3|Incompatible shapes|8.*12"):
         average.predict(batch(SIZE), verbose=0)
-    with pytest.raises(ValueError, match=r"takes images \[b, 12, 10, 3\]: got .*8, 8, 3"):
-        average(batch(SIZE))
     assert average.predict(batch(rows=3), verbose=0).shape == (3, 3)
