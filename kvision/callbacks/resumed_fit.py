@@ -20,6 +20,7 @@ from kvision.trackers.files import readable
 from kvision.trackers.tracker import Tracker
 
 STATE = "state/"  # before the names of the model's variables in a checkpoint
+ORDER = ("length", "batch_size", "shuffle", "seed", "shard")  # what an order of the data depends on
 
 
 class ResumedFit(keras.callbacks.Callback):
@@ -111,8 +112,33 @@ class ResumedFit(keras.callbacks.Callback):
             self._tell(f"{name} holds the memory of callbacks that are not here: {', '.join(left)}.")
         clock_of(model).set_state(unpack(state["clock"], arrays), model)
         restore_random(unpack(state["random"], arrays))
-        self._next = state["epoch"], state["batch"], metrics
-        self._go_on(name, state["epoch"], state["batch"], state["ended"])
+        batch = state["batch"]
+        if self._differs(name, state["data"], batch):
+            batch, metrics = 0, {}
+        self._next = state["epoch"], batch, metrics
+        self._go_on(name, state["epoch"], batch, state["ended"])
+
+    def _differs(self, name, before, batch):
+        """Whether the order of the data is not that of the checkpoint; it is told."""
+        now = self._data()
+        if before == now:
+            return False
+        if before and now:
+            changed = [f"{each} was {before[each]}, is {now[each]}" for each in ORDER if before[each] != now[each]]
+        else:
+            changed = ["data= was given" if before else "data= was not given"]
+        anew = "the interrupted epoch is begun anew" if batch else "the run goes on with them"
+        self._tell(f"the data are not those of {name} ({', '.join(changed)}); {anew}.")
+        return True
+
+    def _data(self):
+        """What the order of the data depends on, as JSON gives it back; None without `data=`."""
+        if self._order is None:
+            return None
+        order = self._order
+        size = None if order.batch_size is None else int(order.batch_size)
+        facts = (int(order.length), size, bool(order.shuffle), int(order.seed), list(map(int, order.shard)))
+        return dict(zip(ORDER, facts, strict=True))
 
     def _go_on(self, name, epoch, batch, ended):
         epochs = self.params["epochs"]
@@ -187,6 +213,7 @@ class ResumedFit(keras.callbacks.Callback):
                 "epoch": epoch,
                 "batch": batch,
                 "ended": ended,
+                "data": self._data(),
                 "callbacks": callback_states(self.callbacks.callbacks, arrays),
                 "clock": pack(clock_of(self._trained).get_state(), arrays, "clock"),
                 "random": pack(random_states(), arrays, "random"),

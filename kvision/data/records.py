@@ -71,6 +71,8 @@ def write_records(dataset, directory, *, shard_size=1024, verbose=1):
         "samples": length,
         "shard_size": int(shard_size),
         "structure": _structure(spec),
+        "parts": [[part.dtype.name, list(part.shape)] for part in keras.tree.flatten(spec)],
+        "first_sample": _checksum([part.numpy() for part in keras.tree.flatten(single.sample(0))]),
         "facts": {name: list(source.facts[name]) for name in FACTS if source.facts.get(name) is not None},
     }
     _claim(directory, manifest)

@@ -184,6 +184,22 @@ def test_without_data_an_epoch_is_begun_anew(tmp_path, capsys):
     assert "goes on at epoch 2 of 3, from" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        (8, "(batch_size was 8, is 4); the interrupted epoch is begun anew."),
+        (5, "(batch_size was 8, is 4); the run goes on with them."),
+    ],
+)
+def test_data_that_changed_are_told(cut, told, tmp_path, capsys):
+    """Within an epoch the place is no place in them; 36 samples are 5 batches of 8, or 9 of 4."""
+    train(tmp_path, cut=cut)
+    done = train(tmp_path, data=lambda: kvision.data.arrays(X, Y, batch_size=4, seed=5))
+    assert told in capsys.readouterr().out
+    assert int(done.model.optimizer.iterations) == {8: 7, 5: 5}[cut] + 2 * 9
+    assert len(done.history["loss"]) == EPOCHS
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["by its epochs", "by a callback"])
 def test_a_run_that_is_done_trains_nothing_more(ended, tmp_path, capsys):
     stop = [keras.callbacks.EarlyStopping("loss", patience=1, min_delta=10, restore_best_weights=True)] if ended else []

@@ -106,5 +106,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no records.json"):
         kvision.data.records(tmp_path)
     kvision.data.write_records(dataset(), tmp_path, verbose=0)
-    with pytest.raises(ValueError, match="holds records that differ in structure"):
-        kvision.data.write_records(dataset(detections), tmp_path, verbose=0)
+    others = {
+        "structure": detections,
+        "parts, first_sample": lambda index: (tf.constant(IMAGES)[index, :3], tf.cast(index % 3, tf.int32)),
+        "first_sample": lambda index: (tf.constant(IMAGES[::-1].copy())[index], tf.cast(index % 3, tf.int32)),
+    }
+    for what, example in others.items():
+        with pytest.raises(ValueError, match=f"holds records that differ in {what}"):
+            kvision.data.write_records(dataset(example), tmp_path, verbose=0)
