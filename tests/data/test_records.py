@@ -76,7 +76,7 @@ def test_it_goes_on_at_the_first_shard_that_is_missing(tmp_path, capsys):
     read.clear()
     mended.append(True)
     kvision.data.write_records(data, tmp_path, shard_size=2, verbose=1)
-    assert min(read) == 4
+    assert set(read) == {0, 4, 5, 6}  # the first is compared with what is there
     assert f"{LENGTH}/{LENGTH}" in capsys.readouterr().out
     np.testing.assert_array_equal([parts[0] for parts in flat(kvision.data.records(tmp_path, batch_size=None))], IMAGES)
 
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     kvision.data.write_records(dataset(), tmp_path, verbose=0)
     others = {
         "structure": detections,
-        "parts, first_sample": lambda index: (tf.constant(IMAGES)[index, :3], tf.cast(index % 3, tf.int32)),
+        "parts, first_sample": lambda index: (tf.constant(IMAGES[:, :3].copy())[index], tf.cast(index % 3, tf.int32)),
         "first_sample": lambda index: (tf.constant(IMAGES[::-1].copy())[index], tf.cast(index % 3, tf.int32)),
     }
     for what, example in others.items():
