@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kvision._keras import graph_of, producer
-from kvision.test_time.untrained import Untrained
+from kvision.test_time.untrained import Untrained, checked_size
 from kvision.test_time.views import View, cut_views
 
 SCORES = ("softmax", "sigmoid")
@@ -47,12 +47,13 @@ class TestTimeAverage(Untrained):
     def __init__(self, model, views, image_size=None, activation=None, name=None, **options):
         *size, channels = _static_shape(model)
         _check_activation(model, activation)
+        image_size = checked_size("TestTimeAverage", image_size, size)
         super().__init__(
             name=name or f"{model.name}_test_time", **{"autocast": False} | options
         )  # images stay as they came
         self.model = model
         self.views = views
-        self.image_size = tuple(size) if image_size is None else tuple(image_size)
+        self.image_size = image_size
         self.activation = activation
         self._model_size = tuple(size)
         self._views = _Fixed(views(self.image_size, self._model_size))

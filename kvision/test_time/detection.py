@@ -8,7 +8,7 @@ from kvision.detection.detector import Detector
 from kvision.detection.proposals import GivenProposals
 from kvision.errors import choose
 from kvision.ops import batched_nms, fuse_boxes, resize_bilinear
-from kvision.test_time.untrained import Untrained
+from kvision.test_time.untrained import Untrained, checked_size
 
 NAMES = ("boxes", "scores", "labels", "box_masks")
 
@@ -63,7 +63,7 @@ class TestTimeDetection(Untrained):
     ):
         _check_detector(detector)
         *canvas, channels = detector.trunk.inputs[0].shape[1:]
-        image_size = tuple(canvas if image_size is None else image_size)
+        image_size = checked_size("TestTimeDetection", image_size, canvas)
         scales = tuple(scales)
         sizes = [tuple(round(side * scale) for side in image_size) for scale in scales]
         if not sizes or any(not 1 <= side <= most for size in sizes for side, most in zip(size, canvas, strict=True)):

@@ -74,6 +74,14 @@ class Untrained(keras.Model):
             return whole.export(filepath, format=format, **options)
 
 
+def checked_size(owner, image_size, default):
+    """`image_size` as a tuple, None being the default; a ValueError for what is no height and width."""
+    size = default if image_size is None else image_size
+    if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
+        raise ValueError(f"{owner}: image_size is (height, width) in whole pixels: got {image_size!r}.")
+    return tuple(size)
+
+
 def _may_be_loss(loss):
     if isinstance(loss, str):
         try:

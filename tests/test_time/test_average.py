@@ -170,6 +170,8 @@ def network(shape, outputs=1):
         (of(activation="relu"), "one of.*got 'relu'"),
         (of(lambda: network((None, None, 3))), "static size"),
         (of(lambda: network((8, 8, 3), outputs=2)), "TestTimeDetection"),
+        (of(image_size=10), "whole pixels: got 10"),
+        (of(image_size=(10, 10, 3)), "whole pixels: got"),
         (of(views=test_time.TenCrops()), "need larger images: got 8 x 8"),
         (of(views=lambda image_size, model_size: []), "at least one"),
         (of(views=lambda image_size, model_size: [(0, 0)]), "list of kvision.test_time.View"),

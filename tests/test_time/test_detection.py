@@ -275,6 +275,7 @@ def given_proposals():
         (of(scales=(0.0,)), "fit into"),
         (of(scales=()), "fit into"),
         (of(image_size=(33, 32)), "fit into"),
+        (of(image_size=(24.0, 32.0)), "whole pixels"),
         (of(scales=(1.0, 1.001)), "each its own"),
         (of(flips=False), "two views or more"),
         (of(merge="mean"), "Unknown merge: got 'mean'"),
