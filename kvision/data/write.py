@@ -1,33 +1,38 @@
 """Data sets with boxes as files of COCO, YOLO and VOC: from each of the readers to each of the formats."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
 from xml.sax.saxutils import escape
 
-from kvision.data.images import read_header
+from kvision.data.images import is_image, read_header
+from kvision.data.source import Order
+
+PARTS = ("boxes", "labels", "area", "crowd", "difficult", "scale", "image_size", "image_id")
 
 
 def write_coco(dataset, file, images):
     """Write the objects of a data set as COCO's JSON, beside which the images stay where they are.
 
     Args:
-        dataset: Of `kvision.data.coco`, `voc`, `yolo` or `csv`, in batches. Masks are not written.
+        dataset: Of `kvision.data.coco`, `voc`, `yolo` or `csv`, not augmented. Masks are not written.
         file: Path of the JSON, which must not exist yet.
         images: Folder of the images, above all of them: their names are relative to it.
 
     Raises:
-        ValueError: if there is such a file, or an image lies outside the folder.
+        ValueError: if there is such a file, an image lies outside the folder, or the data set is another.
 
     ```python
     kvision.data.write_coco(kvision.data.voc("VOCdevkit/VOC2007"), "voc.json", "VOCdevkit/VOC2007/JPEGImages")
     ```
     """
     file = _new(file)
+    source = _source("write_coco", dataset)
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(dataset.class_names)]
-    for image_id, path, (height, width), objects in _images(dataset):
+    for image_id, path, (height, width), objects in _images(dataset, source):
         name = pathlib.Path(os.path.relpath(path, images)).as_posix()
         if name.startswith("../"):
             raise ValueError(f"write_coco: {str(path)!r} lies outside {str(images)!r}; pass a folder above all images.")
@@ -50,19 +55,22 @@ def write_coco(dataset, file, images):
 def write_yolo(dataset, folder):
     """Write a data set as YOLO's folder: `images` (copied), `labels` and `data.yaml`.
 
+    Of images whose names differ by their ending alone, all but the first get another name.
+
     Args:
-        dataset: Of `kvision.data.coco`, `voc`, `yolo` or `csv`, in batches. Boxes and classes are written.
+        dataset: Of `kvision.data.coco`, `voc`, `yolo` or `csv`, not augmented. Boxes and classes are written.
         folder: Which must not exist yet.
 
     Raises:
-        ValueError: if the folder exists.
+        ValueError: if the folder exists, or the data set is another.
 
     ```python
     kvision.data.write_yolo(kvision.data.coco("train.json", "train"), "yolo")
     ```
     """
     folder = _new(folder)
-    for _, _, (height, width), objects, name in _copied(dataset, folder / "images"):
+    source = _source("write_yolo", dataset)
+    for _, _, (height, width), objects, name in _copied(dataset, source, folder / "images"):
         lines = []
         for (left, top, right, bottom), label, *_ in objects:
             numbers = (left + right) / 2 / width, (top + bottom) / 2 / height
@@ -77,21 +85,24 @@ def write_yolo(dataset, folder):
 def write_voc(dataset, folder):
     """Write a data set as Pascal VOC's folder: `JPEGImages` (copied) and `Annotations`.
 
+    Of images whose names differ by their ending alone, all but the first get another name.
+
     Args:
-        dataset: Of `kvision.data.coco`, `voc`, `yolo` or `csv`, in batches. Masks and crowds are not written.
+        dataset: Of `kvision.data.coco`, `voc`, `yolo` or `csv`, not augmented. Masks and crowds are not written.
         folder: Which must not exist yet.
 
     Raises:
-        ValueError: if the folder exists.
+        ValueError: if the folder exists, or the data set is another.
 
     ```python
     kvision.data.write_voc(kvision.data.coco("train.json", "train"), "voc")
     ```
     """
     folder = _new(folder)
-    for _, path, (height, width), objects, name in _copied(dataset, folder / "JPEGImages"):
+    source = _source("write_voc", dataset)
+    for _, _, (height, width), objects, name in _copied(dataset, source, folder / "JPEGImages"):
         parts = [
-            f"<filename>{escape(path.name)}</filename>\n<size><width>{width}</width><height>{height}</height></size>\n"
+            f"<filename>{escape(name.name)}</filename>\n<size><width>{width}</width><height>{height}</height></size>\n"
         ]
         for (left, top, right, bottom), label, _, _, difficult in objects:
             sides = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
@@ -116,20 +127,76 @@ def _write(path, text):
     path.write_text(text, encoding="utf-8")
 
 
-def _copied(dataset, folder):
+def _source(writer, dataset):
+    """The source of a data set whose boxes are those of its files; the ValueError that says what it is otherwise."""
+    source = getattr(dataset, "source", None)
+    got = None
+    if source is None:
+        got = f"{type(dataset).__name__}: what `map`, `take` and other methods made of it knows its files no more"
+    elif source.transforms:
+        got = "an augmented one: the images are those of the files, where the boxes of augmented ones do not lie"
+    elif not set(PARTS) <= _parts(dataset):
+        got = f"one whose targets are {', '.join(sorted(_parts(dataset))) or 'no dict'}"
+    elif "files" not in source.facts:
+        got = "one that names no files"
+    if got is not None:
+        raise ValueError(
+            f"{writer}: expected the data set of a reader of boxes (coco, voc, yolo, csv), got {got}. Pass the "
+            "reader's own data set."
+        )
+    return source
+
+
+def _parts(dataset):
+    spec = dataset.element_spec
+    return set(spec[1]) if isinstance(spec, tuple) and len(spec) > 1 and isinstance(spec[1], dict) else set()
+
+
+def _copied(dataset, source, folder):
     """The images, copied into a folder as they are laid out, and their names there."""
-    paths = list(dataset.files.values())
-    common = pathlib.Path(os.path.commonpath([pathlib.Path(path).parent for path in paths]))
-    for image_id, path, size, objects in _images(dataset):
-        name = path.relative_to(common)
+    names = _names(dataset.files)
+    for image_id, path, size, objects in _images(dataset, source):
+        name = names[image_id]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder / name)
         yield image_id, path, size, objects, name
 
 
-def _images(dataset):
+def _names(files):
+    """Relative names by the ids of images, laid out as the files are: no two alike but for their ending or case.
+
+    A text file has the name of its image but for the ending. Folders named `images` are left out, for in YOLO's layout
+    the last of them is the one beside `labels`; an image whose name says no kind gets the ending of its own.
+    """
+    common = os.path.commonpath([pathlib.Path(path).parent for path in files.values()])
+    stems, suffixes = {}, {}
+    for image_id, path in files.items():
+        path = pathlib.Path(path)
+        *parents, name = path.relative_to(common).parts
+        known = is_image(path)
+        stems[image_id] = pathlib.Path(
+            *(part for part in parents if part.lower() != "images"), path.stem if known else name
+        )
+        suffixes[image_id] = path.suffix if known else f".{read_header(path, max_pixels=float('inf')).kind.lower()}"
+    taken = {_folded(stem): image_id for image_id, stem in reversed(stems.items())}  # by the first
+    names = {}
+    for image_id, stem in stems.items():
+        free, count = stem, 1
+        while taken.setdefault(_folded(free), image_id) != image_id:
+            count += 1
+            free = stem.with_name(f"{stem.name}_{count}")
+        names[image_id] = free.with_name(free.name + suffixes[image_id])
+    return names
+
+
+def _folded(stem):
+    return stem.as_posix().casefold()
+
+
+def _images(dataset, source):
     """Id, path, size and objects (box, label, area, crowd, difficult) of each image, in pixels of the file."""
-    for _, batch in dataset:
+    order = Order(source.order.length, batch_size=8, shard=source.order.shard)  # each once, and the reader's own stays
+    for _, batch in dataclasses.replace(source, order=order, drop_remainder=False).dataset():
         batch = {name: values.numpy() for name, values in batch.items()}
         for row, image_id in enumerate(batch["image_id"].tolist()):
             path, scale = pathlib.Path(dataset.files[image_id]), float(batch["scale"][row])
