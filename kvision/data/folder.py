@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from kvision.data.files import fraction, named_split, natural, relative, split_of, sub_folders, walk
-from kvision.data.images import SUFFIXES, is_image
+from kvision.data.files import fraction, is_hidden, named_split, natural, relative, split_of, sub_folders, walk
+from kvision.data.images import SUFFIXES, UNREAD, is_image
 from kvision.data.labels import check_channels, labelled_images
 from kvision.data.reader import reader
 
@@ -90,17 +90,26 @@ def _classes(reading, folder):
     found = {}
     for top in splits.values():  # classes are those of all splits
         for home in sub_folders(top):
-            paths = [path for path in walk(home) if is_image(path)]
+            every = walk(home)
+            paths = [path for path in every if is_image(path)]
+            if top in chosen:
+                if not paths:
+                    reading.problem(home, "", "there is no image in it that is read: it is no class")
+                reading.images(every, folder)
             if paths:
                 found.setdefault(home.name, []).extend(paths if top in chosen else [])
+    for home in dict.fromkeys([*chosen, folder]):
+        for path in filter(pathlib.Path.is_file, home.iterdir()):
+            if path.suffix.lower() in (*SUFFIXES, *UNREAD) and not is_hidden(path.name):
+                reading.problem(path, "", "the image lies in no sub-folder of a class, and is left out")
     if not found:
         raise ValueError(
             f"image_folder: no images ({', '.join(SUFFIXES)}) in the sub-folders of {str(folder)!r}. "
-            "Expected one sub-folder per class, with its images inside."
+            f"Expected one sub-folder per class, with its images inside. {reading.summary()}".rstrip()
         )
     if len(found) < 2:
         raise ValueError(
             f"image_folder: {str(folder)!r} holds images of one class only ({next(iter(found))!r}); a classifier needs "
-            "at least two sub-folders with images."
+            f"at least two sub-folders with images. {reading.summary()}".rstrip()
         )
     return dict(sorted(found.items(), key=lambda item: natural(item[0])))

@@ -13,6 +13,10 @@ from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin,
 from kvision.errors import choose
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+UNREAD = (  # images too, of kinds that are not read
+    ".heic", ".heif", ".avif", ".svg", ".jxl", ".jp2", ".j2k", ".psd", ".tga", ".exr", ".dcm", ".ico", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+)  # fmt: skip
 MAX_PIXELS = 89_000_000
 ORIENTATIONS = ("upright", "stored")
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kvision.data.files import named_split, sub_folders, walk
 from kvision.data.geometry import check_size, fit
-from kvision.data.images import TURNS, decoder, is_image, read_header, scale_and_pad
+from kvision.data.images import TURNS, decoder, read_header, scale_and_pad
 from kvision.data.reader import reader
 
 IGNORED = 255  # the label of pixels that belong to no class, and of padding
@@ -89,7 +89,7 @@ def masks(reading, images, labels, class_names, **batch):
         parts = {part.name: part for part in sub_folders(images)}
         home = named_split(f"split of {str(images)!r}", reading.options.split, parts)
     pairs = {}
-    for path in reading.chosen([path for path in walk(home) if is_image(path)], images):
+    for path in reading.chosen(reading.images(walk(home), images), images):
         stem = labels / path.relative_to(images)
         found = next((f for f in (stem.with_suffix(".png"), stem.with_name(stem.name + ".png")) if f.is_file()), None)
         if found is None:

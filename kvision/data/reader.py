@@ -107,13 +107,29 @@ class Reading:
             return list(paths)
         names = {path: relative(path, folder) for path in paths}
         if self.options.is_range:
-            low, high = split
-            return [path for path, name in names.items() if low <= fraction(name) < high]
+            return [path for path, name in names.items() if self._in_range(name)]
         asked = {relative(folder / os.fspath(name), folder) for name in split}
         missing = sorted(asked - set(names.values()))
         if missing:
             raise unknown(f"file in the split of {self.reader}", missing[0], sorted(names.values()))
         return [path for path, name in names.items() if name in asked]
+
+    def _in_range(self, name):
+        return self.options.split[0] <= fraction(name) < self.options.split[1]
+
+    def _asks_for(self, path, folder):
+        """Whether the split takes a file that it does not name."""
+        split = self.options.split
+        if self.options.is_range:
+            return self._in_range(relative(path, folder))
+        return split is None or isinstance(split, str)
+
+    def images(self, paths, folder):
+        """Those of the paths that are images of kinds that are read; images of other kinds are problems."""
+        for path in paths:
+            if path.suffix.lower() in images.UNREAD and self._asks_for(path, folder):
+                self.unreadable(path, f"{path.suffix} is not read; expected {', '.join(images.SUFFIXES)}")
+        return [path for path in paths if images.is_image(path)]
 
     def refuse_named_split(self, remedy):
         """Raises on the name of a split, which some data sets do not list."""

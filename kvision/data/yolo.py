@@ -9,7 +9,6 @@ from kvision.data.annotations import AnnotatedImage, Annotation
 from kvision.data.detection import detection_data
 from kvision.data.files import homes, named_split, read_text, sub_folders, walk
 from kvision.data.geometry import cxcywh_to_xyxy
-from kvision.data.images import is_image
 from kvision.data.reader import reader
 from kvision.data.yolo_yaml import existing, read_yaml
 
@@ -51,7 +50,7 @@ def yolo(reading, folder, **batch):
     if not folder.is_dir():
         raise ValueError(f"yolo: {str(folder)!r} is not a folder. Expected images in images, text files in labels.")
     described = read_yaml(folder)
-    every = [path for path in walk(folder) if is_image(path)]
+    every = reading.images(walk(folder), folder)
     paths = reading.chosen(_of_split(reading, folder, described, every), folder)
     texts = {path: _text_of(path, folder) for path in every}
     if paths and not any(texts[path] for path in paths):

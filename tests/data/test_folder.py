@@ -136,6 +136,31 @@ def test_what_systems_add_is_no_class_and_links_are_followed(folder):
     assert sum(len(labels) for _, labels in found) == 25
 
 
+def test_what_is_no_image_that_is_read_is_named(folder, capsys):
+    for name in ("ants/a.heic", "bees/b.NEF", "wasps/c.avif", "wasps/notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"any")
+    (folder / "empty").mkdir()
+    shutil.copy(folder / "ants" / "0.png", folder / "stray.png")
+    found = image_folder(folder, **SIZE)
+    assert (found.class_names, found.counts) == (("ants", "bees"), (10, 10))
+    assert {
+        (os.path.relpath(problem.file, folder), problem.reason.partition(";")[0]) for problem in found.problems
+    } == {
+        ("ants/a.heic", "the image cannot be read: .heic is not read"),
+        ("bees/b.NEF", "the image cannot be read: .NEF is not read"),
+        ("wasps/c.avif", "the image cannot be read: .avif is not read"),
+        ("wasps", "there is no image in it that is read: it is no class"),
+        ("empty", "there is no image in it that is read: it is no class"),
+        ("stray.png", "the image lies in no sub-folder of a class, and is left out"),
+    }
+    assert "image_folder: 6 problems, see `problems`" in capsys.readouterr().out
+    halves = [image_folder(folder, split=split, **SIZE).problems for split in ((0, 0.5), (0.5, 1))]
+    assert sum("cannot be read" in problem.reason for half in halves for problem in half) == 3
+    with pytest.raises(ValueError, match="a.heic: the image cannot be read: .heic is not read; expected .jpg, .jpeg"):
+        image_folder(folder, on_error="raise", **SIZE)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
