@@ -87,8 +87,8 @@ def csv_labels(
 ):
     """Read images with the labels of a CSV file, one or several each; what cannot be used is left out and reported.
 
-    A row is an image. Its labels stand in one column, several of them with a separator between; or each class has a
-    column of 0 and 1.
+    A row is an image. Its labels stand in one column, several of them with a separator between, or in several rows; or
+    each class has a column of 0 and 1. An image that is listed with contradictory labels is left out and reported.
 
     Args:
         file: Path of the CSV, whose first row holds the names of the columns.
@@ -118,7 +118,8 @@ def csv_labels(
     columns, rows = _rows("csv_labels", file)
     at_file = _column("csv_labels", file, columns, "file_column", file_column, FILE)
     usual = LABEL if separator is None else ("labels", "tags", *LABEL)
-    if label_column is None and separator is None and not set(usual) & set(columns):
+    by_columns = label_column is None and separator is None and not set(usual) & set(columns)
+    if by_columns:
         known = [column for column in columns if column != at_file]
         labels_of = lambda row: [name for name in known if flag(row[name])]  # noqa: E731
         several = True
@@ -138,8 +139,18 @@ def csv_labels(
     by_image = _by_image(reading, file, rows, at_file, images, outside)
     chosen = {}
     for path in reading.chosen(by_image, pathlib.Path(images)):
-        place, row = by_image[path][-1]
-        labels = labels_of(row)
+        place = by_image[path][0][0]
+        found = [labels_of(row) for _, row in by_image[path]]
+        labels = list(dict.fromkeys(name for part in found for name in part))
+        if (len(labels) > 1 and not several) or (by_columns and any(set(part) != set(labels) for part in found)):
+            places = ", ".join(place for place, _ in by_image[path][:4])
+            reason = (
+                f"{path.name} is listed more than once ({places}), with other labels each time "
+                f"({', '.join(map(repr, labels[:4]))}), and left out; a separator, such as '|', reads several labels "
+                "of an image, in one row or in many"
+            )
+            reading.problem(file, place, reason)
+            continue
         for name in set(labels) - set(names):
             reading.other_class(file, name)
         kept = [names.index(name) for name in labels if name in names]

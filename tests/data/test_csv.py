@@ -80,6 +80,13 @@ def test_bad_rows_are_named_and_left_out(folder, row, reason):
         ),
         ("file,sky,sea\na.png,1,0\nb.png,1,1\nc.png,0,0\n", {}, ("sky", "sea"), [[1, 0], [1, 1], [0, 0]]),
         ("file,sky,sea\na.png,1,0\nb.png,1,1\n", {"classes": ("sea", "sky")}, ("sea", "sky"), [[0, 1], [1, 1]]),
+        (
+            "file,tag\na.png,sea|sky\na.png,sun\nb.png,\n",
+            {"separator": "|", "label_column": "tag"},
+            ("sea", "sky", "sun"),
+            [[1, 1, 1], [0, 0, 0]],
+        ),
+        ("file,label\na.png,x\nb.png,y\na.png,x\n", {}, ("x", "y"), [0, 1]),
         ("file,label\na.png,x\nb.png,y\nc.png,x\n", {"split": ["a.png", "c.png"]}, ("x", "y"), [0, 0]),
     ],
 )
@@ -90,6 +97,16 @@ def test_labels(folder, text, options, names, labels):
     assert seen.tolist() == labels and seen.dtype.name == ("int32" if seen.ndim == 1 else "float32")
     hot = np.eye(len(names))[seen] if seen.ndim == 1 else seen
     assert found.counts == tuple(hot.sum(axis=0).astype(int))
+
+
+@pytest.mark.parametrize(
+    "text", ["file,label\na.png,x\nb.png,y\na.png,y\n", "file,x,y\na.png,1,0\nb.png,0,1\na.png,0,1\n"]
+)
+def test_an_image_with_contradictory_labels_is_left_out_and_named(folder, text):
+    found = csv_labels(*write(folder, text), image_size=(16, 16))
+    (problem,) = found.problems
+    assert problem.row == "line 2" and found.counts == (0, 1)
+    assert "a.png is listed more than once (line 2, line 4), with other labels each time ('x', 'y')" in problem.reason
 
 
 @pytest.mark.parametrize(
