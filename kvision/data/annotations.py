@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from kvision.contract import MAX_RELATIVE_COORDINATE, MIN_BOXES_FOR_RELATIVE_CHECK
 from kvision.data.geometry import area_xyxy
 from kvision.data.images import Header
 from kvision.data.segmentations import parse_segmentation
@@ -91,8 +92,9 @@ def usable_annotations(reading, records, masks, max_boxes):
         max_boxes: How many of them an image may have; the largest are kept.
 
     Raises:
-        ValueError: If there were objects and none can be used.
+        ValueError: If there were objects and none can be used, or all boxes seem to be fractions of their images.
     """
+    _refuse_fractions(reading, records)
     listed = any(problem.row for problem in reading.problems) or any(record.annotations for record in records)
     clipped, used, first = 0, 0, None
     for record in records:
@@ -114,6 +116,19 @@ def usable_annotations(reading, records, masks, max_boxes):
             "",
             f"{clipped} of {used} boxes reach beyond their image by more than a pixel and are clipped, the first in "
             f"{first[1]}: are they in the pixels of these images?",
+        )
+
+
+def _refuse_fractions(reading, records):
+    """Raises where all boxes lie within a pixel or so, as the check of the contract does."""
+    boxes = [(image, part) for image in records for part in image.annotations if all(map(math.isfinite, part.box_xyxy))]
+    largest = max((abs(number) for _, part in boxes for number in part.box_xyxy), default=0)
+    if len(boxes) >= MIN_BOXES_FOR_RELATIVE_CHECK and largest <= MAX_RELATIVE_COORDINATE:
+        image, part = boxes[0]
+        raise ValueError(
+            f"{reading.reader}: all {len(boxes)} boxes lie within {MAX_RELATIVE_COORDINATE:g} pixels: they seem to be "
+            f"fractions of the image size (first: {image.file}, {part.row}: ({_shown(part.box_xyxy)}), left, top, "
+            "right, bottom). Boxes are in pixels here: multiply x by the width of the image and y by its height."
         )
 
 
@@ -149,9 +164,13 @@ def _use(reading, image, masks, max_boxes):
     return over
 
 
+def _shown(box):
+    return ", ".join(f"{number:g}" for number in box)
+
+
 def _fault(box, clipped, size):
     """What is wrong with a box, or None."""
-    shown = ", ".join(f"{number:g}" for number in box)
+    shown = _shown(box)
     if not all(map(math.isfinite, box)):
         return f"the box ({shown}) is not finite"
     left, top, right, bottom = box

@@ -95,6 +95,22 @@ def test_bad_images_are_named_and_left_out(tmp_path, change, file, row, reason):
     assert batches(found)[1]["image_id"].tolist() == [500, *range(502, 510)]
 
 
+@pytest.mark.parametrize("scale", [(64, 48), (64 / 1.5, 48 / 1.5)])
+def test_boxes_in_fractions_are_refused(tmp_path, scale):
+    content = write_coco(tmp_path, IMAGES, TARGETS)
+    for entry in content["annotations"]:
+        entry["bbox"] = (np.array(entry["bbox"]) / np.tile(scale, 2)).tolist()
+    for count in (9, 10):
+        (tmp_path / "annotations.json").write_text(
+            json.dumps(content | {"annotations": content["annotations"][:count]})
+        )
+        if count < 10:
+            assert sum(read(tmp_path).counts) == 9
+            continue
+        with pytest.raises(ValueError, match=r"coco: all 10 boxes lie within 1.5 pixels: they seem to be fractions"):
+            read(tmp_path)
+
+
 def test_ids_that_are_no_numbers_are_counted(tmp_path):
     content = write_coco(tmp_path, IMAGES, TARGETS)
     for entry in content["images"]:

@@ -115,6 +115,11 @@ def test_an_image_with_contradictory_labels_is_left_out_and_named(folder, text):
         (csv, "", "holds the names of its columns"),
         (csv, "a,b\n", "has no column file, filename"),
         (csv, "file,label\na.png,x\n", "needs four columns with left"),
+        (
+            csv,
+            "file,xmin,ymin,xmax,ymax,class\n" + 10 * "a.png,0.1,0.2,0.5,0.9,x\n",
+            "csv: all 10 boxes lie within 1.5",
+        ),
         (csv_labels, "file,when\na.png,today\n", "do not all hold 0 and 1. Name the one of the labels"),
         (csv_labels, "file,label\ne.png,x\n", "no image that can be used"),
     ],
