@@ -20,9 +20,10 @@ def coco(reading, annotations, images, *, outside=False, **batch):
     An image that is left out takes its objects with it; one that has none left is an image without objects.
 
     Lin et al. 2014 (https://arxiv.org/abs/1405.0312); the format is documented at https://cocodataset.org/#format-data.
-    Categories, whatever their ids, become labels from 0 in the order of their ids. Boxes are left, top, width, height
-    in pixels. Segmentations may be polygons and run lengths, plain or compressed; of several polygons, those that are
-    none are left out. `area` is the file's, or that of the box where the file has none; `crowd` is `iscrowd`.
+    Categories, whatever their ids, become labels from 0 in the order of their ids; those of one name are one. Boxes are
+    left, top, width, height in pixels. Segmentations may be polygons and run lengths, plain or compressed; of several
+    polygons, those that are none are left out. `area` is the file's, or that of the box where the file has none;
+    `crowd` is `iscrowd`.
 
     Args:
         annotations: Path of the JSON.
@@ -98,10 +99,9 @@ def _categories(reading, path, categories):
         raise ValueError(f"coco: the categories of {str(path)!r} need an id, a number, each.")
     if len(ids) < len(categories):
         raise ValueError(f"coco: in {str(path)!r} two categories share an id; give each its own.")
-    names = reading.class_names(by_id[each] for each in ids)
-    if reading.options.classes is None:
-        return names, {each: (by_id[each], label) for label, each in enumerate(ids)}
-    return names, {each: (name, names.index(name) if name in names else None) for each, name in by_id.items()}
+    names = reading.class_names(reading.different((by_id[each] for each in ids), path))
+    numbers = {name: label for label, name in enumerate(names)}
+    return names, {each: (by_id[each], numbers.get(by_id[each])) for each in ids}
 
 
 def _listed(reading, path, folder, entries, outside):

@@ -7,6 +7,7 @@ import inspect
 import numbers
 import os
 import re
+from collections.abc import Collection
 
 import numpy as np
 
@@ -67,10 +68,21 @@ class Options:
         choose("check of the images", {"full": True, "header": True}, self.check)
         choose("on_error", {"skip": True, "raise": True}, self.on_error)
         choose("orientation", dict.fromkeys(images.ORIENTATIONS), self.orientation)
-        if isinstance(self.classes, str) or (self.classes is not None and len(set(self.classes)) != len(self.classes)):
-            raise ValueError(f"classes are different names in the order of the labels, got {self.classes!r}.")
+        if self.batch_size is not None and not _is_whole(self.batch_size):
+            raise ValueError(
+                f"batch_size is a whole number from 1, or None for single images, got {self.batch_size!r}."
+            )
+        if not (self.classes is None or _are_different_names(self.classes)):
+            raise ValueError(
+                f"classes are different names in the order of the labels, such as ('cat', 'dog'), got {self.classes!r}."
+            )
         if self.is_range and not 0 <= self.split[0] < self.split[1] <= 1:
             raise ValueError(f"split=(low, high) takes 0 <= low < high <= 1, got {self.split!r}.")
+        if not (self.split is None or self.is_range or isinstance(self.split, str) or _are_files(self.split)):
+            raise ValueError(
+                "split is None, the name of a split, a range such as (0, 0.8) to train and (0.8, 1) to validate, or a "
+                f"list of files, got {self.split!r}."
+            )
 
     @property
     def is_range(self):
@@ -79,6 +91,20 @@ class Options:
         return (
             isinstance(split, tuple) and len(split) == 2 and all(isinstance(number, numbers.Real) for number in split)
         )
+
+
+def _is_whole(number):
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool) and number >= 1
+
+
+def _are_different_names(names):
+    listed = isinstance(names, Collection) and not isinstance(names, str | bytes | dict | set)
+    return listed and len(set(map(str, names))) == len(tuple(names))
+
+
+def _are_files(names):
+    listed = isinstance(names, Collection) and not isinstance(names, bytes | dict)
+    return listed and all(isinstance(name, str | os.PathLike) for name in names)
 
 
 class Reading:
@@ -153,6 +179,17 @@ class Reading:
         if missing:
             self.notes.append(f"the data set has no class {', '.join(map(repr, missing))}; the labels keep their order")
         return names
+
+    def different(self, names, file):
+        """The names without those that occur again, whose objects are taken as of one class; that is a problem."""
+        names = tuple(names)
+        twice = [name for name, count in collections.Counter(names).items() if count > 1]
+        if twice:
+            shown = ", ".join(map(repr, twice[:6]))
+            self.problem(
+                file, "", f"several classes are called {shown}; the objects of one name are taken as one class"
+            )
+        return tuple(dict.fromkeys(names))
 
     def headers(self, paths, channels=3):
         """`{path: Header}` of the images that can be read; the others are problems."""

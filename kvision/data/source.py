@@ -6,6 +6,7 @@ can read disjoint shards, and what a random transform does to a sample depends o
 """
 
 import dataclasses
+import numbers
 import threading
 from collections.abc import Callable
 
@@ -42,8 +43,10 @@ class Order:
                 f"shard is (index, count) with 0 <= index < count, and each shard needs a sample: got {shard!r} of "
                 f"{length} samples. Pass (process, number of processes)."
             )
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None for single samples, got {batch_size}.")
+        if batch_size is not None and (not isinstance(batch_size, numbers.Integral) or batch_size < 1):
+            raise ValueError(
+                f"batch_size must be a whole number, at least 1, or None for single samples, got {batch_size!r}."
+            )
         self.length = length
         self.batch_size = batch_size
         self.shuffle = shuffle

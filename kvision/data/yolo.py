@@ -64,7 +64,7 @@ def yolo(reading, folder, **batch):
     pose = _pose(described, [numbers for found in lines.values() for _, numbers in found])
     rows = {file: [(row, *_label_and_rest(numbers, pose)) for row, numbers in found] for file, found in lines.items()}
     if stated is not None:
-        names = reading.class_names(stated)
+        names = reading.class_names(reading.different(stated, described.file if described else folder))
     else:  # the names are numbers, or `classes` gives them
         names = tuple(map(str, reading.options.classes or range(1 + _highest(rows))))
         stated = names

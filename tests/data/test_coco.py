@@ -111,6 +111,17 @@ def test_boxes_in_fractions_are_refused(tmp_path, scale):
             read(tmp_path)
 
 
+def test_categories_of_one_name_are_one_class_and_named(tmp_path):
+    content = write_coco(tmp_path, IMAGES, TARGETS)
+    content["categories"] = [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}, {"id": 90, "name": "a"}]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    found = read(tmp_path)
+    (problem,) = found.problems
+    assert "several classes are called 'a'" in problem.reason
+    first, second, third = ((TARGETS["labels"] == label).sum() for label in range(3))
+    assert (found.class_names, found.counts) == (("a", "b"), (first + third, second))
+
+
 def test_ids_that_are_no_numbers_are_counted(tmp_path):
     content = write_coco(tmp_path, IMAGES, TARGETS)
     for entry in content["images"]:

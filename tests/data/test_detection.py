@@ -234,7 +234,7 @@ def test_no_image_at_all_is_an_error_that_says_why(tmp_path):
     ("options", "message"),
     [
         ({"image_size": (0, 64)}, "image_size must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size is a whole number from 1"),
         ({"max_boxes": 0}, "max_boxes must be at least 1"),
         ({"check": "fully"}, "Unknown check of the images: got 'fully'"),
     ],

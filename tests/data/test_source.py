@@ -65,8 +65,9 @@ def test_what_is_out_of_range_is_refused():
         source(shard=(3, 3))
     with pytest.raises(ValueError, match="expected an epoch from 0 and a batch from 0 to 3, got epoch 1 and batch 4"):
         source().order.start(1, 4)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        source(batch_size=0)
+    for size in (0, 2.5, "8"):
+        with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, or None"):
+            source(batch_size=size)
 
 
 def fragile(bad, **options):

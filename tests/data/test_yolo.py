@@ -95,3 +95,13 @@ def test_names_are_given_or_read_or_counted(tmp_path):
     (tmp_path / "labels" / "classes.txt").unlink()
     assert yolo(tmp_path).class_names == ("0", "1", "2")
     assert yolo(tmp_path, classes=["a", "b", "c", "d"]).class_names == ("a", "b", "c", "d")
+
+
+def test_classes_of_one_name_are_one_and_named(tmp_path):
+    write_yolo(tmp_path, IMAGES, TARGETS)
+    (tmp_path / "classes.txt").write_text("a\nb\na\n")
+    found = yolo(tmp_path, image_size=(48, 64))
+    (problem,) = found.problems
+    assert "several classes are called 'a'" in problem.reason
+    first, second, third = ((TARGETS["labels"] == label).sum() for label in range(3))
+    assert (found.class_names, found.counts) == (("a", "b"), (first + third, second))
