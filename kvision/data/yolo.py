@@ -1,11 +1,13 @@
 """YOLO's files: one text file per image, one line per object, numbers relative to the image's size."""
 
+import math
 import pathlib
 import re
 
 import numpy as np
 
-from kvision.data.annotations import AnnotatedImage, Annotation
+from kvision.contract import MAX_RELATIVE_COORDINATE
+from kvision.data.annotations import AnnotatedImage, Annotation, Problem
 from kvision.data.detection import detection_data
 from kvision.data.files import homes, named_split, read_text, sub_folders, walk
 from kvision.data.geometry import cxcywh_to_xyxy
@@ -68,6 +70,7 @@ def yolo(reading, folder, **batch):
     else:  # the names are numbers, or `classes` gives them
         names = tuple(map(str, reading.options.classes or range(1 + _highest(rows))))
         stated = names
+    _note_counting_from_1(reading, folder, rows, len(stated))
     if reading.options.split is None:
         _orphans(reading, folder, set(texts.values()))
     records = []
@@ -183,16 +186,32 @@ def _pose(described, lines):
 def _label_and_rest(numbers, pose):
     """The class and its numbers, four of a box or those of a polygon; None and a reason if the line is none."""
     label, *rest = numbers if isinstance(numbers, list) else [-1]
+    shown = numbers if isinstance(numbers, str) else " ".join(f"{each:g}" for each in numbers)
     if len(rest) == pose:
         rest = rest[:4]
     shaped = len(rest) == 4 or (len(rest) >= 6 and len(rest) % 2 == 0 and pose is None)
     if not 0 <= label < MOST_CLASSES or label != int(label) or not shaped:
-        shown = numbers if isinstance(numbers, str) else " ".join(f"{each:g}" for each in numbers)
         return None, (
             f"{shown[:60]!r} is neither `class cx cy width height` nor `class x1 y1 x2 y2 x3 y3 …` with an integer "
             f"from 0 to {MOST_CLASSES - 1} as class"
         )
+    if all(map(math.isfinite, rest)) and max(rest) > MAX_RELATIVE_COORDINATE:
+        return None, (
+            f"{shown[:60]!r} holds {max(rest):g}; expected fractions of the image's width and height, from 0 to 1: "
+            "these look like pixels"
+        )
     return int(label), rest
+
+
+def _note_counting_from_1(reading, folder, rows, count):
+    """Note classes that seem to count from 1, first of all: every object would be of the class behind its own."""
+    labels = {label for found in rows.values() for _, label, _ in found if label is not None}
+    if labels and (min(labels), max(labels)) == (1, count):
+        reason = (
+            f"no object is of class 0, and there are some of class {count} beside {count} names: classes count from 0, "
+            "these seem to count from 1; subtract 1 from each"
+        )
+        reading.problems.insert(0, Problem(str(folder), "", reason))
 
 
 def _highest(rows):

@@ -65,6 +65,8 @@ def test_a_split_is_a_sub_folder(tmp_path):
         ("0", "is neither"),
         ("0 0.1 0.1 0.2 0.2 nan 0.3", "is not finite"),
         ("0 1.1 0.1 1.2 0.2 1.3 0.3", "lies outside"),
+        ("0 20 30 10 12", "'0 20 30 10 12' holds 30; expected fractions of the image's width and height"),
+        ("0 3 4 20 4 20 30", "these look like pixels"),
         ("20000000 0.5 0.5 0.1 0.1", "is neither"),
     ],
 )
@@ -105,3 +107,15 @@ def test_classes_of_one_name_are_one_and_named(tmp_path):
     assert "several classes are called 'a'" in problem.reason
     first, second, third = ((TARGETS["labels"] == label).sum() for label in range(3))
     assert (found.class_names, found.counts) == (("a", "b"), (first + third, second))
+
+
+def test_classes_that_count_from_1_are_named_first(tmp_path):
+    write_yolo(tmp_path, IMAGES, TARGETS)
+    for file in (tmp_path / "labels" / "train").glob("*.txt"):
+        lines = file.read_text().splitlines()
+        file.write_text("".join(f"{int(line[0]) + 1}{line[1:]}\n" for line in lines))
+    problem = yolo(tmp_path, image_size=(48, 64)).problems[0]
+    assert problem.file == str(tmp_path)
+    assert "no object is of class 0, and there are some of class 3 beside 3 names" in problem.reason
+    (tmp_path / "classes.txt").write_text("background\ndisc\nsquare\ntriangle\n")
+    assert yolo(tmp_path, image_size=(48, 64)).problems == []
