@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -170,8 +171,24 @@ def _has_twice(sample):
 
 
 def findings_between(samples, datasets, near):
-    """The `Finding`s about images that occur twice, in a split or in both."""
-    return list(_twice(samples, datasets, near))
+    """The `Finding`s about what splits say of one another, and images that occur twice, in a split or in both."""
+    return [*_names(datasets), *_twice(samples, datasets, near)]
+
+
+def _names(datasets):
+    """Whether a label means the same class in both splits."""
+    names = {split: tuple(getattr(data, "class_names", None) or ()) for split, data in datasets.items()}
+    if len(names) < 2 or not all(names.values()):
+        return
+    (first, second), (one, other) = names, names.values()
+    pairs = enumerate(itertools.zip_longest(one, other))
+    different = [(label, *pair) for label, pair in pairs if pair[0] != pair[1]]
+    if different:
+        count = f"{_plural(len(different), 'label means', 'labels mean')} another class in the {second} data"
+        label, here, there = different[0]
+        here, there = ("no class" if name is None else repr(name) for name in (here, there))
+        remedy = f"Read the {second} data with classes= of the class_names of the {first} data"
+        yield Finding("error", f"{count}: label {label} is {here} in the {first} data, there {there}. {remedy}.")
 
 
 def _twice(samples, datasets, near):

@@ -96,7 +96,7 @@ def check(dataset, validation=None, *, near=3, page=None, verbose=1):
     classes without samples, their balance, labels out of range; pixels that are not finite, images that show nothing,
     images in 0…1 where others are in 0…255; boxes that are not finite, have no area, or lie outside the image, the same
     object twice, boxes that are tiny at this size; images that occur twice, exactly or nearly, and with different
-    labels; and images of the validation data that are in the training data too.
+    labels; and, of both data sets, classes that are numbered differently and images that are in both.
 
     Args:
         dataset: What `fit` is given: of a reader of kvision, whose files are then named, or any `tf.data.Dataset` of

@@ -135,6 +135,26 @@ def test_leakage_between_training_and_validation():
     assert (finding.level, len(finding.samples)) == ("warning", 8)
 
 
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (("a", "b"), None),
+        (None, None),
+        (("b", "a"), "2 labels mean another class in the validation data: label 0 is 'a' in the training data, there"),
+        (("a", "c"), "1 label means another class in the validation data: label 1 is 'b' in the training data, there"),
+        (("a", "b", "c"), "label 2 is no class in the training data, there 'c'. Read the validation data with classes"),
+        (("a",), "label 1 is 'b' in the training data, there no class"),
+    ],
+)
+def test_both_splits_number_their_classes_alike(names, words):
+    images = photos(12)
+    train = classes_of(images[:8], np.arange(8) % 2, class_names=("a", "b"))
+    validation = classes_of(images[8:], np.arange(4) % 2, **({} if names is None else {"class_names": names}))
+    errors = [f.text for f in check(train, validation, verbose=0).findings if "another class" in f.text]
+    assert (errors == []) if words is None else words in errors[0]
+    assert words is None or not check(train, validation, verbose=0).ok
+
+
 @pytest.mark.parametrize("batched", [True, False])
 def test_any_data_set_is_taken(batched):
     images, labels = planted(assign("label", 5, 7))
