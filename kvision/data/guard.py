@@ -9,6 +9,7 @@ import numpy as np
 
 from kvision import drawing
 from kvision._keras import print_message
+from kvision.data.elements import is_batched
 from kvision.data.findings import LEVELS, counts_of, findings_between, findings_of, name_of
 from kvision.data.measures import length_of, measured, read_one
 from kvision.page import address, encoded, page_of
@@ -120,6 +121,8 @@ def check(dataset, validation=None, *, near=3, page=None, verbose=1):
     (False, 'error: 1 pair of equal images has different labels: 2 and 5.')
     """
     datasets = {"training": dataset} | ({} if validation is None else {"validation": validation})
+    for data in datasets.values():
+        is_batched("check", data)
     samples = {split: list(_counted(split, data, verbose)) for split, data in datasets.items()}
     findings = findings_between(samples, datasets, near)
     for split, data in datasets.items():

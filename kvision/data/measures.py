@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvision.data.duplicates import difference_hash, pixel_hash
+from kvision.data.elements import is_batched
 from kvision.data.source import Order
 
 
@@ -92,15 +93,7 @@ def _samples(dataset, lost):
 
 def _single(dataset):
     """The samples of a data set that may be in batches."""
-    image = tf.nest.flatten(dataset.element_spec)[0] if not isinstance(dataset.element_spec, tuple) else None
-    image = dataset.element_spec[0] if image is None else image
-    image = tf.nest.flatten(image)[0]
-    if image.shape.rank not in (3, 4):
-        raise ValueError(
-            f"check: images are [h, w, c], or [b, h, w, c] in batches: the data set gives {image.shape}. Pass what fit "
-            "is given."
-        )
-    return dataset.unbatch() if image.shape.rank == 4 else dataset
+    return dataset.unbatch() if is_batched("check", dataset) else dataset
 
 
 def _numpy(sample):

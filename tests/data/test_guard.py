@@ -165,8 +165,12 @@ def test_any_data_set_is_taken(batched):
         data.class_names = ("a", "b", "c")
     (finding,) = check(data, verbose=0).findings
     assert finding.samples == (("training", 5),)
-    with pytest.raises(ValueError, match=r"images are \[h, w, c\]"):
+    with pytest.raises(ValueError, match=r"check: .* an image \[h, w, c\]"):
         check(tf.data.Dataset.from_tensor_slices((labels, labels)), verbose=0)
+    with pytest.raises(ValueError, match="last axis of one channel"):
+        check(kvision.data.arrays(images[..., 0], labels), verbose=0)
+    with pytest.raises(ValueError, match=r"got tuple. `kvision.data.arrays\(x, y\)` makes a data set"):
+        check((images, labels), verbose=0)
 
 
 def test_files_that_break_are_named_and_what_the_reader_left_out(tmp_path, capsys):

@@ -4,6 +4,8 @@ import threading
 
 import tensorflow as tf
 
+from kvision.data.elements import is_batched
+
 
 def augment(dataset, transforms, *, seed=0):
     """A data set whose samples are changed at random, anew in each epoch, on the CPU while the model trains.
@@ -38,9 +40,10 @@ def augment(dataset, transforms, *, seed=0):
                 f"augment: expected transforms such as HorizontalFlip(), or functions (sample, seed) -> sample: got "
                 f"{transform!r}."
             )
+    batched = is_batched("augment", dataset)
     source = getattr(dataset, "source", None)
     if source is None:
-        return _over_any(dataset, transforms, seed)
+        return _over_any(dataset, transforms, seed, batched)
     for transform in transforms:
         source = source.transformed(_of_source(source, transform, seed))
     made = source.dataset()
@@ -87,8 +90,7 @@ class _Epochs:
             return tf.constant(self.count, tf.int64).numpy()
 
 
-def _over_any(dataset, transforms, seed):
-    batched = _is_batched(dataset)
+def _over_any(dataset, transforms, seed, batched):
     if not batched and any(map(needs_partners, transforms)):
         raise ValueError(
             "augment: transforms that mix samples need batches here, since partners come from the batch: call "
@@ -120,17 +122,6 @@ def _over_any(dataset, transforms, seed):
             setattr(made, name, getattr(dataset, name))
     made.before_and_after = lambda: seeded.map(lambda sample, own: (sample, change(sample, own)))
     return made
-
-
-def _is_batched(dataset):
-    images = tf.nest.flatten(dataset.element_spec)[0] if isinstance(dataset, tf.data.Dataset) else None
-    if images is None or images.shape.rank not in (3, 4):
-        got = type(dataset).__name__ if images is None else f"elements that begin with the shape {images.shape}"
-        raise ValueError(
-            f"augment: expected a tf.data.Dataset whose elements begin with an image [h, w, c] or images [b, h, w, c]: "
-            f"got {got}. `tf.data.Dataset.from_tensor_slices` makes one of arrays."
-        )
-    return images.shape.rank == 4
 
 
 def _batch(batch, own, transforms):

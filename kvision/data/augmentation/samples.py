@@ -34,10 +34,14 @@ def take_apart(sample):
     (value,) = rest
     if isinstance(value, dict):
         _check_targets(value)
+        if value["boxes"].shape.rank != 2 or value["labels"].shape.rank != 1:
+            _refuse(sample)
         return image, dict(value), lambda image, targets: (image, targets)
     names = {0: "label", 1: "soft_label", 2: "label_map", 3: "label_map"}
     name = names.get(value.shape.rank)
     if name is None or (value.shape.rank == 3 and value.shape[-1] != 1):
+        _refuse(sample)
+    if name == "label_map" and not value.shape[:2].is_compatible_with(image.shape[:2]):
         _refuse(sample)
     if name == "label_map" and value.shape.rank == 3:
         return image, {name: value[..., 0]}, lambda image, targets: (image, targets[name][..., None])
@@ -49,7 +53,7 @@ def _refuse(sample):
     raise ValueError(
         "augment: a sample is an image [h, w, c], or (image, class index), (image, one-hot or soft label [classes]), "
         "(image, label map [h, w] or [h, w, 1]) or (image, targets of the data contract): got the shapes "
-        f"{got}. Leave out other entries with `dataset.map` first."
+        f"{got}. Leave out other entries with `dataset.map` first; grey images need a last axis of one channel."
     )
 
 

@@ -168,6 +168,8 @@ def test_arguments_out_of_range_are_refused(kind, options, message):
         ((tf.zeros([2, 4, 4, 3]), tf.constant([1])), "a sample is an image"),
         ((tf.zeros([4, 4, 3]), tf.constant(1), tf.constant(1.0)), "Leave out other entries"),
         ((tf.zeros([4, 4, 3]), {"boxes": tf.zeros([1, 4])}), 'targets need "boxes"'),
+        ((tf.zeros([4, 4, 3]), {"boxes": tf.zeros([4, 1, 4]), "labels": tf.zeros([4, 1])}), "a sample is an image"),
+        ((tf.zeros([4, 4, 3]), tf.zeros([4, 5])), "grey images need a last axis"),
         (
             (
                 tf.zeros([4, 4, 3]),

@@ -96,6 +96,30 @@ def test_what_is_no_transform_or_no_data_is_refused():
         data.augment([image()], [CROP])
 
 
+GREY = tf.zeros([10, 12, 12])
+
+
+@pytest.mark.parametrize(
+    "grey",
+    [
+        tf.data.Dataset.from_tensor_slices((GREY, tf.range(10))).batch(5),
+        tf.data.Dataset.from_tensor_slices((GREY, tf.range(10))).batch(5, drop_remainder=True),
+        tf.data.Dataset.from_tensor_slices((GREY, tf.one_hot(tf.range(10), 10))).batch(5),
+        tf.data.Dataset.from_tensor_slices(GREY).batch(5),
+        tf.data.Dataset.from_tensor_slices((GREY, tf.range(10))),
+        data.arrays(GREY, tf.range(10)),
+    ],
+)
+def test_grey_images_without_channels_are_refused(grey):
+    with pytest.raises(ValueError, match="augment: .*last axis of one channel"):
+        data.augment(grey, [data.HorizontalFlip()])
+
+
+def test_an_image_as_long_as_its_soft_label_is_no_batch():
+    sized = tf.data.Dataset.from_tensors((tf.zeros([10, 12, 3]), tf.one_hot(1, 10)))
+    assert data.augment(sized, [data.HorizontalFlip()]).element_spec[0].shape == (10, 12, 3)
+
+
 def colours(**options):
     """Six images of one colour each, 10, 20, …, whose label is their number; MixUp draws among all of them."""
     order = Order(6, **{"batch_size": 2, "shuffle": True, "seed": 1, **options})
