@@ -102,16 +102,22 @@ def warn_of_unit_range(images, who):
         images: [b, h, w, c]; of whole numbers, or beyond the first 8 images, nothing is looked at.
         who: Name of the network, for the message.
     """
-    images = np.asarray(images[:8])
-    if images.dtype.kind in "iub" or not images.size:
-        return
-    low, high = images.min(), images.max()
-    if low >= 0 and 0 < high <= 1:
+    found = unit_range(images)
+    if found:
         warnings.warn(
-            f"{who}: the images lie within {low:.3g} to {high:.3g}. Detectors take RGB images of 0…255 and prepare "
-            "them themselves: all of these look black to it. Multiply them by 255.",
+            f"{who}: the images lie within {found[0]:.3g} to {found[1]:.3g}. Detectors take RGB images of 0…255 and "
+            "prepare them themselves: all of these look black to it. Multiply them by 255.",
             stacklevel=3,
         )
+
+
+def unit_range(images):
+    """(lowest, highest) of the first 8 images where they look prepared for 0…1, else None; whole numbers never do."""
+    images = np.asarray(images[:8])
+    if images.dtype.kind in "iub" or not images.size:
+        return None
+    low, high = images.min(), images.max()
+    return (low, high) if low >= 0 and 0 < high <= 1 else None
 
 
 def paste_masks(box_masks, boxes_xyxy, size):

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+SEEDS_A_SAMPLE = 1_009  # by which the seeds of a sample's transforms lie apart from those of the next
+
 
 class Order:
     """The order of the samples in each epoch: a function of (seed, epoch).
@@ -129,7 +131,7 @@ class Source:
         index, epoch = tf.cast(index, tf.int64), tf.cast(epoch, tf.int64)
         sample = self.example(index)
         for position, transform in enumerate(self.transforms):
-            seed = tf.stack([epoch * 1_000_003 + self.order.seed, index * 1_009 + position])
+            seed = tf.stack([epoch * 1_000_003 + self.order.seed, index * SEEDS_A_SAMPLE + position])
             sample = transform(sample, seed)
         return sample
 

@@ -4,7 +4,9 @@ import threading
 
 import tensorflow as tf
 
+from kvision.data.augmentation.unit_range import needs_bytes, watched
 from kvision.data.elements import is_batched
+from kvision.data.source import SEEDS_A_SAMPLE
 
 
 def augment(dataset, transforms, *, seed=0):
@@ -17,7 +19,8 @@ def augment(dataset, transforms, *, seed=0):
 
     Args:
         dataset: A `tf.data.Dataset` of `image`, `(image, label)`, `(image, label map)` or `(image, targets)` of the
-            data contract, or of batches of these. Images are in 0…255.
+            data contract, or of batches of these. Images are in 0…255; a warning tells of others, which changes of
+            colour ruin.
         transforms: Transforms such as `HorizontalFlip()`, in the order in which they are applied. Any function
             `(sample, seed) -> sample` of TensorFlow will do.
         seed: Of all draws.
@@ -44,8 +47,9 @@ def augment(dataset, transforms, *, seed=0):
     source = getattr(dataset, "source", None)
     if source is None:
         return _over_any(dataset, transforms, seed, batched)
-    for transform in transforms:
-        source = source.transformed(_of_source(source, transform, seed))
+    first = _first_of_bytes(transforms)
+    for position, transform in enumerate(transforms):
+        source = source.transformed(_of_source(source, transform, seed, watch=position == first))
     made = source.dataset()
     indices = tf.data.Dataset.from_tensor_slices(source.order.indices(0))
     made.before_and_after = lambda: indices.map(lambda index: (dataset.source.sample(index), source.sample(index)))
@@ -57,10 +61,24 @@ def needs_partners(transform):
     return getattr(transform, "num_partners", 0) > 0
 
 
-def _of_source(source, transform, seed):
+def _first_of_bytes(transforms):
+    """The position of the first transform that needs images in 0…255, or None."""
+    return next((position for position, transform in enumerate(transforms) if needs_bytes(transform)), None)
+
+
+def _watched(sample, here, transform, batched=False):
+    """A sample or a batch, whose images are looked at where `here` holds."""
+    images, *rest = tf.nest.flatten(sample)
+    images = watched(images, here, transform) if batched else watched(images[None], here, transform)[0]
+    return tf.nest.pack_sequence_as(sample, [images, *rest])
+
+
+def _of_source(source, transform, seed, watch):
     """The function of `Source`, with partners drawn from all samples as they are before this transform."""
 
     def function(sample, sample_seed):
+        if watch:  # at the sample that this shard begins with in files' order
+            sample = _watched(sample, sample_seed[1] // SEEDS_A_SAMPLE == source.order.shard[0], transform)
         own = tf.random.fold_in(sample_seed, seed)
         if not needs_partners(transform):
             return transform(sample, own)
@@ -102,8 +120,12 @@ def _over_any(dataset, transforms, seed, batched):
         lambda epoch: tf.data.Dataset.counter().map(lambda index: tf.stack([epoch * 1_000_003 + seed, index]))
     )
 
+    first = _first_of_bytes(transforms)
+
     def one(sample, own):
         for position, transform in enumerate(transforms):
+            if position == first:
+                sample = _watched(sample, own[1] == 0, transform)
             sample = transform(sample, tf.random.fold_in(own, position))
         return sample
 
@@ -127,7 +149,10 @@ def _over_any(dataset, transforms, seed, batched):
 def _batch(batch, own, transforms):
     """A batch, sample by sample; partners of a sample are those that follow it by a drawn distance."""
     size = tf.shape(tf.nest.flatten(batch)[0])[0]
+    first = _first_of_bytes(transforms)
     for position, transform in enumerate(transforms):
+        if position == first:
+            batch = _watched(batch, own[1] == 0, transform, batched=True)
         seed = tf.random.fold_in(own, position)
         seeds = tf.map_fn(lambda index, seed=seed: tf.random.fold_in(seed, index), tf.range(size, dtype=tf.int64))
         extra = ()

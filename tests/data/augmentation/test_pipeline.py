@@ -1,5 +1,7 @@
 """Transforms over data sets: with a source, and over any batches or samples."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,6 +120,46 @@ def test_grey_images_without_channels_are_refused(grey):
 def test_an_image_as_long_as_its_soft_label_is_no_batch():
     sized = tf.data.Dataset.from_tensors((tf.zeros([10, 12, 3]), tf.one_hot(1, 10)))
     assert data.augment(sized, [data.HorizontalFlip()]).element_spec[0].shape == (10, 12, 3)
+
+
+def plain_data(pixels, batch_size):
+    made = tf.data.Dataset.from_tensor_slices((pixels, tf.range(6)))
+    return made.batch(batch_size) if batch_size else made
+
+
+WAYS = {
+    "samples": lambda pixels: plain_data(pixels, None),
+    "batches": lambda pixels: plain_data(pixels, 4),
+    "source": lambda pixels: data.arrays(pixels, np.arange(6), batch_size=4),
+    "shard": lambda pixels: Source(
+        lambda index: (tf.constant(pixels)[index], index), Order(6, batch_size=2, shard=(1, 2))
+    ).dataset(),
+}
+
+
+@pytest.mark.parametrize(
+    "way, transforms",
+    [(way, [data.HorizontalFlip(), data.RandomErasing()]) for way in WAYS]
+    + [("samples", [data.RandAugment(num_operations=1)]), ("samples", [data.Scale(fill=114)])],
+)
+def test_images_in_unit_range_are_told_once(way, transforms, recwarn):
+    pixels = np.random.default_rng(0).uniform(0, 1, (6, 8, 8, 3)).astype("float32")
+    warnings.simplefilter("default")
+    for _ in range(2):
+        list(data.augment(WAYS[way](pixels), transforms))
+    told = [str(warning.message) for warning in recwarn]
+    assert 1 <= len(told) <= 2
+    assert "the images lie within 0" in told[0]
+    assert "multiply them by 255 before augment" in told[0]
+
+
+@pytest.mark.parametrize("way", ["samples", "source"])
+def test_images_of_bytes_or_unchanged_colours_are_no_matter(way):
+    pixels = np.random.default_rng(0).uniform(0, 1, (6, 8, 8, 3)).astype("float32")
+    list(data.augment(WAYS[way](pixels), [data.HorizontalFlip()]))
+    list(data.augment(WAYS[way](pixels * 255), [data.RandomErasing()]))
+    list(data.augment(WAYS[way](np.ones((6, 8, 8, 3), "uint8")), [data.RandomErasing()]))
+    list(data.augment(WAYS[way](pixels), [lambda sample, seed: (sample[0] * 255, sample[1]), data.RandomErasing()]))
 
 
 def colours(**options):
