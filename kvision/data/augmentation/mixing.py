@@ -4,6 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kvision.data.augmentation import samples
 from kvision.data.augmentation.covering import (
     crop_masks,
     full_size_masks,
@@ -68,7 +69,7 @@ class Mixing(Transform):
                 "scale them first, by RandomResizedCrop or ScaleJitter."
             )
         if "label" in targets and self.classes:
-            targets = {"soft_label": tf.one_hot(targets["label"], self.classes)}
+            targets = {"soft_label": samples.one_hot(targets["label"], self.classes, type(self).__name__)}
             return tf.cast(image, tf.float32), targets, lambda image, targets: (image, targets["soft_label"])
         if "soft_label" in targets:
             targets = {"soft_label": tf.cast(targets["soft_label"], tf.float32)}
@@ -82,7 +83,6 @@ class Mixing(Transform):
 
 
 def blend(one, other, weight):
-    """Soft labels, weighted."""
     return weight * one["soft_label"] + (1.0 - weight) * other["soft_label"]
 
 

@@ -44,6 +44,14 @@ def augment(dataset, transforms, *, seed=0):
                 f"{transform!r}."
             )
     batched = is_batched("augment", dataset)
+    names = getattr(dataset, "class_names", None) or ()
+    for transform in transforms:
+        classes = getattr(transform, "classes", None)
+        if classes is not None and len(names) > classes:
+            raise ValueError(
+                f"augment: {type(transform).__name__}(classes={classes}) is for fewer classes than the {len(names)} of "
+                f"the data set: pass classes={len(names)}."
+            )
     source = getattr(dataset, "source", None)
     if source is None:
         return _over_any(dataset, transforms, seed, batched)

@@ -166,3 +166,11 @@ def uniform(seed, *ranges):
     """A number for each `(low, high)`, drawn evenly: a tuple of float32 scalars."""
     low, high = (tf.constant([pair[end] for pair in ranges], tf.float32) for end in (0, 1))
     return tuple(tf.unstack(low + (high - low) * tf.random.stateless_uniform([len(ranges)], seed)))
+
+
+def one_hot(label, classes, who):
+    """A class index as a soft label [classes]; one out of range, which would become a label of nothing, is an error."""
+    known = (label >= 0) & (label < classes)
+    message = f"{who}(classes={classes}): labels must lie in 0 to {classes - 1}, got"
+    with tf.control_dependencies([tf.debugging.Assert(known, [message, label])]):
+        return tf.one_hot(label, classes)

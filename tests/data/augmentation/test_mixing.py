@@ -124,3 +124,24 @@ def test_partners_have_to_come_from_somewhere():
         data.augment(plain, [data.MixUp(classes=2)])
     with pytest.raises(ValueError, match="pass `partners`"):
         data.MixUp(classes=2)((tf.zeros([4, 4, 3]), tf.constant(1)), (0, 0))
+
+
+@pytest.mark.parametrize("label", [2, -1])
+@pytest.mark.parametrize("kind", [data.MixUp, data.CutMix, data.Mosaic])
+def test_labels_beyond_the_classes_are_errors(kind, label):
+    transform, right = kind(classes=2), (tf.zeros([4, 4, 3]), tf.constant(1))
+    wrong = (tf.zeros([4, 4, 3]), tf.constant(label))
+    for own, other in ((wrong, right), (right, wrong)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="labels must lie in 0 to 1, got"):
+            transform(own, (0, 0), lambda other=other: [other] * transform.num_partners)
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_labels_beyond_the_classes_end_an_epoch(source):
+    pixels, labels = np.zeros((4, 4, 4, 3), "float32"), np.array([0, 1, 2, 1])
+    made = data.arrays(pixels, labels) if source else tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="MixUp.classes=2.: labels must lie in 0 to 1, got"):
+        list(data.augment(made, [data.MixUp(classes=2)]))
+    made.class_names = ("a", "b", "c")
+    with pytest.raises(ValueError, match="pass classes=3"):
+        data.augment(made, [data.MixUp(classes=2)])
