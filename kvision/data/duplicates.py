@@ -27,7 +27,7 @@ def difference_hash(image):
     Returns:
         64 bits as a uint64, or None for an image of one colour, which has no differences.
     """
-    grey = np.nan_to_num(np.asarray(image, "float64")).mean(axis=-1)
+    grey = np.nan_to_num(np.asarray(image, "float64"), posinf=0, neginf=0).mean(axis=-1)
     for axis, cells in enumerate((ROWS, COLUMNS)):
         repeats = -(-cells // grey.shape[axis])
         grey = np.repeat(grey, repeats, axis) if repeats > 1 else grey

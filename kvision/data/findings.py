@@ -75,10 +75,10 @@ def _pixels(samples, dataset):
     if infinite:
         text = f"{_plural(len(infinite), 'image has', 'images have')} pixels that are not finite"
         yield _finding("error", text, infinite, dataset)
-    blank = [sample for sample in read if sample.low == sample.high]
+    blank = [sample for sample in read if sample.is_blank]
     if blank:
         yield _finding("warning", f"{_plural(len(blank), 'image is', 'images are')} of one colour", blank, dataset)
-    unit = [sample for sample in read if 0 <= sample.low < sample.high <= 1]
+    unit = [sample for sample in read if not sample.is_blank and 0 <= sample.low < sample.high <= 1]
     if unit and len(unit) < len(read) - len(blank):
         text = f"{_plural(len(unit), 'image lies', 'images lie')} within 0 to 1, the others do not"
         yield _finding("error", text, unit, dataset)

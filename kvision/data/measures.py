@@ -9,6 +9,8 @@ from kvision.data.duplicates import difference_hash, pixel_hash
 from kvision.data.elements import is_batched
 from kvision.data.source import Order
 
+ROUNDING = 1e-5  # of an image's largest value: what scaling makes of one colour
+
 
 @dataclasses.dataclass(slots=True)
 class Sample:
@@ -21,7 +23,8 @@ class Sample:
         error: Why it cannot be read; then the rest is None.
         pixels: Hash of its pixels.
         look: Its perceptual hash, None if it is of one colour.
-        low, high: Of its pixels.
+        low, high: Of its pixels, without padding.
+        is_blank: Whether it is of one colour.
         size: (height, width) of the image without padding; of the file where the targets tell its scale.
         label: The class, of a classifier's sample.
         boxes_xyxy: [k, 4] float64 of an object detector's, padding left out; None for others.
@@ -37,6 +40,7 @@ class Sample:
     look: object = None
     low: float = 0.0
     high: float = 0.0
+    is_blank: bool = False
     size: tuple | None = None
     label: object = None
     boxes_xyxy: object = None
@@ -117,9 +121,32 @@ def _sample(split, index, file, image, target):
     sample.size = tuple(round(side / scale) for side in sample.valid)
     inside = np.asarray(image[: sample.valid[0], : sample.valid[1]], "float32")
     sample.pixels = pixel_hash(inside * 255 if inside.size and inside.max() <= 1 else inside)
-    sample.low, sample.high = float(inside.min()), float(inside.max())
-    sample.look = difference_hash(inside)
+    shown = inside if isinstance(target, dict) and "image_size" in target else _without_bars(inside)
+    sample.low, sample.high = float(shown.min()), float(shown.max())
+    sample.is_blank = _is_blank(shown)
+    sample.look = None if sample.is_blank else difference_hash(shown)
     return sample
+
+
+def _is_blank(image):
+    """Whether an image is of one colour, but for what scaling rounds."""
+    if not np.isfinite(image).all():
+        return False
+    ranges = image.max(axis=(0, 1)) - image.min(axis=(0, 1))
+    return bool((ranges <= ROUNDING * np.abs(image).max()).all())
+
+
+def _without_bars(image):
+    """An image without the black bars, above and below or at both sides, that fill it up to a size of another form."""
+    lit = image.any(axis=-1)
+    for axis in (0, 1):
+        filled = np.flatnonzero(lit.any(axis=1 - axis))
+        if not len(filled):
+            return image
+        before, after = filled[0], image.shape[axis] - 1 - filled[-1]
+        if min(before, after) and abs(before - after) <= 1 and lit.any(axis=axis).all():
+            return image.take(range(filled[0], filled[-1] + 1), axis)
+    return image
 
 
 def _class_of(target):

@@ -73,7 +73,9 @@ def test_a_healthy_data_set_has_no_finding():
         (assign("label", 5, 3), "error", "1 sample has a label that is not from 0 to 2", {5}),
         (assign("label", 5, -1), "error", "1 sample has a label", {5}),
         (assign("image", (5, 0, 0, 0), np.nan), "error", "1 image has pixels that are not finite", {5}),
+        (assign("image", 5, np.inf), "error", "1 image has pixels that are not finite", {5}),
         (assign("image", 5, 128), "warning", "1 image is of one colour", {5}),
+        (assign("image", 5, (90, 120, 40)), "warning", "1 image is of one colour", {5}),
         (assign("image", 5, photos(1, seed=1)[0] / 255), "error", "1 image lies within 0 to 1", {5}),
         (assign("image", 5, photos(12)[2]), "warning", "1 pair of equal images: 2 and 5", {2, 5}),
         (assign("image", 4, photos(12)[2]), "error", "has different labels: 2 and 4", {2, 4}),
@@ -192,6 +194,28 @@ def test_files_that_break_are_named_and_what_the_reader_left_out(tmp_path, capsy
     assert str(gone) in capsys.readouterr().out
     page = (tmp_path / "pages" / "check.html").read_text()
     assert "1 sample cannot be read" in page
+
+
+@pytest.mark.parametrize("size", [(40, 80), (80, 40), (31, 40), (40, 40)])
+def test_blank_images_are_found_within_their_padding(tmp_path, size):
+    for index, pixels in enumerate(photos(8)):
+        folder = tmp_path / ("cat", "dog")[index % 2]
+        folder.mkdir(exist_ok=True)
+        PIL.Image.fromarray(pixels).save(folder / f"{index}.png")
+    PIL.Image.new("RGB", size, (90, 120, 40)).save(tmp_path / "cat" / "blank.png")
+    data = kvision.data.image_folder(tmp_path, image_size=(32, 32))
+    (finding,) = check(data, verbose=0).findings
+    assert "1 image is of one colour" in finding.text
+    assert "blank.png" in finding.text
+
+
+def test_pictures_on_black_are_not_blank():
+    images = photos(6).astype("float32")
+    images[1], images[2], images[3] = 0, 0, 0
+    images[1, 8:24, 8:24] = 255  # a square
+    images[2, :, :16] = 255  # half of the image
+    images[3, 8:24] = photos(1, seed=3)[0, :16]
+    assert check(classes_of(images, np.arange(6) % 2), verbose=0).findings == ()
 
 
 def test_the_page_draws_the_worst(tmp_path):
