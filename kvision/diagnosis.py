@@ -66,9 +66,9 @@ class Diagnosis:
     @property
     def sentence(self):
         """What is not finite first, in words."""
-        samples = f" (sample {', '.join(map(str, self.samples[:8]))} of the batch)" if self.samples else ""
+        samples = _listed(self.samples)
         if not self.batch_is_finite:
-            return f"the batch holds numbers that are not finite{samples}"
+            return batch_sentence(self.samples)
         if self.first is not None:
             weights = "" if self.weights_are_finite else "; weights are not finite"
             return f"the {self.first[1]} of {self.first[0]} is the first that is not finite{samples}{weights}"
@@ -84,6 +84,19 @@ class Diagnosis:
             numbers = ["" if number is None else f"{number:.3g}" for number in (layer.outputs, layer.gradients)]
             rows.append(f"{layer.name:<{width}}  {numbers[0]:>14}  {numbers[1]:>16}")
         return "\n".join([*rows, f"loss {self.loss:.6g}: {self.sentence}"])
+
+
+def batch_sentence(samples):
+    """What is wrong with a batch whose `samples` are not finite, in words."""
+    return f"the batch holds numbers that are not finite{_listed(samples)}"
+
+
+def _listed(samples):
+    return f" (sample {_few(samples)} of the batch)" if samples else ""
+
+
+def _few(parts):
+    return ", ".join(map(str, parts[:8])) + (f" and {len(parts) - 8} more" if len(parts) > 8 else "")
 
 
 def diagnose(model, data):
@@ -199,11 +212,11 @@ def _gradients(model, data):
 
 def _samples(model, x, y, sample_weight, outputs, loss_is_finite):
     """Indices of the samples that are not finite, and whether the batch itself is finite."""
-    broken = _rows((x, y, sample_weight))
+    broken = broken_samples((x, y, sample_weight))
     if broken:
         return broken, False
     count = _count(x)
-    broken = _rows(outputs)
+    broken = broken_samples(outputs)
     if broken and len(broken) < count:
         return broken, True
     if broken or loss_is_finite:
@@ -224,7 +237,7 @@ def _count(tree):
     return min((len(each) for each in keras.tree.flatten(tree) if each is not None and len(each.shape)), default=0)
 
 
-def _rows(tree):
+def broken_samples(tree):
     """Indices along the first axis at which any array of floats in `tree` is not finite."""
     rows = set()
     for each in keras.tree.flatten(tree):
@@ -250,13 +263,11 @@ def _labels(model, data):
     if "sparse_categorical" not in named or not hasattr(y, "shape") or not isinstance(shape, tuple):
         return []
     labels, classes = np.asarray(ops.convert_to_numpy(y)), shape[-1]
-    wrong = np.argwhere((labels < 0) | (labels >= classes))[:8]
-    ignored = getattr(loss, "ignore_class", None)
-    wrong = [index for index in wrong if labels[tuple(index)] != ignored]
-    if not wrong:
+    wrong = ((labels < 0) | (labels >= classes)) & (labels != getattr(loss, "ignore_class", None))
+    told = [f"sample {index[0]} has label {labels[tuple(index)]}" for index in np.argwhere(wrong)]
+    if not told:
         return []
-    told = ", ".join(f"sample {index[0]} has label {labels[tuple(index)]}" for index in wrong)
-    return [f"Labels: {told}; expected 0...{classes - 1}. Mend the labels, or build the model with more classes."]
+    return [f"Labels: {_few(told)}; expected 0...{classes - 1}. Mend the labels, or build the model with more classes."]
 
 
 def _arrays(tree):
@@ -269,10 +280,7 @@ def _arrays(tree):
 def batch_file(data, facts, weights):
     """The bytes of an npz file that `read_batch_file` reads: no object in it, nothing to unpickle.
 
-    Args:
-        data: A batch: arrays or tensors in tuples, lists and dicts.
-        facts: `{name: text or number}`, such as the step.
-        weights: `{name: array}`: the variables of the model that met it.
+    `data` are arrays or tensors in tuples, lists and dicts, `facts` texts and numbers by name, `weights` arrays.
     """
     arrays = []
     structure = _structure(data, arrays)

@@ -71,6 +71,13 @@ def test_names_the_samples():
     assert diagnose(model(), (*batch(), weights)).samples == (2,)
 
 
+def test_says_how_many_samples_it_does_not_name():
+    x, y = np.full((16, 4), np.nan, "float32"), np.arange(16) % 3
+    assert "(sample 0, 1, 2, 3, 4, 5, 6, 7 and 8 more of the batch)" in diagnose(model(), (x, y)).sentence
+    (_, labels) = notes_on(model(), (np.zeros((16, 4), "float32"), np.full(16, 7)))
+    assert "sample 7 has label 7 and 8 more; expected 0...2" in labels
+
+
 def test_names_the_samples_whose_loss_alone_is_not_finite():
     made = model()
     made.compile(

@@ -16,7 +16,7 @@ from kvision._keras import layers_of, own_variables
 from kvision.errors import choose
 from kvision.task_model import TaskModel
 from kvision.training.batches import first_batch, for_arrays, num_rows
-from kvision.training.losses import tensors
+from kvision.training.losses import check_finite, tensors
 from kvision.training.untouched import untouched
 from kvision.training.verdict import Verdict
 
@@ -126,7 +126,8 @@ def compare_initialisations(
         any of the configurations is.
 
     Raises:
-        ValueError: on an unknown scheme, a model without a batch, or arguments that have no effect with a model.
+        ValueError: on an unknown scheme, a model without a batch, one that is not finite, or arguments without
+            effect with a model.
 
     >>> found = compare_initialisations(schemes=("0.01", "he"), activations=("relu",), batch_norm=(False,), width=100)
     >>> found.healthy
@@ -142,6 +143,7 @@ def compare_initialisations(
                 f"batch={'None' if batch is None else 'given'}, activations={activations!r}, batch_norm={batch_norm!r}."
             )
         x = batch if hasattr(batch, "shape") else first_batch(batch)[0]
+        check_finite(for_arrays(np.asarray, x))
         with untouched(model):
             statistics = {OWN: _statistics(model, x, {})}
             for name, maker in makers.items():

@@ -120,11 +120,18 @@ def find_learning_rate(model, data, *, low=1e-6, high=10.0, steps=100, batch_siz
 def _check_numbers(low, high, steps, batch_size, divergence):
     if not 0 < low < high < math.inf:
         raise ValueError(f"The range test needs 0 < low < high: got low={low!r}, high={high!r}.")
-    if steps < 20 or batch_size < 1 or not divergence > 1:
+    check_steps(steps)
+    if batch_size < 1 or not divergence > 1:
         raise ValueError(
-            "The range test needs steps of at least 20, a batch_size of at least 1 and divergence above 1: got "
-            f"{steps}, {batch_size} and {divergence}."
+            "The range test needs a batch_size of at least 1 and divergence above 1: got "
+            f"{batch_size} and {divergence}."
         )
+
+
+def check_steps(steps):
+    """Raise on so few that the test would tell nothing."""
+    if steps < 20:
+        raise ValueError(f"The range test needs steps of at least 20: got {steps}. Give more steps.")
 
 
 def _compiled_rate(optimizer):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision.diagnosis import batch_sentence, broken_samples
 from kvision.errors import unknown
 from kvision.task_model import TaskModel
 from kvision.training.batches import for_arrays
@@ -25,6 +26,7 @@ def prepare(model, batch):
             "compile as for fit."
         )
     x, y, weight = batch
+    check_finite(x)
     if isinstance(model, TaskModel):
         if weight is not None:
             raise ValueError(f"{model.name} takes no sample_weight: got batches of three parts. Pass (x, y).")
@@ -33,7 +35,18 @@ def prepare(model, batch):
     with untouched(model):
         outputs = model(tensors(x), training=False)
         check_labels(model, y, outputs)
-        model.compute_loss(tensors(x), tensors(y), outputs, tensors(weight), training=False)
+        loss = model.compute_loss(tensors(x), tensors(y), outputs, tensors(weight), training=False)
+        if not np.isfinite(ops.convert_to_numpy(loss)):  # a loss may mask targets that are not finite
+            check_finite((y, weight))
+
+
+def check_finite(arrays):
+    """Raise on numbers that are not finite: a check would look for their cause in the model."""
+    if broken := broken_samples(arrays):
+        raise ValueError(
+            f"{batch_sentence(broken).capitalize()}: got {len(broken)} such samples, expected finite inputs, targets "
+            "and weights. Look at those samples, and at what reads or scales them."
+        )
 
 
 def check_labels(model, y, outputs):

@@ -8,8 +8,10 @@ from kvision.training.batches import first_batch
 from kvision.training.gradients import check_gradients
 from kvision.training.initial_loss import check_initial_loss
 from kvision.training.initialisations import compare_initialisations
-from kvision.training.learning_rate import find_learning_rate
+from kvision.training.learning_rate import check_steps, find_learning_rate
+from kvision.training.losses import prepare
 from kvision.training.overfit import overfit_one_batch
+from kvision.training.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,8 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
 
     In this order: `check_initial_loss`, `compare_initialisations` (of the model's own weights), `check_gradients` (one
     direction of 24 weights), `overfit_one_batch`, `find_learning_rate`. Each may be run alone, with more options. A
-    ResNet-18 at 64 pixels takes about 70 s of processor time, most of it in training steps.
+    ResNet-18 at 64 pixels takes about 70 s of processor time, most of it in training steps. A check that the model does
+    not let run has failed, for the reason it gives, and the others go on.
 
     Args:
         model: A compiled `keras.Model` before training, a classifier, a detector or any other.
@@ -52,8 +55,8 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
         A `Preflight`.
 
     Raises:
-        ValueError: on what the checks refuse: a model that is not compiled, data without targets or that can be read
-            only once, labels that no output is for.
+        ValueError: on a model that is not compiled, data without targets, that are not finite or that can be read only
+            once, labels that no output is for, and fewer than 20 steps.
 
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(4, "softmax")])
     >>> model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
@@ -62,7 +65,9 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
     True
     """
     progress = int(verbose > 1)
+    check_steps(steps)
     batch = first_batch(data, 32 if isinstance(data, tuple | list) else None)
+    prepare(model, batch)
     is_task = isinstance(model, TaskModel)
     few = tuple(part for part in batch if part is not None)
     checks = {
@@ -78,7 +83,10 @@ def preflight(model, data, *, steps=100, seed=0, verbose=1):
     }
     verdicts = {}
     for name, check in checks.items():
-        verdicts[name] = check()
+        try:
+            verdicts[name] = check()
+        except ValueError as error:  # such as of a model without a trainable weight
+            verdicts[name] = Verdict(False, " ".join(str(error).split()))
         if verbose:
             print_message(_line(name, verdicts[name]))
     return Preflight(verdicts)

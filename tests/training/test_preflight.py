@@ -1,9 +1,17 @@
 """All checks in one call, a verdict each, on classifiers and detectors, healthy and not."""
 
 import keras
+import numpy as np
 import pytest
 
-from kvision.training import preflight
+from kvision.training import (
+    check_gradients,
+    check_initial_loss,
+    compare_initialisations,
+    find_learning_rate,
+    overfit_one_batch,
+    preflight,
+)
 from tests.training.models import batch, compiled, convnet, everything, restless
 
 CHECKS = ["initial loss", "initialisation", "gradients", "overfit", "learning rate"]
@@ -45,3 +53,42 @@ def test_a_detector_passes():
     detector.compile(keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=1.0))
     found = preflight(detector, boxes(), steps=40)
     assert found.ok, str(found)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have any trainable weights")
+def test_a_frozen_model_gets_the_whole_table():
+    model = convnet()
+    model.trainable = False
+    found = preflight(compiled(model), batch(), steps=20, verbose=0)
+    assert list(found.verdicts) == CHECKS and not found.verdicts["gradients"]
+    assert "no trainable weights to check" in found.verdicts["gradients"].sentence
+    assert "no weight is trainable" in found.verdicts["overfit"].sentence
+
+
+def test_steps_that_no_check_can_use_are_refused_before_any():
+    with pytest.raises(ValueError, match="steps of at least 20: got 10"):
+        preflight(compiled(convnet()), batch(), steps=10)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check_initial_loss, check_gradients, compare_initialisations, find_learning_rate, overfit_one_batch, preflight],
+)
+def test_numbers_of_the_batch_that_are_not_finite_are_named_first(check):
+    x, y = batch()
+    x[3, 1, 1, 1] = np.nan
+    with pytest.raises(ValueError, match=r"^The batch holds .* not finite \(sample 3 of the batch\)"):
+        check(compiled(convnet()), (x, y))
+
+
+def test_targets_that_are_not_finite_are_named_unless_the_loss_masks_them():
+    x, y = batch()
+    y = np.eye(4, dtype="float32")[y]
+    y[2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"not finite \(sample 2 of the batch\)"):
+        check_initial_loss(compiled(convnet(None), loss="mse"), (x, y))
+
+    def masked(targets, outputs):
+        return keras.ops.mean(keras.ops.where(keras.ops.isfinite(targets), outputs, 0.0), axis=-1)
+
+    assert check_initial_loss(compiled(convnet(None), loss=masked), (x, y))
