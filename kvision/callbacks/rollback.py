@@ -39,11 +39,13 @@ class Rollback(keras.callbacks.Callback):
 
     A training breaks where loss or gradients are not finite: inside the compiled step that update is not applied. It
     also breaks where the loss of single batches, not averaged over the epoch, is at least twice the mean of the 100
-    before, four times in a row. Then weights, optimizer, moving statistics and seeds are put back to the last copy from
-    before that, the rate is halved, and the training goes on with the next batch; the logs of the epoch leave out the
-    batches that were not applied. After `max_retries` of these in one `fit`, the state is put back once more and
-    `Diverged` is raised: it names the first layer that is not finite, in the forward pass or in the gradient, the
-    samples, the step and the rate, and a file with the batch, which `kvision.training.replay` runs again.
+    before, four times in a row. In the first 100 batches, where losses differ more, it is ten times the largest before,
+    four times in a row, a hundred times twice, or ten thousand times once; and from a thousand times on where fewer
+    than four are known. Then weights, optimizer, moving statistics and seeds are put back to the last copy from before
+    that, the rate is halved, and the training goes on with the next batch; the logs of the epoch leave out the batches
+    that were not applied. After `max_retries` of these in one `fit`, the state is put back once more and `Diverged` is
+    raised: it names the first layer that is not finite, in the forward pass or in the gradient, the samples, the step
+    and the rate, and a file with the batch, which `kvision.training.replay` runs again.
 
     A copy counts as good once four more steps went well. Steps of the run go on: a schedule of `LearningRate` is not
     put back, and what was halved stays a factor on it, as with `ReduceOnPlateau`. A gradient that overflows under

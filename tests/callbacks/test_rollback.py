@@ -37,6 +37,7 @@ from tests.callbacks.rollback_runs import (
 )
 from tests.callbacks.vitals.vital_runs import ALL, Record
 from tests.support import assert_close
+from tests.training.models import batch, convnet
 
 KINDS = (LOSS, GRADIENT, "input", 6.0)
 
@@ -156,6 +157,16 @@ def test_it_guards_where_a_measurement_fails(monkeypatch):
     model, rollback = compiled(), Rollback(every=4)
     fit(model, [Vitals(), rollback], *data(faults=[(10, GRADIENT)]))
     assert rollback.retries == 1 and int(model.optimizer.iterations) > 12
+
+
+def test_a_run_that_blows_up_at_once_goes_back_to_its_beginning(capsys):
+    """Its loss jumps to 1e4 and comes back by itself, of a network that is dead: two steps are all there is to see."""
+    keras.utils.set_random_seed(0)
+    model, rollback = convnet(), Rollback()
+    model.compile(keras.optimizers.SGD(30.0), "sparse_categorical_crossentropy")
+    fit(model, [rollback], *batch(64), batch_size=16)
+    assert rollback.retries >= 1 and rollback.restored_step == 0
+    assert "times the largest of the 1 before" in capsys.readouterr().out
 
 
 def test_vitals_and_steps_go_on_behind_a_fault():
