@@ -65,7 +65,7 @@ class Rollback(keras.callbacks.Callback):
 
     Raises:
         ValueError: For a number that is no integer of at least 0 or 1, a directory that cannot be written to, and,
-            before the first batch, an optimizer whose rate cannot be set.
+            before the first batch, an optimizer whose rate cannot be set, and a second `Rollback` in the same `fit`.
         Diverged: From `fit`, after the last retry.
 
     ```python

@@ -285,3 +285,14 @@ def test_refuses_numbers_without_a_meaning(options, message):
 def test_refuses_an_optimizer_whose_rate_cannot_be_set():
     with pytest.raises(ValueError, match="Rollback cannot halve the rate .* SGD with a schedule of its own"):
         fit(compiled(learning_rate=keras.optimizers.schedules.CosineDecay(0.1, 10)), [Rollback()], *data())
+
+
+def test_refuses_a_second_one_in_the_same_fit():
+    model, first = shared()
+    reset(model, first)
+    rollbacks = [Rollback(), Rollback()]
+    with pytest.raises(ValueError, match="One Rollback watches a fit: got a second among its callbacks"):
+        fit(model, rollbacks, *data())
+    assert differing(first, copy_state(model), but=("nothing",)) == []
+    fit(model, rollbacks[:1], *data(batches=2))
+    fit(model, rollbacks[1:], *data(batches=2))

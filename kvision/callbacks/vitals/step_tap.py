@@ -76,7 +76,14 @@ class StepTap:
         self._reads_norms = self._reads_norms or reads_norms
 
     def join_guard(self, callback):
-        """Let `callback` take the verdicts on every batch, and no update be applied that is not finite."""
+        """Let `callback` take the verdicts on every batch, and no update be applied that is not finite.
+
+        Raises:
+            ValueError: Where another one takes them already.
+        """
+        if GUARDS in self._parts:
+            name = type(callback).__name__
+            raise ValueError(f"One {name} watches a fit: got a second among its callbacks. Leave one of them out.")
         self._drivers.append(callback)
         self._parts.add(GUARDS)
 
