@@ -298,11 +298,7 @@ def batch_file(data, facts, weights):
 
 
 def read_batch_file(path):
-    """`(data, facts, weights)` of a file that `batch_file` made.
-
-    Raises:
-        ValueError: If the file is no such file.
-    """
+    """`(data, facts, weights)` of a file that `batch_file` made; ValueError where there is no such file."""
     try:
         content = io.BytesIO(pathlib.Path(path).read_bytes())  # NumPy leaves a file open that it cannot read
         with np.load(content, allow_pickle=False) as file:
@@ -311,7 +307,9 @@ def read_batch_file(path):
         data = _rebuilt(told["structure"], arrays)
         weights = {name: arrays[f"weight/{index}"] for index, name in enumerate(told["weights"])}
     except FileNotFoundError:
-        raise
+        raise ValueError(
+            f"There is no file {str(path)!r}: expected an npz file as Rollback names in its error. Give that file."
+        ) from None
     except Exception as error:
         raise ValueError(
             f"Not a batch that Rollback saved: got {str(path)!r} ({error}), expected an npz file as it names in its "

@@ -50,17 +50,33 @@ def check_finite(arrays):
 
 
 def check_labels(model, y, outputs):
-    """Raise on class indices that the model has no output for: on a GPU such a loss is NaN without a word."""
-    if hasattr(outputs, "shape") and hasattr(y, "shape") and "sparse_categorical" in loss_name(model.loss):
-        classes, labels = outputs.shape[-1], np.asarray(y).reshape(len(y), -1)
-        wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
+    """Raise on labels that are none of the loss: on a GPU, of an index without an output it is NaN without a word."""
+    name = loss_name(model.loss)
+    if not hasattr(outputs, "shape") or not hasattr(y, "shape") or "categorical" not in name:
+        return
+    given, wanted = tuple(y.shape), tuple(outputs.shape)
+    if "sparse" not in name:
+        if given in (wanted[:-1], (*wanted[:-1], 1)) and wanted[-1] > 1:
             raise ValueError(
-                f"Labels of {model.name} are integers from 0 to {classes - 1}: got {labels[row, column]} at index "
-                f"{row} of the batch, {wrong.any(axis=1).sum()} such samples in all. Number the classes from 0, "
-                "without a background class, or give the model more outputs."
+                f"{name} of {model.name} takes labels that are one-hot, {list(wanted)}: got {list(given)}, such as "
+                f"class indices. Compile with sparse_categorical_crossentropy, or pass "
+                f"keras.utils.to_categorical(y, {wanted[-1]})."
             )
+        return
+    if given == wanted and wanted[-1] > 1:
+        raise ValueError(
+            f"{name} of {model.name} takes one integer a sample: got {list(given)}, as many as outputs, such as "
+            f"one-hot labels. Compile with {name.removeprefix('sparse_')}, or pass y.argmax(axis=-1)."
+        )
+    classes, labels = wanted[-1], np.asarray(y).reshape(len(y), -1)
+    wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"Labels of {model.name} are integers from 0 to {classes - 1}: got {labels[row, column]} at index "
+            f"{row} of the batch, {wrong.any(axis=1).sum()} such samples in all. Number the classes from 0, "
+            "without a background class, or give the model more outputs."
+        )
 
 
 def loss_name(loss):

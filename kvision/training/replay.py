@@ -21,7 +21,7 @@ def replay(file, model):
         finite, `samples` the samples of the batch.
 
     Raises:
-        ValueError: If the file is no such batch, or that of another model.
+        ValueError: If there is no such file, or it is no such batch, or that of another model.
 
     ```python
     print(kvision.training.replay("rollback-step-57.npz", model))

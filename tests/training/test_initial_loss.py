@@ -1,12 +1,13 @@
 """The loss at chance: right for healthy models, and a sentence for each planted fault."""
 
+import logging
 import math
 
 import keras
 import numpy as np
 import pytest
 
-from kvision.training import check_initial_loss
+from kvision.training import check_gradients, check_initial_loss
 from tests.applications.detection import rows as detectors
 from tests.training.models import CLASSES, batch, compiled, convnet
 
@@ -188,3 +189,33 @@ def test_a_detector_with_proposals_starts_at_chance():
         {"rpn_objectness_loss": math.log(2)}
         | {f"classification_loss_{k}": math.log(4) / 2 ** (k - 1) for k in (1, 2, 3)}
     )
+
+
+@pytest.mark.parametrize(
+    ("loss", "encode", "message"),
+    [
+        ("sparse_categorical_crossentropy", ONE_HOT.__getitem__, r"one integer a sample: got \[32, 4\].*argmax"),
+        (L.SparseCategoricalCrossentropy(), ONE_HOT.__getitem__, r"one integer a sample: got \[32, 4\].*argmax"),
+        ("categorical_crossentropy", np.asarray, r"one-hot, \[32, 4\]: got \[32\].* sparse_categorical_crossentropy"),
+        ("categorical_focal_crossentropy", lambda y: y[:, None], r"one-hot, \[32, 4\]: got \[32, 1\].*to_categorical"),
+    ],
+)
+def test_labels_of_the_other_crossentropy_are_named(loss, encode, message):
+    x, y = batch()
+    with pytest.raises(ValueError, match=message):
+        check_initial_loss(compiled(convnet(), loss=loss), (x, encode(y)))
+
+
+@pytest.mark.tensorflow_only
+def test_checks_of_many_models_in_one_process_print_no_warning_of_retracing(caplog):
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        for _ in range(6):
+            model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+            compiled(model, loss=L.SparseCategoricalCrossentropy(from_logits=True))
+            check_initial_loss(model, batch(4))
+            check_gradients(model, batch(4), coordinates=0, weights=1)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text

@@ -40,6 +40,11 @@ def test_it_stops_with_the_layer_and_a_batch_that_runs_again(faults, first, says
         assert left == ["rollback-step-10.npz"]
 
 
+def test_a_file_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no file '.*nope.npz': expected .* as Rollback names in its error"):
+        replay(tmp_path / "nope.npz", shared()[0])
+
+
 def test_a_file_that_is_no_batch_and_a_batch_of_another_model_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match="Not a batch that Rollback saved"):
