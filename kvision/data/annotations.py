@@ -111,10 +111,11 @@ def usable_annotations(reading, records, masks, max_boxes):
             f"{'; '.join(reasons[:3])}"
         )
     if first and clipped > MOST_CLIPPED * used:
+        reach = "reaches beyond its image" if clipped == 1 else "reach beyond their image"
         reading.problem(
             first[0],
             "",
-            f"{clipped} of {used} boxes reach beyond their image by more than a pixel and are clipped, the first in "
+            f"{clipped} of {used} boxes {reach} by more than a pixel and {are(clipped)} clipped, the first in "
             f"{first[1]}: are they in the pixels of these images?",
         )
 
@@ -155,13 +156,18 @@ def _use(reading, image, masks, max_boxes):
         order = np.argsort(-area_xyxy([annotation.box_xyxy for annotation in used]), kind="stable")
         kept = set(order[:max_boxes].tolist())
         reason = (
-            f"{len(used)} objects, of which the {max_boxes} largest are used and {len(used) - max_boxes} are left out; "
-            "raise max_boxes to use them all"
+            f"{len(used)} objects, of which the {max_boxes} largest {are(max_boxes)} used and {len(used) - max_boxes} "
+            f"{are(len(used) - max_boxes)} left out; raise max_boxes to use them all"
         )
         reading.problem(image.file, image.path.name, reason)
         used = [annotation for index, annotation in enumerate(used) if index in kept]
     image.annotations = used
     return over
+
+
+def are(count):
+    """The verb for a number of things."""
+    return "is" if count == 1 else "are"
 
 
 def _shown(box):

@@ -137,7 +137,8 @@ def _annotation(reading, path, row, entry, records, known, label_of):
         return None
     name = records[image_id].path.name
     if category is None or category not in label_of:
-        return f"{name}: no category has the id {_short(entry.get('category_id'))}; known are {_few(label_of)}"
+        known = f"known are {_few(label_of)}" if label_of else "the file lists no categories"
+        return f"{name}: no category has the id {_short(entry.get('category_id'))}; {known}"
     if box is None:
         return f"{name}: the bbox {_short(entry.get('bbox'))} is not four numbers"
     class_name, label = label_of[category]

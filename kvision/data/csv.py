@@ -191,6 +191,8 @@ def _rows(kind, file):
         for index, row in enumerate(read[1:], 2)
         if any(cell.strip() for cell in row)
     ]
+    if not rows:
+        raise ValueError(f"{kind}: {str(file)!r} holds the names of its columns, but no row below them.")
     return columns, rows
 
 

@@ -49,7 +49,8 @@ def detection_data(reading, records, class_names, *, image_size=(512, 512), mask
     turned = sum(record.upright != reading.is_upright(record.header) for record in records)
     if turned:
         other = "stored" if reading.options.orientation == "upright" else "turned by their EXIF data"
-        reading.notes.append(f"{turned} images are taken as {other}: so are the sizes that the data set states")
+        shown = "1 image is" if turned == 1 else f"{turned} images are"
+        reading.notes.append(f"{shown} taken as {other}: so are the sizes that the data set states")
     table = _table(records, image_size)
     draw = _mask_drawer(records, table, image_size, mask_size, max_boxes) if masks else None
     counts = np.bincount(table["labels"][table["labels"] >= 0], minlength=len(class_names)).tolist()

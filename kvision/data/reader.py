@@ -13,7 +13,7 @@ import numpy as np
 
 from kvision._keras import print_message
 from kvision.data import images
-from kvision.data.annotations import Problem
+from kvision.data.annotations import Problem, are
 from kvision.data.files import fraction, relative
 from kvision.data.source import Order, Source
 from kvision.errors import choose, unknown
@@ -172,10 +172,12 @@ class Reading:
         if self.options.classes is None:
             return known
         names = tuple(map(str, self.options.classes))
+        if not known:
+            raise ValueError(f"{self.reader}: the data set lists no class, got classes={names!r}. Leave it out.")
         missing = [name for name in names if name not in known]
         others = [name for name in known if name not in names]
         if missing and (others or len(missing) == len(names)):
-            raise unknown(f"class in classes= of {self.reader}", missing[0], others or known)
+            raise unknown(f"class in classes= of {self.reader}", missing[0], known)
         if missing:
             self.notes.append(f"the data set has no class {', '.join(map(repr, missing))}; the labels keep their order")
         return names
@@ -244,7 +246,7 @@ class Reading:
             shard=options.shard,
         )
         for (file, name), count in self.others.items():
-            self.problem(file, "", f"{count} of class {name!r}, which is not in classes, are left out")
+            self.problem(file, "", f"{count} of class {name!r}, which is not in classes, {are(count)} left out")
         for line in [*self.notes, *([self.summary()] if self.problems else [])]:
             print_message(f"kvision.data.{self.reader}: {line}")
         facts = {"classes": len(facts["class_names"]), **facts, "problems": self.problems}
@@ -309,7 +311,10 @@ def reader(batches, **defaults):
 
         @functools.wraps(function)
         def read(*arguments, **options):
-            signature.bind(*arguments, **options)  # an unknown name is told before any file is read
+            try:
+                signature.bind(*arguments, **options)  # an unknown name is told before any file is read
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}: {error}; it takes {', '.join(signature.parameters)}.") from None
             given = {name: value for name, value in options.items() if name in names}
             rest = {name: value for name, value in options.items() if name not in names}
             try:

@@ -155,6 +155,15 @@ def test_a_file_that_is_none_says_what_is_missing(tmp_path, content, message):
         read(tmp_path)
 
 
+def test_a_category_of_a_file_without_any_says_so(tmp_path):
+    content = write_coco(tmp_path, IMAGES, TARGETS) | {"categories": []}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no category has the id 3; the file lists no categories;"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match="the data set lists no class, got classes="):
+        read(tmp_path, classes=["a"])
+
+
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"annotations.json.*cannot be read"):
         read(tmp_path)

@@ -113,7 +113,9 @@ def test_an_image_with_contradictory_labels_is_left_out_and_named(folder, text):
     ("reader", "text", "message"),
     [
         (csv, "", "holds the names of its columns"),
-        (csv, "a,b\n", "has no column file, filename"),
+        (csv, "file,xmin,ymin,xmax,ymax,class\n", "csv: .* holds the names of its columns, but no row below"),
+        (csv_labels, "file,label\n\n", "csv_labels: .* holds the names of its columns, but no row below"),
+        (csv, "a,b\n1,2\n", "has no column file, filename"),
         (csv, "file,label\na.png,x\n", "needs four columns with left"),
         (
             csv,
@@ -127,6 +129,10 @@ def test_an_image_with_contradictory_labels_is_left_out_and_named(folder, text):
 def test_tables_that_cannot_be_read_say_why(folder, reader, text, message):
     with pytest.raises(ValueError, match=message):
         reader(*write(folder, text))
+    with pytest.raises(
+        TypeError, match=rf"{reader.__name__}: got an unexpected keyword argument 'labels'; it takes file"
+    ):
+        reader(*write(folder, text), labels="x")
     with pytest.raises(ValueError, match="its file lists no splits, got split='train'"):
         reader(*write(folder, text), split="train")
 

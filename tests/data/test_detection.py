@@ -154,6 +154,15 @@ def test_the_largest_boxes_are_kept_and_the_rest_is_reported(tmp_path):
     assert problem.file.endswith("many.txt")
     assert "many.png: 5 objects, of which the 3 largest are used and 2 are left out" in str(problem)
     assert found.counts == (4,)
+    (problem,) = yolo(tmp_path, image_size=(100, 100), max_boxes=4).problems
+    assert "of which the 4 largest are used and 1 is left out" in str(problem)
+
+
+def test_one_box_beyond_the_border_is_told_of_as_one(tmp_path):
+    save_image(tmp_path / "a.png", (100, 100))
+    (tmp_path / "a.txt").write_text("0 0.9 0.5 0.4 0.2\n0 0.5 0.5 0.4 0.2\n")
+    (problem,) = yolo(tmp_path, image_size=(100, 100)).problems
+    assert "1 of 2 boxes reaches beyond its image by more than a pixel and is clipped" in problem.reason
 
 
 def test_an_empty_image_is_a_normal_one(tmp_path):

@@ -117,6 +117,11 @@ def test_the_order_of_classes_is_natural_or_as_it_is_given(tmp_path):
     }
     with pytest.raises(ValueError, match=r"Unknown class in classes= of image_folder: got '8'.*'10'"):
         image_folder(tmp_path, classes=["8", "9", "кот мопс"])
+    with pytest.raises(ValueError, match="got 'ten'. The known names are: '9', '10', 'кот мопс'."):
+        image_folder(tmp_path, classes=["9", "ten"])
+    (tmp_path / "10" / "1.png").unlink()
+    (problem,) = image_folder(tmp_path, classes=["кот мопс", "9"], **SIZE).problems
+    assert problem.reason == "1 of class '10', which is not in classes, is left out"
     shutil.rmtree(tmp_path / "10")
     assert image_folder(tmp_path, classes=["9", "10", "кот мопс"], **SIZE).counts == (2, 0, 2)
 
