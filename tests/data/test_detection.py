@@ -187,7 +187,7 @@ def test_an_empty_image_is_a_normal_one(tmp_path):
         ("0 1.5 0.5 0.2 0.2", r"\(70, 40, 80, 60\) lies outside the image of 100 x 50 \(height x width\)"),
         ("0 1.1 0.5 0.2 0.2", "lies outside the image of 100 x 50"),
         ("0 0.5 0.5 1e300 inf", "is not finite"),
-        ("0 30 40 20 20", "lies outside"),
+        ("0 30 40 20 20", "expected fractions of the image.s width and height, from 0 to 1: these look like pixels"),
     ],
 )
 def test_boxes_that_cannot_be_are_left_out_and_named(tmp_path, row, reason, capsys):
