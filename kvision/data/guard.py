@@ -9,6 +9,7 @@ import numpy as np
 
 from kvision import drawing
 from kvision._keras import print_message
+from kvision.data.duplicates import BANDS
 from kvision.data.elements import is_batched
 from kvision.data.findings import LEVELS, counts_of, findings_between, findings_of, name_of
 from kvision.data.measures import length_of, measured, read_one
@@ -60,6 +61,8 @@ class DataReport:
             The path.
         """
         path = pathlib.Path(path)
+        if path.is_dir():
+            raise ValueError(f"DataReport.save: expected the path of a file, got the folder {str(path)!r}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         data = {
             "findings": [{"level": finding.level, "text": finding.text} for finding in self.findings],
@@ -123,6 +126,10 @@ def check(dataset, validation=None, *, near=3, page=None, verbose=1):
     datasets = {"training": dataset} | ({} if validation is None else {"validation": validation})
     for data in datasets.values():
         is_batched("check", data)
+    if near not in range(BANDS):
+        raise ValueError(f"check: near lies in 0 to {BANDS - 1} bits, got {near!r}.")
+    if page is not None and pathlib.Path(page).is_dir():
+        raise ValueError(f"check: page is the path of a file, got the folder {str(page)!r}. Pass page='…/check.html'.")
     samples = {split: list(_counted(split, data, verbose)) for split, data in datasets.items()}
     findings = findings_between(samples, datasets, near)
     for split, data in datasets.items():

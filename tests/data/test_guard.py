@@ -218,6 +218,19 @@ def test_pictures_on_black_are_not_blank():
     assert check(classes_of(images, np.arange(6) % 2), verbose=0).findings == ()
 
 
+@pytest.mark.parametrize(
+    "options, message", [({"near": 9}, "check: near lies in 0 to 3 bits, got 9"), ({"page": True}, "got the folder")]
+)
+def test_arguments_are_refused_before_anything_is_read(tmp_path, options, message):
+    def read():
+        raise AssertionError("read")
+        yield
+
+    data = tf.data.Dataset.from_generator(read, output_signature=tf.TensorSpec((4, 4, 3)))
+    with pytest.raises(ValueError, match=message):
+        check(data, verbose=0, **(options if "near" in options else {"page": tmp_path}))
+
+
 def test_the_page_draws_the_worst(tmp_path):
     targets = healthy()
     targets[3] = boxes((5, 5, 34, 9, 0))

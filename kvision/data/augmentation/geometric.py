@@ -1,10 +1,11 @@
-"""Flips, rotation, translation, scale, stretching, shear, perspective, lens distortion and elastic deformation.
+"""Flips, affine mappings, perspective, lens distortion and elastic deformation.
 
 The size of the image stays. All happens within the valid region of a padded image and about its centre.
 """
 
 import dataclasses
 import math
+import numbers
 
 import tensorflow as tf
 
@@ -79,6 +80,15 @@ class _Flip(Geometric):
     keypoint_pairs: tuple = ()
     axis = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        pairs = self.keypoint_pairs if isinstance(self.keypoint_pairs, tuple | list) else [None]
+        holds = all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs)
+        indices = [index for pair in pairs for index in pair] if holds else []
+        holds = holds and all(isinstance(index, numbers.Integral) and index >= 0 for index in indices)
+        holds = holds and len(set(indices)) == len(indices)
+        self.check("keypoint_pairs", holds, "pairs of indices from 0 such as ((1, 2), (3, 4)), each index once")
+
     def warp(self, image, targets, seed):
         region = region_of(image, targets)
         scale, offset = [1.0, 1.0], [0.0, 0.0]
@@ -151,7 +161,7 @@ class Affine(Geometric):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check("rotation", 0 <= self.rotation <= 180, "degrees in [0, 180]")
+        self.check("rotation", 0 <= self.rotation <= 180, "degrees in [0, 180], of either direction")
         self.check("translation", 0 <= self.translation <= 1, "a fraction in [0, 1]")
         self.check_range("scale", low=1e-3)
         self.check("stretching", self.stretching >= 1, "a ratio of at least 1")
@@ -196,31 +206,6 @@ def affine_matrix(centre, angle, translation, scales, shears):
     )
     there = matrix3(1.0, 0.0, centre[0] + translation[0], 0.0, 1.0, centre[1] + translation[1])
     return there @ linear @ matrix3(1.0, 0.0, -centre[0], 0.0, 1.0, -centre[1])
-
-
-def Rotation(degrees=15.0, **options):
-    """`Affine` that rotates by up to `degrees`, in either direction."""
-    return Affine(rotation=degrees, **options)
-
-
-def Translation(fraction=0.1, **options):
-    """`Affine` that translates by up to a fraction of width and height."""
-    return Affine(translation=fraction, **options)
-
-
-def Scale(scale=(0.8, 1.25), **options):
-    """`Affine` that scales about the centre."""
-    return Affine(scale=scale, **options)
-
-
-def Stretching(ratio=1.33, **options):
-    """`Affine` that stretches width against height by up to `ratio`, and keeps the area."""
-    return Affine(stretching=ratio, **options)
-
-
-def Shear(degrees=10.0, **options):
-    """`Affine` that shears each axis by up to `degrees`."""
-    return Affine(shear=degrees, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

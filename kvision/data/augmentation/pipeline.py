@@ -1,7 +1,9 @@
 """Transforms over a data set: each sample gets a seed that depends on seed, epoch and sample alone."""
 
+import inspect
 import threading
 
+import keras
 import tensorflow as tf
 
 from kvision.data.augmentation.unit_range import needs_bytes, watched
@@ -38,11 +40,7 @@ def augment(dataset, transforms, *, seed=0):
     """
     transforms = list(transforms) if isinstance(transforms, tuple | list) else [transforms]
     for transform in transforms:
-        if not callable(transform) or isinstance(transform, type):
-            raise ValueError(
-                f"augment: expected transforms such as HorizontalFlip(), or functions (sample, seed) -> sample: got "
-                f"{transform!r}."
-            )
+        _check_transform(transform)
     batched = is_batched("augment", dataset)
     names = getattr(dataset, "class_names", None) or ()
     for transform in transforms:
@@ -62,6 +60,28 @@ def augment(dataset, transforms, *, seed=0):
     indices = tf.data.Dataset.from_tensor_slices(source.order.indices(0))
     made.before_and_after = lambda: indices.map(lambda index: (dataset.source.sample(index), source.sample(index)))
     return made
+
+
+def _check_transform(transform):
+    """Raises unless something can be called as a transform is."""
+    if isinstance(transform, keras.layers.Layer):
+        raise ValueError(
+            f"augment: the layer {transform.name!r} ({type(transform).__name__}) takes images, not (sample, seed): "
+            "take the transform of kvision.data that does the same, or make the layer a part of the model."
+        )
+    fits = callable(transform) and not isinstance(transform, type)
+    if fits:
+        try:
+            inspect.signature(transform).bind(None, None)
+        except TypeError:
+            fits = False
+        except ValueError:  # of what has no signature that Python could tell
+            pass
+    if not fits:
+        raise ValueError(
+            f"augment: expected transforms such as HorizontalFlip(), or functions (sample, seed) -> sample: got "
+            f"{transform!r}."
+        )
 
 
 def needs_partners(transform):

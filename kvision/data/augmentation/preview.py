@@ -1,6 +1,7 @@
 """A look at what augmentation makes of samples."""
 
 import itertools
+import numbers
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow as tf
 from kvision.contract import paste_masks
 from kvision.data.augmentation.samples import LABEL_MAP_FILL, take_apart
 from kvision.drawing import MASK_OPACITY, PALETTE, detections, grid
+from kvision.errors import checked_names
 
 
 def preview(dataset, count=6, *, classes=None):
@@ -23,7 +25,7 @@ def preview(dataset, count=6, *, classes=None):
         keeps it, `matplotlib.pyplot.imshow` shows it.
 
     Raises:
-        ValueError: If the data set is not `augment`'s.
+        ValueError: If the data set is not `augment`'s or is empty, or has labels beyond the classes.
 
     >>> images = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3)).astype("float32")
     >>> data = tf.data.Dataset.from_tensor_slices((images, [0, 1, 0, 1]))
@@ -36,11 +38,31 @@ def preview(dataset, count=6, *, classes=None):
             "preview: expected the data set that kvision.data.augment returned, as it is: `batch`, `map` and the like "
             "make another, which no longer knows what its samples were."
         )
-    classes = getattr(dataset, "class_names", None) if classes is None else classes
-    pairs = itertools.islice(_samples(pairs()), count)
+    if not isinstance(count, numbers.Integral) or count < 1:
+        raise ValueError(f"preview: count is a number of samples, at least 1, got {count!r}.")
+    classes = checked_names("preview", getattr(dataset, "class_names", None) if classes is None else classes)
+    pairs = list(itertools.islice(_samples(pairs()), count))
+    if not pairs:
+        raise ValueError("preview: the data set has no samples. Look at how it was made.")
+    if classes is not None:
+        _check_labels(pairs, classes)
     drawn = [draw(sample, classes) for pair in pairs for sample in pair]
     images, captions = zip(*drawn, strict=True)
     return grid(images, columns=2, captions=captions)
+
+
+def _check_labels(pairs, classes):
+    """Raises unless each label has a name."""
+    for pair in pairs:
+        for sample in pair:
+            _, targets, _ = take_apart(sample)
+            soft = targets["soft_label"].shape[0] - 1 if "soft_label" in targets else -1
+            labels = np.append(targets.get("labels", targets.get("label", -1)), soft)
+            if labels.max() >= len(classes):
+                raise ValueError(
+                    f"preview: there is a label {int(labels.max())}, and names of {len(classes)} classes: {classes}. "
+                    "Pass classes= with a name for each label."
+                )
 
 
 def _samples(pairs):

@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import numbers
+import typing
 
+import numpy as np
 import tensorflow as tf
 
 LABEL_MAP_FILL = 255  # the label that losses and metrics of segmentation ignore
@@ -123,7 +126,22 @@ class Transform:
     rate: float = 1.0
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            self._check_kind(field.name, typing.get_args(field.type) or (field.type,))
         self.check("rate", 0 <= self.rate <= 1, "a probability in [0, 1]")
+
+    def _check_kind(self, name, kinds):
+        """Raises unless an argument is of the kind that its bounds are about."""
+        value = getattr(self, name)
+        if value is None and type(None) in kinds:
+            return
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+        if float in kinds:
+            self.check(name, is_number, "one number")
+        elif int in kinds:
+            self.check(name, is_number and isinstance(value, numbers.Integral), "one whole number")
+        elif bool in kinds:
+            self.check(name, isinstance(value, bool | np.bool_), "True or False")
 
     def check(self, name, holds, expected):
         """Raises the ValueError of an argument that does not hold."""
@@ -133,7 +151,9 @@ class Transform:
     def check_range(self, name, low=-math.inf, high=math.inf):
         """Raises unless an argument is (smallest, largest) within bounds."""
         pair = getattr(self, name)
-        holds = isinstance(pair, tuple | list) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high
+        pair = pair if isinstance(pair, tuple | list) else ()
+        holds = len(pair) == 2 and all(isinstance(number, numbers.Real) for number in pair)
+        holds = holds and low <= pair[0] <= pair[1] <= high
         self.check(name, holds, f"(smallest, largest) within {low:g}…{high:g}")
 
     def __call__(self, sample, seed):

@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -94,6 +95,10 @@ def test_batches_of_detection_keep_their_static_shapes():
 def test_what_is_no_transform_or_no_data_is_refused():
     with pytest.raises(ValueError, match="expected transforms such as HorizontalFlip"):
         data.augment(source_data(), [data.HorizontalFlip])
+    with pytest.raises(ValueError, match="expected transforms such as HorizontalFlip"):
+        data.augment(source_data(), [lambda image: image])
+    with pytest.raises(ValueError, match=r"the layer 'flip' \(RandomFlip\) takes images"):
+        data.augment(source_data(), [keras.layers.RandomFlip(name="flip")])
     with pytest.raises(ValueError, match="expected a tf.data.Dataset"):
         data.augment([image()], [CROP])
 

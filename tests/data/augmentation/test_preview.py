@@ -46,3 +46,27 @@ def test_every_kind_of_sample_is_drawn():
 def test_other_data_sets_are_refused():
     with pytest.raises(ValueError, match="expected the data set that kvision.data.augment returned"):
         data.preview(tf.data.Dataset.from_tensors(image()))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"count": 0}, "count is a number of samples, at least 1, got 0"),
+        ({"count": 1.5}, "count is a number of samples, at least 1, got 1.5"),
+        ({"classes": ["a"]}, "there is a label 2, and names of 1 classes"),
+        ({"classes": "abc"}, "class_names are texts"),
+    ],
+)
+@pytest.mark.parametrize("label", [tf.constant(2), tf.one_hot(1, 3)], ids=["index", "soft"])
+def test_what_cannot_be_shown_is_refused(label, options, message):
+    made = data.augment(tf.data.Dataset.from_tensors((image(), label)), FLIP)
+    with pytest.raises(ValueError, match=f"preview.*{message}"):
+        data.preview(made, **options)
+
+
+def test_boxes_without_a_name_and_empty_data_are_refused():
+    made = data.augment(tf.data.Dataset.from_tensors(detection()), FLIP)
+    with pytest.raises(ValueError, match="there is a label 2, and names of 2 classes"):
+        data.preview(made, classes=["a", "b"])
+    with pytest.raises(ValueError, match="has no samples"):
+        data.preview(data.augment(tf.data.Dataset.from_tensors(image()).take(0), FLIP))
