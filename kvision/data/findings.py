@@ -90,12 +90,13 @@ def _labels(samples, dataset):
     labelled = [(sample, label) for sample in samples for label in _labels_of(sample)]
     if not labelled:
         return
-    wrong = [sample for sample, label in labelled if _is_no_class(label, names)]
+    wrong = {sample.index: (sample, label) for sample, label in reversed(labelled) if _is_no_class(label, names)}
     if wrong:
-        wrong = list({(sample.split, sample.index): sample for sample in wrong}.values())
+        *_, (_, label) = wrong.values()  # of the first sample
         what = f"from 0 to {len(names) - 1}" if names else "whole numbers from 0"
-        text = f"{_plural(len(wrong), 'sample has a label that is', 'samples have labels that are')} not {what}"
-        yield _finding("error", text, wrong, dataset)
+        has = f"{_plural(len(wrong), 'sample has a label that is', 'samples have labels that are')} not {what}"
+        text = f"{has} (such as {label!r})"
+        yield _finding("error", text, [sample for sample, _ in reversed(wrong.values())], dataset)
     counts = counts_of(samples, dataset)
     empty = [name for name, count in counts.items() if not count]
     if empty:
@@ -114,7 +115,8 @@ def _labels(samples, dataset):
 
 def _labels_of(sample):
     if sample.labels is not None:
-        return sample.labels.tolist()
+        labels = sample.labels.tolist()
+        return [label.decode(errors="replace") if isinstance(label, bytes) else label for label in labels]
     return sample.label if isinstance(sample.label, tuple) else [] if sample.label is None else [sample.label]
 
 
@@ -127,7 +129,9 @@ def counts_of(samples, dataset):
     counts = collections.Counter(label for sample in samples for label in _labels_of(sample))
     names = getattr(dataset, "class_names", None)
     if names is None:
-        return {str(label): counts[label] for label in sorted(counts)}
+        return {
+            str(label): counts[label] for label in sorted(counts, key=lambda label: (isinstance(label, str), label))
+        }
     return {str(name): counts[label] for label, name in enumerate(names)}
 
 
@@ -166,7 +170,8 @@ def _shorter_sides(sample):
 
 
 def _has_twice(sample):
-    rows = np.column_stack([sample.boxes_xyxy, sample.labels])
+    _, labels = np.unique(sample.labels, return_inverse=True)  # texts too, which `_labels` tells of
+    rows = np.column_stack([sample.boxes_xyxy, labels])
     return len(np.unique(rows, axis=0)) < len(rows)
 
 

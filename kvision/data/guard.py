@@ -133,9 +133,11 @@ def check(dataset, validation=None, *, near=3, page=None, verbose=1):
     samples = {split: list(_counted(split, data, verbose)) for split, data in datasets.items()}
     findings = findings_between(samples, datasets, near)
     for split, data in datasets.items():
-        found = findings_of(samples[split], data)
-        of_split = f"{split} data, " if len(datasets) > 1 else ""
-        findings += [dataclasses.replace(finding, text=of_split + finding.text) for finding in found]
+        found = list(findings_of(samples[split], data))
+        if len(datasets) > 1:
+            texts = [f"{split} data, {finding.text[:1].lower()}{finding.text[1:]}" for finding in found]
+            found = [dataclasses.replace(finding, text=text) for finding, text in zip(found, texts, strict=True)]
+        findings += found
     report = DataReport(
         tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
         {split: _numbers(each) for split, each in samples.items()},
@@ -179,7 +181,10 @@ def _numbers(samples):
 
 
 def _spread(values):
-    """Smallest, median and largest."""
+    """Smallest, median and largest of those that are finite."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "not finite"
     low, middle, high = np.quantile(values, (0, 0.5, 1))
     return f"{low:.4g}" if low == high else f"{low:.4g} / {middle:.4g} / {high:.4g}"
 

@@ -150,7 +150,10 @@ def _without_bars(image):
 
 
 def _class_of(target):
-    """A class index, or for a vector the indices of what is set."""
+    """A class index, or for a vector the indices of what is set; a text, which is no class, as it is."""
+    if target.dtype.kind not in "iubf":
+        texts = tuple(each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in target.flat)
+        return texts if target.ndim else texts[0]
     if target.ndim == 0:
         return int(target) if float(target).is_integer() else float(target)
     return tuple(np.flatnonzero(target > 0.5).tolist())

@@ -125,6 +125,40 @@ def test_tiny_boxes_and_classes_that_are_rare_or_missing():
     assert "Class 0 occurs 63 times, class 1 3 times" in finding.text
 
 
+def test_one_box_that_is_not_finite_leaves_the_numbers_of_the_others():
+    targets = healthy()
+    targets[3] = boxes((np.nan, 0, np.nan, 5, 0))
+    numbers = check(objects_of(photos(6), targets), verbose=0).numbers["training"]
+    assert (numbers["box width"], numbers["box height"]) == ("16 / 19 / 22", "5 / 20 / 28")
+    lost = check(objects_of(photos(2), [boxes((np.nan, 0, np.nan, 5, 0))] * 2), verbose=0).numbers["training"]
+    assert (lost["box width"], lost["box height"]) == ("not finite", "5")
+
+
+def test_findings_of_two_data_sets_read_as_sentences():
+    train = classes_of(photos(8), np.arange(8) % 2, problems=("a.png is broken",), class_names=("a", "b"))
+    validation = classes_of(photos(4, seed=1), np.zeros(4, int), class_names=("a", "b"))
+    texts = [finding.text for finding in check(train, validation, verbose=0).findings]
+    assert any(text.startswith("training data, the reader left out 1,") for text in texts)
+    assert any(text.startswith("validation data, 1 class has no sample: b") for text in texts)
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), None])
+def test_labels_that_are_texts_are_errors(names):
+    def of(labels):
+        data = tf.data.Dataset.from_tensor_slices((photos(4), labels)).batch(2)
+        if names:
+            data.class_names = names
+        return check(data, verbose=0)
+
+    for labels in (["cat", "dog", "cat", "dog"], ["0", "1", "0", "1"], [["cat"], ["dog"], ["cat"], ["dog"]]):
+        report = of(labels)
+        assert not report.ok
+        assert "4 samples have labels that are not" in report.findings[0].text
+        assert f"(such as '{np.ravel(labels)[0]}'): sample 0, sample 1" in report.findings[0].text
+    rows = {"boxes": np.float32([[HEALTHY[:4]]] * 4), "labels": [["cat"], ["dog"]] * 2}
+    assert "4 samples have labels that are not" in of(rows).findings[0].text
+
+
 def test_leakage_between_training_and_validation():
     images = photos(12)
     train, validation = classes_of(images[:8], np.arange(8) % 2), classes_of(images[6:], np.arange(6) % 2)
