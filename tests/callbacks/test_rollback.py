@@ -162,8 +162,8 @@ def test_it_guards_where_a_measurement_fails(monkeypatch):
 def test_a_run_that_blows_up_at_once_goes_back_to_its_beginning(capsys):
     """Its loss jumps to 1e4 and comes back by itself, of a network that is dead: two steps are all there is to see."""
     keras.utils.set_random_seed(0)
-    model, rollback = convnet(), Rollback()
-    model.compile(keras.optimizers.SGD(30.0), "sparse_categorical_crossentropy")
+    model, rollback = convnet(None), Rollback()  # of probabilities the loss ends at 16, where Keras clips them
+    model.compile(keras.optimizers.SGD(30.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     fit(model, [rollback], *batch(64), batch_size=16)
     assert rollback.retries >= 1 and rollback.restored_step == 0
     assert "times the largest of the 1 before" in capsys.readouterr().out
@@ -293,6 +293,6 @@ def test_refuses_a_second_one_in_the_same_fit():
     rollbacks = [Rollback(), Rollback()]
     with pytest.raises(ValueError, match="One Rollback watches a fit: got a second among its callbacks"):
         fit(model, rollbacks, *data())
-    assert differing(first, copy_state(model), but=("nothing",)) == []
+    assert differing(first, copy_state(model)) == []
     fit(model, rollbacks[:1], *data(batches=2))
     fit(model, rollbacks[1:], *data(batches=2))
