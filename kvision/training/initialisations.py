@@ -83,7 +83,7 @@ class InitialisationComparison(Verdict):
         """The histograms as a `matplotlib.figure.Figure`: a row for each configuration, a column for each depth."""
         from matplotlib.figure import Figure
 
-        columns = max(len(_few(layers)) for layers in self.statistics.values())
+        columns = max(1, *(len(_few(layers)) for layers in self.statistics.values()))
         figure = Figure(figsize=(1.4 * columns + 2, 0.9 * len(self.statistics)))
         figure.subplots_adjust(left=0.2, right=0.99, bottom=0.01, hspace=0.6)
         grid = figure.subplots(len(self.statistics), columns, squeeze=False)
@@ -149,7 +149,8 @@ def compare_initialisations(
             for name, maker in makers.items():
                 statistics[name] = _statistics(model, x, _kernels(model, maker, seed))
     if not all(statistics.values()):
-        raise ValueError(f"{model.name} has no layer with an activation to look at.")
+        sentence = f"{model.name} has no layer with an activation that could vanish, explode or saturate."
+        return InitialisationComparison(True, sentence, statistics, tuple(statistics))
     change = CHANGE_OF_HEADS if isinstance(model, TaskModel) else CHANGE
     faults = {name: _fault(layers, change) for name, layers in statistics.items()}
     healthy = tuple(name for name, fault in faults.items() if fault is None)

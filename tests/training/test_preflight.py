@@ -65,6 +65,14 @@ def test_a_frozen_model_gets_the_whole_table():
     assert "no weight is trainable" in found.verdicts["overfit"].sentence
 
 
+def test_a_linear_model_has_no_activation_that_could_be_at_fault():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    compiled(model, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = compare_initialisations(model, batch(), schemes=("he",))
+    assert found.ok and "no layer with an activation" in found.sentence
+    assert found.table().split() == ["as", "built", "he"] and len(found.plot().axes) == 2
+
+
 def test_steps_that_no_check_can_use_are_refused_before_any():
     with pytest.raises(ValueError, match="steps of at least 20: got 10"):
         preflight(compiled(convnet()), batch(), steps=10)
