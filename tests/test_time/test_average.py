@@ -39,7 +39,9 @@ def left_and_right(image_size, model_size):
 
 
 @pytest.mark.parametrize("activation", [None, "softmax", "linear"])
-@pytest.mark.parametrize("rule", [test_time.TenCrops(), test_time.Flips(), left_and_right], ids=lambda rule: getattr(rule, "__name__", str(rule)))
+@pytest.mark.parametrize(
+    "rule", [test_time.TenCrops(), test_time.Flips(), left_and_right], ids=["ten crops", "flips", "left and right"]
+)
 def test_it_is_the_mean_of_the_scores_of_each_view(rule, activation):
     model, images = classifier("softmax" if activation is None else None), batch()
     views = ops.convert_to_numpy(cut_views(images, rule(LARGER, SIZE), SIZE))
