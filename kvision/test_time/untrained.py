@@ -41,12 +41,12 @@ class Untrained(keras.Model):
 
     @property
     def inside(self):
-        """The model that is trained."""
+        """The model that is trained. Of subclasses."""
         raise NotImplementedError
 
     @property
     def image_shape(self):
-        """Height, width and channels of the images it takes."""
+        """Height, width and channels of the images it takes. Of subclasses."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""What the curve of the loss says (CS231n, "Babysitting the learning process", the pictures of loss curves)."""
+"""What the curve of the loss says (CS231n, "Babysitting the learning process", the figures of loss curves)."""
 
 import itertools
 import math

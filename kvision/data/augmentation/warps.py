@@ -31,11 +31,11 @@ class Warp:
     points_a_side = 1  # of a box, to follow its outline: its corners suffice where lines stay straight
 
     def forward(self, points):
-        """Where points `[..., 2]` (x, y) of the old image lie in the new one."""
+        """Where points `[..., 2]` (x, y) of the old image lie in the new one. Of subclasses."""
         raise NotImplementedError
 
     def inverse(self, points):
-        """Where points `[..., 2]` (x, y) of the new image lay in the old one."""
+        """Where points `[..., 2]` (x, y) of the new image lay in the old one. Of subclasses."""
         raise NotImplementedError
 
     def visible(self, image, axis=0):
@@ -47,11 +47,11 @@ class Warp:
         return image[(*whole, slice(top, top + height), slice(left, left + width))]
 
     def image(self, image, interpolation, fill):
-        """The new image [h, w, c], float32; the interpolation is a name, or its index as a tensor."""
+        """The new image [h, w, c], float32; the interpolation is a name, or its index as a tensor. Of subclasses."""
         raise NotImplementedError
 
     def nearest(self, maps, fill):
-        """New masks or label maps [n, h, w], of the type of the old ones."""
+        """New masks or label maps [n, h, w], of the type of the old ones. Of subclasses."""
         raise NotImplementedError
 
     def local_scale(self):
