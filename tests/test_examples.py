@@ -58,7 +58,7 @@ def test_a_folder_of_images(tmp_path):
     (images / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
     done = run(script, images, "--quick", "--run", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "warning: training data, The reader left out 1" in done.stdout
+    assert "warning: training data, the reader left out 1" in done.stdout
     assert "broken.jpg" in done.stdout
     assert {"check.html", "report.html", "model.keras"} <= {path.name for path in (tmp_path / "run").iterdir()}
     photo = images / "dog" / "1.png"
