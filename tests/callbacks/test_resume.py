@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 import kvision
-from kvision.callbacks import Exposure, LearningRate, ReduceOnPlateau, Report, Resume, RunHistory
+from kvision.callbacks import (
+    Exposure,
+    GradientToWeight,
+    LearningRate,
+    ReduceOnPlateau,
+    Report,
+    Resume,
+    RunHistory,
+    Vital,
+    Vitals,
+)
 from tests.applications.detection.rows import ROWS as ROWS_OF_DETECTORS
 from tests.callbacks.resume_runs import (
     EPOCHS,
@@ -63,6 +73,58 @@ def test_every_kind_of_training(row, tmp_path):
     straight = train(tmp_path / "straight", **options)
     train(tmp_path / "cut", cut=7, **options)
     assert_same(train(tmp_path / "cut", **options), straight)
+
+
+def many_batches():
+    numbers = np.random.default_rng(3)
+    x, y = numbers.normal(size=(3000, 4)).astype("float32"), numbers.integers(0, 2, 3000)
+    return kvision.data.arrays(x, y, batch_size=120, seed=5)
+
+
+def model_of_two_activations():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,))])
+    for units, activation in ((16, "relu"), (8, "tanh"), (2, None)):
+        model.add(keras.layers.Dense(units, activation))
+    model.layers[0].bias.assign(
+        [-9.0] * 5 + np.linspace(-4, -2, 11).tolist()
+    )  # some are dead, some active now and then
+    adam = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=2.0**127)
+    model.compile(adam, keras.losses.SparseCategoricalCrossentropy(from_logits=True), loss_weights=[256.0])
+    return model
+
+
+class LargestUpdate(Vital):
+    remembers = ("largest",)
+
+    def __init__(self, every):
+        super().__init__(every)
+        self.largest = None
+
+    def on_norms(self, norms):
+        self.largest = max(norms.updates.values())
+
+    def summary(self):
+        return {"largest_update": self.largest}
+
+
+@pytest.mark.parametrize("cuts", [[2], [45, 12]], ids=str)
+def test_vitals_measure_as_in_the_run_that_was_never_stopped(cuts, tmp_path):
+    """Between two measurements, within the window of the dead units, and after steps that were skipped."""
+
+    def fit(directory, cut=None):
+        vitals = (Vitals(every=20), GradientToWeight(every=21), LargestUpdate(every=30))
+        build = {"model": lambda: again(model_of_two_activations), "data": many_batches}
+        return train(directory, *vitals, **build, every=1, cut=cut)
+
+    for cut in cuts:
+        assert fit(tmp_path / "cut", cut) is None
+    run, straight = fit(tmp_path / "cut"), fit(tmp_path / "straight")
+    assert_same(run, straight)
+    entries = ["update_ratio", "dead_relu", "saturation", "gradient_to_weight", "largest_update"]
+    assert np.isfinite([straight.history[name][-1] for name in entries]).all()
+    assert straight.history["skipped_steps"][0] > 0
+    assert straight.history["dead_relu"][-1] > 0.25
 
 
 def detector():

@@ -25,11 +25,11 @@ class Recorder:
         self._model = weakref.ref(model)  # JAX keeps what a compiled step calls back to
         self.begin([0] * size)
 
-    def begin(self, plan):
-        """Forget what was recorded, and measure by this plan from now on."""
+    def begin(self, plan, batches=0):
+        """Forget what was recorded, and measure by this plan from now on; so many batches were seen before."""
         self._model().jax_state_sync()  # the model's variables are empty while an epoch runs
         self._host_plan = np.array(plan, "int32")
-        self._batches = 0
+        self._batches = batches
         self._last = None
         self._activations, self._sums = {}, {}
 
@@ -60,7 +60,7 @@ class Recorder:
         return self._plan[0], self._plan[1]
 
     def batch(self):
-        """The number of this batch in the fit, from 1, as a tensor."""
+        """The number of this batch in the run, from 1, as a tensor."""
         return self._batch
 
     def is_due(self, step):

@@ -28,10 +28,11 @@ class Recorder:
         self._values = None
         self._activations, self._sums = {}, {}
 
-    def begin(self, plan):
-        """Forget what was recorded, and measure by this plan from now on."""
+    def begin(self, plan, batches=0):
+        """Forget what was recorded, and measure by this plan from now on; so many batches were seen before."""
         self._plan.assign(np.array(plan, "int64"))
-        for variable in (self._batches, self._step, *self._activations.values(), *self._sums.values()):
+        self._batches.assign(batches)
+        for variable in (self._step, *self._activations.values(), *self._sums.values()):
             variable.assign(tf.zeros_like(variable))
 
     def call(self, function, arguments):
@@ -53,7 +54,7 @@ class Recorder:
         return first, window
 
     def batch(self):
-        """The number of this batch in the fit, from 1, as a tensor."""
+        """The number of this batch in the run, from 1, as a tensor."""
         return tf.convert_to_tensor(self._batches)
 
     def is_due(self, step):

@@ -50,6 +50,8 @@ class DeadReLU(Vital):
     ```
     """
 
+    remembers = ("dead", "fractions", "units", "_fresh", "_judged")
+
     def __init__(self, every=100, data=None):
         super().__init__(every)
         self.data = data
@@ -72,6 +74,15 @@ class DeadReLU(Vital):
                 f"DeadReLU: not watched, since they are no layers: {', '.join(name for name, _ in self._bare)}. "
                 "Pass `data=`, one batch of inputs, or use `keras.layers.ReLU`."
             )
+
+    def get_state(self):
+        return super().get_state() | {"inactive": {path: dict(vars(each)) for path, each in self._inactive.items()}}
+
+    def set_state(self, state):
+        super().set_state({name: value for name, value in state.items() if name != "inactive"})
+        self._inactive = {path: _Inactive() for path in state.get("inactive", {})}
+        for path, each in self._inactive.items():
+            vars(each).update(state["inactive"][path])
 
     def on_activations(self, step, activations):
         self._fresh = self._fresh or bool(activations)

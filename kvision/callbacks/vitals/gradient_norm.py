@@ -33,6 +33,8 @@ class GradientNorm(Vital):
     ```
     """
 
+    remembers = ("norms", "global_norm")
+
     def __init__(self, every=100):
         super().__init__(every)
         self.norms = {}

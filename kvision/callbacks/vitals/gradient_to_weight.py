@@ -33,6 +33,8 @@ class GradientToWeight(Vital):
     ```
     """
 
+    remembers = ("ratios", "_median")
+
     def __init__(self, every=100):
         super().__init__(every)
         self.ratios = {}

@@ -41,10 +41,16 @@ class PrecisionHealth(Vital):
     ```
     """
 
+    remembers = ("loss_scale", "subnormal", "lost", "skipped", "_begin")
+
     def __init__(self, every=100):
         super().__init__(every)
         self.loss_scale = self.subnormal = self.lost = self.skipped = None
-        self._begin = 0, 0
+        self._begin = None  # batches and steps when the epoch began
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._begin = None
 
     def on_norms(self, norms):
         self.loss_scale, self.subnormal, self.lost = norms.loss_scale, norms.subnormal, norms.lost
@@ -54,10 +60,12 @@ class PrecisionHealth(Vital):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        self._begin = self._tap.batches, optimizer_steps(self.model)
+        if self._begin is None:  # else the epoch was begun in an earlier process
+            self._begin = self._tap.batches, optimizer_steps(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         batches, steps = self._tap.batches - self._begin[0], optimizer_steps(self.model) - self._begin[1]
+        self._begin = None
         optimizer = unwrapped_optimizer(self.model)
         if batches and optimizer is not None and self._tap.measures_norms():
             wanted = batches // (getattr(optimizer, "gradient_accumulation_steps", None) or 1)

@@ -42,6 +42,8 @@ class Saturation(Vital):
     ```
     """
 
+    remembers = ("saturated", "means", "deviations")
+
     def __init__(self, every=100):
         super().__init__(every)
         self._reset()

@@ -11,7 +11,7 @@ The walk of `every`: `Vital.every` -> `StepTap._begin_fit` -> `TappedStep.begin`
 import weakref
 
 from kvision._keras import print_message
-from kvision.callbacks.vitals.readings import Statistics
+from kvision.callbacks.vitals.readings import Activations, Statistics
 from kvision.callbacks.vitals.tapped_step import (
     GUARDS,
     NEVER,
@@ -65,6 +65,8 @@ class StepTap:
         self._tapped = None
         self._reason = None  # why this fit is not tapped
         self._batches = 0
+        self._first = None  # the step that is measured beside every `every`-th
+        self._goes_on = False
         self._step = self._next = self._reachable = self._begin = 0
 
     def join(self, vital, reads_norms, reads_statistics=False):
@@ -74,6 +76,19 @@ class StepTap:
         self._parts |= {NORMS, STATISTICS} if reads_statistics else {NORMS}
         self._waiting[id(vital)], self._sums[id(vital)] = {}, {}
         self._reads_norms = self._reads_norms or reads_norms
+
+    def state_of(self, vital):
+        """The place in the run, and what `vital` still has to receive, as plain values and arrays."""
+        self._collect()
+        waiting = {name: (each.active, each.examples) for name, each in self._waiting[id(vital)].items()}
+        return {"batches": self._batches, "first": self._first, "waiting": waiting, "sums": dict(self._sums[id(vital)])}
+
+    def go_on(self, vital, state):
+        """Take over what `state_of` gave, before the first batch; the first step of a run is measured once."""
+        self._batches, self._first = state["batches"], state["first"]
+        self._goes_on = self._first is not None
+        self._waiting[id(vital)] = {name: Activations(*each) for name, each in state["waiting"].items()}
+        self._sums[id(vital)] = state["sums"]
 
     def join_guard(self, callback):
         """Let `callback` take the verdicts on every batch, and no update be applied that is not finite.
@@ -124,7 +139,7 @@ class StepTap:
 
     @property
     def batches(self):
-        """Batches of this fit."""
+        """Batches of this fit, with those of the one that it goes on with."""
         return self._batches
 
     def watches_saturation(self, but=()):
@@ -168,7 +183,7 @@ class StepTap:
             return
         self._step, values = found
         self._reachable = self._step + executed - 1
-        self._next = min((self._step // vital.every + 1) * vital.every for vital in self._vitals)
+        self._next = self._next_due()
         step = self._step + clock_of(self.model).steps_before
         norms = self._tapped.norms(step, values())
         self._collect()
@@ -207,11 +222,18 @@ class StepTap:
             return
         optimizer = unwrapped_optimizer(self.model)
         self._step = self._reachable = applied_steps(self.model)
-        self._first = self._next = self._step + 1
+        if not self._goes_on:
+            self._first = self._step + 1
+        self._goes_on = False
+        self._next = self._first if self._first > self._step else self._next_due()
         window = min((vital.every for vital in self._vitals), default=1)
         window *= getattr(optimizer, "gradient_accumulation_steps", None) or 1
         window = min(window, (self.params or {}).get("steps") or window, LONGEST_WINDOW)
-        self._tapped.begin(self._first, window, {vital.every for vital in self._vitals})
+        self._tapped.begin(self._first, window, {vital.every for vital in self._vitals}, self._batches)
+
+    def _next_due(self):
+        """The next step that a vital wants."""
+        return min(((self._step // vital.every + 1) * vital.every for vital in self._vitals), default=self._step + 1)
 
     def _once(self, *arguments):
         """The tapped train function, for one call."""

@@ -142,15 +142,16 @@ class TappedStep:
             model.make_train_function(force=True)
         self._function, model.train_function = model.train_function, plain
 
-    def begin(self, first, window, intervals):
+    def begin(self, first, window, intervals, batches=0):
         """Set what a fit measures.
 
         Args:
             first: The optimizer step to measure first.
             window: Batches over which the examples of one verdict on the units are spread.
             intervals: Optimizer steps from one measurement to the next, of every vital.
+            batches: Those that the run has seen.
         """
-        self.recorder.begin([first, window, *_few(intervals)])
+        self.recorder.begin([first, window, *_few(intervals)], batches)
 
     def __call__(self, *arguments):
         if self.guard is None:

@@ -36,6 +36,8 @@ class UpdateRatio(Vital):
     ```
     """
 
+    remembers = ("ratios", "_median")
+
     def __init__(self, every=100):
         super().__init__(every)
         self.ratios = {}

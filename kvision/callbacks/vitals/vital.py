@@ -22,9 +22,12 @@ class Vital(keras.callbacks.Callback):
     Where the optimizer cannot be measured (`compile(optimizer=None)`, a `train_step` of one's own with optimizers of
     its own, ...), one sentence says so, the training goes on, and steps are batches, counted in this `fit`.
 
+    A run that `Resume` goes on with measures as one that was never stopped. A subclass names in the class attribute
+    `remembers` those of its attributes that it needs for that, plain values and arrays: `("update",)` below.
+
     Args:
         every: Optimizer steps from one measurement to the next, at least 1. The first step of a fit is measured as
-            well.
+            well, where no run goes on.
 
     Raises:
         ValueError: if `every` is no integer of at least 1.
@@ -35,6 +38,8 @@ class Vital(keras.callbacks.Callback):
     import kvision
 
     class Largest(kvision.callbacks.Vital):
+        remembers = ("update",)
+
         def __init__(self, every=100):
             super().__init__(every)
             self.update = None
@@ -52,6 +57,8 @@ class Vital(keras.callbacks.Callback):
     ```
     """
 
+    remembers = ()
+
     def __init__(self, every=100):
         super().__init__()
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
@@ -61,6 +68,18 @@ class Vital(keras.callbacks.Callback):
             )
         self.every = every
         self._tap = None
+
+    def get_state(self):
+        """What a run that goes on needs: the attributes in `remembers`, and what was read and not yet delivered."""
+        if self._tap is None:
+            return {}
+        return {"tap": self._tap.state_of(self)} | {name: getattr(self, name) for name in self.remembers}
+
+    def set_state(self, state):
+        """Take over what `get_state` gave, once the fit has begun."""
+        if "tap" in state and self._tap is not None:
+            self._tap.go_on(self, state["tap"])
+        vars(self).update({name: value for name, value in state.items() if name != "tap"})
 
     def on_norms(self, norms):
         """Receive the `Norms` of a step: the first of a fit, and every `every`-th."""

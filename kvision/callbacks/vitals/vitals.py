@@ -63,6 +63,16 @@ class Vitals(Vital):
     def curve(self):
         return "too early" if self._adviser is None else self._adviser.curve
 
+    def get_state(self):
+        every = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation, self.precision)
+        return super().get_state() | {"parts": [part.get_state() for part in every]}
+
+    def set_state(self, state):
+        super().set_state({name: value for name, value in state.items() if name != "parts"})
+        every = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation, self.precision)
+        for part, memory in zip(every, state.get("parts", [{}] * len(every)), strict=True):
+            part.set_state(memory)
+
     def set_params(self, params):
         super().set_params(params)
         for part in {*self._parts, self.precision}:
