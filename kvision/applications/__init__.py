@@ -4,6 +4,7 @@ from kvision.applications.building import cut as cut
 from kvision.applications.classification import alexnet as alexnet
 from kvision.applications.classification import convnet as convnet
 from kvision.applications.classification import efficientnet as efficientnet
+from kvision.applications.classification import extraction as extraction
 from kvision.applications.classification import googlenet as googlenet
 from kvision.applications.classification import imagenet as imagenet
 from kvision.applications.classification import lenet5 as lenet5
@@ -27,6 +28,7 @@ from kvision.applications.classification.efficientnet import EfficientNetB5 as E
 from kvision.applications.classification.efficientnet import EfficientNetB6 as EfficientNetB6
 from kvision.applications.classification.efficientnet import EfficientNetB7 as EfficientNetB7
 from kvision.applications.classification.efficientnet import compound_scaling as compound_scaling
+from kvision.applications.classification.extraction import Extraction as Extraction
 from kvision.applications.classification.googlenet import GoogLeNet as GoogLeNet
 from kvision.applications.classification.lenet5 import LeNet5 as LeNet5
 from kvision.applications.classification.mobilenet_v2 import MobileNetV2 as MobileNetV2
@@ -73,4 +75,5 @@ from kvision.applications.detection.fast_rcnn import FastRCNN as FastRCNN
 from kvision.applications.detection.faster_rcnn import FasterRCNN as FasterRCNN
 from kvision.applications.detection.mask_rcnn import MaskRCNN as MaskRCNN
 from kvision.applications.detection.retinanet import RetinaNet as RetinaNet
+from kvision.applications.detection.yolo import YOLO as YOLO
 from kvision.applications.listing import list_models as list_models

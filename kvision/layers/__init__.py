@@ -17,6 +17,7 @@ from kvision.layers.fitted import MeanImage as MeanImage
 from kvision.layers.fitted import ZCAWhitening as ZCAWhitening
 from kvision.layers.layer_normalization import LayerNormalization as LayerNormalization
 from kvision.layers.local_response_normalization import LocalResponseNormalization as LocalResponseNormalization
+from kvision.layers.locally_connected import LocallyConnected2D as LocallyConnected2D
 from kvision.layers.maxout import Maxout as Maxout
 from kvision.layers.normalization import BatchNormalization as BatchNormalization
 from kvision.layers.normalization import GroupNormalization as GroupNormalization

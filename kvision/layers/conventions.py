@@ -133,14 +133,15 @@ def activation_layer(activation, name=None):
     """The layer of a named activation.
 
     Args:
-        activation: `"sigmoid"`, `"tanh"`, `"relu"`, `"leaky"` (slope 0.01), `"prelu"` (one slope per channel,
-            initially 0.25 as He 2015), `"elu"`, `"maxout"` (two pieces), any other name of `keras.activations`, or a
-            function.
+        activation: `"sigmoid"`, `"tanh"`, `"relu"`, `"leaky"` (slope 0.01), `"leaky_0.1"` (Redmon 2016), `"prelu"` (one
+            slope per channel, initially 0.25 as He 2015), `"elu"`, `"maxout"` (two pieces), any other name of
+            `keras.activations`, or a function.
         name: Of the layer.
     """
     makers = {
         "relu": keras.layers.ReLU,
         "leaky": functools.partial(keras.layers.LeakyReLU, negative_slope=0.01),
+        "leaky_0.1": functools.partial(keras.layers.LeakyReLU, negative_slope=0.1),
         "prelu": PReLU,
         "elu": keras.layers.ELU,
         "maxout": Maxout,

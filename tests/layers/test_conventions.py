@@ -19,6 +19,7 @@ X = np.linspace(-3, 3, 13, dtype="float32").reshape(1, 13)
         ("tanh", np.tanh),
         ("relu", lambda x: np.maximum(x, 0)),
         ("leaky", lambda x: np.where(x > 0, x, 0.01 * x)),
+        ("leaky_0.1", lambda x: np.where(x > 0, x, 0.1 * x)),
         ("prelu", lambda x: np.where(x > 0, x, 0.25 * x)),
         ("elu", lambda x: np.where(x > 0, x, np.exp(x) - 1)),
         ("silu", lambda x: x / (1 + np.exp(-x))),

@@ -396,4 +396,37 @@ ROWS = [
             for index, rate in enumerate((0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5))
         },
     ),
+    Row(
+        module="extraction",
+        tiny=lambda **options: A.Extraction("tiny", **options),
+        counts={
+            "Extraction": (A.Extraction, 23_428_136),
+            # Table of test_yolo.py, with a scale for each of the 8,064 filters more.
+            "Extraction-batch": (lambda: A.Extraction(norm="batch"), 23_428_136 + 8_064),
+        },
+        proof="NumPy twin of the detector's head and layer table: test_yolo.py, test_grid_head.py",
+        levels={
+            "Extraction": (
+                A.Extraction,
+                {
+                    "C1": (2, (112, 112, 64), "act1"),
+                    "C2": (4, (56, 56, 192), "act2"),
+                    "C3": (8, (28, 28, 512), "act6"),
+                    "C4": (16, (14, 14, 1024), "act16"),
+                    "C5": (32, (7, 7, 1024), "act20"),
+                },
+            ),
+            "Extraction-fast": (
+                lambda **options: A.Extraction("fast", **options),
+                {
+                    "C0": (1, (224, 224, 16), "act1"),
+                    "C1": (2, (112, 112, 32), "act2"),
+                    "C2": (4, (56, 56, 64), "act3"),
+                    "C3": (8, (28, 28, 128), "act4"),
+                    "C4": (16, (14, 14, 256), "act5"),
+                    "C5": (32, (7, 7, 512), "act6"),
+                },
+            ),
+        },
+    ),
 ]

@@ -26,6 +26,7 @@ class Row:
         proof: Where the numbers come from that prove the outputs.
         masks: Whether it predicts masks, and trains on them.
         proposals: Whether it takes `{"images", "proposals"}`.
+        rate: Of a few steps of SGD that show.
         slow: Whether its compiled steps are left to CI, as others cover its parts.
     """
 
@@ -37,6 +38,7 @@ class Row:
     proof: str
     masks: bool = False
     proposals: bool = False
+    rate: float = 0.1
     slow: bool = False
 
 
@@ -150,5 +152,21 @@ ROWS = [
         proof="the parts of `mask_rcnn`, and a NumPy twin: test_cascade_rcnn.py",
         masks=True,
         slow=True,
+    ),
+    Row(
+        name="yolo",
+        module="yolo",
+        tiny=lambda: A.YOLO(
+            "tiny", input_shape=SHAPE, classes=CLASSES, grid_size=4, dropout_rate=0.0, num_detections=8
+        ),
+        counts={  # the layers: test_yolo.py
+            "YOLO": (lambda: A.YOLO(backbone_norm=None, norm=None), 271_703_550),
+            "YOLO-batch": (lambda: A.YOLO(backbone_norm="batch", norm="batch"), 271_716_734),
+            "YOLO-fast": (lambda: A.YOLO("fast", backbone_norm=None, norm=None), 45_089_374),
+            "YOLO-darknet": (lambda: A.YOLO("darknet", backbone_norm="batch", norm="batch"), 197_301_875),
+        },
+        box_losses=("box_loss", "object_loss", "classification_loss"),
+        rate=1e-3,  # its losses are sums over all cells
+        proof="NumPy twins of loss and decoding, and the layer table: test_yolo.py, test_grid_head.py",
     ),
 ]

@@ -22,6 +22,9 @@ BUILDERS = {
     "FasterRCNN-c4": (A.FasterRCNN, FEW | {"neck": "c4"}),
     "MaskRCNN": (A.MaskRCNN, FEW | {"num_mask_samples": 4}),
     "CascadeRCNN": (A.CascadeRCNN, FEW),
+    "YOLO": (A.YOLO, {"grid_size": 6}),  # 7 does not divide the small images
+    "YOLO-fast": (lambda **options: A.YOLO("fast", **options), {"grid_size": 6}),
+    "YOLO-darknet": (lambda **options: A.YOLO("darknet", **options), {"grid_size": 6}),
 }
 
 
@@ -148,6 +151,7 @@ NUMBERS = {
         "box_stages.2.assigner": {"matching_iou_threshold": 0.7},
         "": {"stage_weights": (1.0, 0.5, 0.25)},
     },
+    "yolo": {"": {"coordinate_weight": 5.0, "no_object_weight": 0.5, "nms_threshold": 0.5}},  # equation 3; darknet
 }
 
 

@@ -17,11 +17,11 @@ from tests.support import assert_close
 
 # XLA and 16 bits take many seconds to compile: in CI, for detectors that have all parts of the others between them.
 COMPILED = {
-    "jit": ("retinanet", "fast_rcnn", "mask_rcnn", "cascade_rcnn with masks"),
-    "mixed_float16": ("retinanet", "mask_rcnn"),
-    "mixed_bfloat16": ("fast_rcnn", "cascade_rcnn with masks"),
+    "jit": ("retinanet", "fast_rcnn", "mask_rcnn", "cascade_rcnn with masks", "yolo"),
+    "mixed_float16": ("retinanet", "mask_rcnn", "yolo"),
+    "mixed_bfloat16": ("fast_rcnn", "cascade_rcnn with masks", "yolo"),
 }
-EXPORTED = ("retinanet", "fast_rcnn", "mask_rcnn")  # a cascade adds nothing to them but minutes
+EXPORTED = ("retinanet", "fast_rcnn", "mask_rcnn", "yolo")  # a cascade adds nothing to them but minutes
 
 
 def cases(*modes):
@@ -155,7 +155,7 @@ def one_batch(*batch):
 
 
 @contextlib.contextmanager
-def fast(model, rate=0.1):
+def fast(model, rate):
     """For a while a rate that shows, and no trace of it afterwards."""
     weights, usual = model.get_weights(), float(model.optimizer.learning_rate)
     model.optimizer.learning_rate = rate
@@ -202,7 +202,7 @@ def test_one_step_of_fit_moves_every_kernel(row):
     model = compiled(row.name, "float32")
     model.set_weights(model.first_weights)
     before = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights}
-    with fast(model, rate=1e8):  # through the small weights of new heads little comes back
+    with fast(model, 1e8):  # through the small weights of new heads little comes back
         train(model, *batch_of(row))
         still = [
             weight.path
@@ -261,7 +261,7 @@ def test_without_boxes_the_box_losses_are_exactly_zero(row, case):
 def test_without_boxes_the_classifier_still_learns(row):
     model = compiled(row.name, "float32")
     x, targets = batch_of(row, "all empty")
-    with fast(model):
+    with fast(model, row.rate):
         losses = [float(train(model, x, targets)["loss"]) for _ in range(4)]
         model.reset_metrics()
     assert losses[-1] < losses[0]
