@@ -7,6 +7,7 @@ background, padding rows −1; optional `"masks"` [b, n, h, w] or `"box_masks"` 
 A box without area is no object: the check refuses it, and in batches that were not checked it counts as padding.
 """
 
+import itertools
 import warnings
 
 import numpy as np
@@ -88,6 +89,36 @@ def check_targets(images, targets, classes=None, names=None):
             f"be fractions of the image size (first: {_row(np.argwhere(present)[0], boxes, names)}). Boxes are in "
             "pixels: multiply x by the width and y by the height (`kvision.ops.relative_to_absolute`)."
         )
+
+
+def check_class_names(data, names, who):
+    """Refuse a data set whose labels mean other classes than a detector's; where either has no names, nothing is said.
+
+    Args:
+        data: Anything; the data sets of the readers have `class_names`, in the order of the labels.
+        names: Those of the detector, or None.
+        who: Name of the detector, for the message.
+
+    Raises:
+        ValueError: at the first label that has two names.
+
+    >>> train = type("Data", (), {"class_names": ("dog",)})
+    >>> check_class_names(train, ("cat", "dog"), "detector")
+    Traceback (most recent call last):
+        ...
+    ValueError: detector: label 0 is 'dog' in the data (1 class) and 'cat' in the detector (2 classes). ...
+    """
+    theirs = getattr(data, "class_names", None)
+    if theirs is None or names is None or tuple(theirs) == tuple(names):
+        return
+    pairs = enumerate(itertools.zip_longest(theirs, names))
+    label, (given, own) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
+    numbers = ["1 class" if len(each) == 1 else f"{len(each)} classes" for each in (theirs, names)]
+    raise ValueError(
+        f"{who}: label {label} is {given!r} in the data ({numbers[0]}) and {own!r} in the detector ({numbers[1]}). "
+        "Read the data with classes=detector.class_names, which gives them the detector's labels; if it is to learn "
+        "those of the data, set detector.class_names = data.class_names."
+    )
 
 
 def images_of(inputs):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kvision.callbacks.detection_batches import detection_batches, predict_batch
-from kvision.contract import check_targets, images_of
+from kvision.contract import check_class_names, check_targets, images_of
 from kvision.detection.detector import Detector
 from kvision.metrics import COCOAveragePrecision
 from kvision.metrics.average_precision import UNDEFINED
@@ -43,8 +43,9 @@ class DetectionMetrics(keras.callbacks.Callback):
 
     Raises:
         ValueError: For data that cannot be read twice (a generator) or never end; before the first batch, for data that
-            are empty or whose first batch breaks the data contract or has labels beyond the detector's classes; and at
-            the end of an epoch, for a model that does not predict detections.
+            are empty, whose first batch breaks the data contract or has labels beyond the detector's classes, or whose
+            `class_names` are not the detector's; and at the end of an epoch, for a model that does not predict
+            detections.
         ImportError: If faster-coco-eval is missing (`pip install 'kvision[coco]'`).
 
     Example:
@@ -79,6 +80,7 @@ class DetectionMetrics(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         data = self.validation_data
+        check_class_names(data, getattr(self.model, "class_names", None), self.model.name)
         if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "keys")):
             data = next(detection_batches(data, self.batch_size), (None, None))
         images, targets = data

@@ -5,7 +5,7 @@ import os
 import keras
 import numpy as np
 
-from kvision.contract import check_targets, images_of, paste_mask_scores, warn_of_unit_range
+from kvision.contract import check_class_names, check_targets, images_of, paste_mask_scores, warn_of_unit_range
 from kvision.task_model import TaskModel
 
 
@@ -97,6 +97,10 @@ class Detector(TaskModel):
         """As `keras.Model.predict`: detections in pixels of the padded images; of photos, see `detect`."""
         self._warn_of_unit_range(x)
         return super().predict(x, *arguments, **options)
+
+    def _check(self, x, y, what):
+        check_class_names(x, self.class_names, self.name)
+        super()._check(x, y, what)
 
     def check(self, x, y):
         """Raise on a batch that breaks the data contract or lacks what the head needs."""

@@ -143,6 +143,32 @@ def test_a_saved_detector_has_its_class_names(tmp_path):
         assert keras.saving.load_model(tmp_path / "model.keras").class_names == names
 
 
+@pytest.mark.tensorflow_only
+def test_data_whose_labels_have_other_names_are_refused_before_training():
+    import tensorflow as tf
+
+    model = ROWS[0].tiny()
+    model.compile("sgd")
+    data = tf.data.Dataset.from_tensors(batch_of(ROWS[0]))
+    model.class_names = ("cat", "dog", "hen")
+    for names, message in {
+        ("cat", "hen", "dog"): "label 1 is 'hen' in the data .3 classes. and 'dog' in the detector .3 classes.",
+        ("cat", "dog"): "label 2 is None in the data .2 classes. and 'hen'.*classes=detector.class_names",
+    }.items():
+        data.class_names = names
+        with pytest.raises(ValueError, match=message):
+            model.fit(data)
+        with pytest.raises(ValueError, match=message):
+            model.fit(*batch_of(ROWS[0]), validation_data=data)
+        with pytest.raises(ValueError, match=message):
+            model.evaluate(data)
+    data.class_names = model.class_names
+    model._check(data, None, "data")
+    model.class_names = None
+    data.class_names = ("a", "b")
+    model._check(data, None, "data")
+
+
 @pytest.mark.filterwarnings("default:.*the images lie within")
 def test_photos_and_images_of_0_to_1_are_told(detector):
     with pytest.warns(UserWarning, match="images lie within .* Multiply them by 255"):

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from kvision import applications as A
-from kvision import data, weights
+from kvision import callbacks, data, weights
 from kvision.applications.detection import coco
 from kvision.weights.comparison import weights_of
 from tests.applications.detection import rows as detector_rows
@@ -218,6 +218,54 @@ def test_the_reader_numbers_cocos_own_files_alike(tmp_path):
         assert coco.class_names()[int(targets["labels"][0, 0])] == "dog"
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert data.coco(tmp_path / "a.json", tmp_path, image_size=(64, 64)).class_names == coco.class_names()
+
+
+GAPS = {18: (4, 4, 40, 30), 1: (10, 20, 50, 60), 90: (0, 0, 64, 32), 13: (30, 30, 60, 50)}  # id: the box of its image
+
+
+def json_with_gaps(folder):
+    """A file of four of COCO's categories, an image each, whose pixels are the category's id."""
+    content = {"images": [], "annotations": [], "categories": []}
+    for image, (number, (left, top, right, bottom)) in enumerate(GAPS.items(), 7):
+        Image.new("RGB", (64, 64), (number,) * 3).save(folder / f"{image}.png")
+        content["images"].append({"id": image, "file_name": f"{image}.png"})
+        box = [left, top, right - left, bottom - top]
+        content["annotations"].append({"id": image, "image_id": image, "category_id": number, "bbox": box})
+        content["categories"].append({"id": number, "name": coco.CATEGORIES[number - 1]})
+    (folder / "gaps.json").write_text(json.dumps(content))
+    return folder / "gaps.json"
+
+
+class Published:
+    """Answers as a detector of COCO's 80 classes does: it knows the id of what it sees, and gives its label."""
+
+    name, class_names = "published", coco.class_names()
+
+    def predict_on_batch(self, images):
+        images = images["images"] if hasattr(images, "keys") else images
+        numbers = np.asarray(images)[:, 0, 0, 0].round().astype(int)
+        labels = np.array([[coco.CATEGORY_IDS.index(number)] for number in numbers], "int32")
+        boxes = np.array([[GAPS[number]] for number in numbers], "float32")
+        return {"boxes": boxes, "scores": np.ones(labels.shape, "float32"), "labels": labels}
+
+
+def test_a_json_with_gaps_is_scored_by_the_labels_of_published_weights(tmp_path):
+    model = Published()
+    options = {"image_size": (64, 64), "batch_size": 2}
+    read = data.coco(json_with_gaps(tmp_path), tmp_path, classes=model.class_names, **options)
+    metrics = callbacks.DetectionMetrics(read)
+    metrics.set_model(model)
+    metrics.on_train_begin()
+    assert metrics.measure(model)["AP50"] == 1.0
+    results = metrics.metric.coco_results(category_ids=coco.CATEGORY_IDS)
+    assert {row["image_id"]: row["category_id"] for row in results} == dict(enumerate(GAPS, 7))
+
+    own_labels = data.coco(tmp_path / "gaps.json", tmp_path, **options)
+    metrics = callbacks.DetectionMetrics(own_labels)
+    assert metrics.measure(model)["AP50"] < 0.5  # of another order: nothing would tell
+    metrics.set_model(model)
+    with pytest.raises(ValueError, match="published: label 1 is 'stop sign' in the data .4 classes. and 'bicycle'"):
+        metrics.on_train_begin()
 
 
 @pytest.mark.parity
