@@ -32,7 +32,7 @@ VARIANTS = {
     "tiny": {"stages": tuple(((filters, 3),) for filters in (16, 32, 64, 64, 64)), "first_stride": 2},
 }
 
-PROOF = "a NumPy twin of the network and the layer table"
+PROOF = "the layer table of the paper, written out in the tests"
 
 TOP = ("fc",)
 

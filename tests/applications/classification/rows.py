@@ -404,7 +404,7 @@ ROWS = [
             # Table of test_yolo.py, with a scale for each of 9,088 filters more.
             "Extraction-batch": (lambda: A.Extraction(norm="batch"), 23_428_136 + 9_088),
         },
-        proof="NumPy twin of the detector's head and layer table: test_yolo.py, test_grid_head.py",
+        proof="the layer table of the paper: test_yolo.py",
         levels={
             "Extraction": (
                 A.Extraction,
