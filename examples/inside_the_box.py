@@ -1,11 +1,13 @@
-"""Where the time of R-CNN, Fast and Faster R-CNN goes: one image, one ResNet-50, the same weights in all of them.
+"""Where the time of five generations of detectors goes: one image, from R-CNN's 2,000 runs of a network to YOLO's one.
 
     python examples/inside_the_box.py
 
 R-CNN (Girshick 2014) runs the whole network on every proposal. Fast R-CNN (2015) pools all of them from one feature map
 of the image and runs only the last stage on each. Faster R-CNN (Ren 2015) computes its proposals from that map as well
-and needs fewer. Proposals and weights are random here, which does not change the time. Selective search, which took 2 s
-per image for the first two (Ren 2015, section 1), is not counted. All of R-CNN's proposals are computed.
+and needs fewer. These share one ResNet-50 and its weights. RetinaNet (Lin 2017) has a ResNet-50 too, and classifies and
+refines every anchor by convolutions, without a second stage. YOLO (Redmon 2016) has a network of 24 convolutions and
+sees the image at 448x448. Proposals and weights are random here, which does not change the time. Selective search,
+which took 2 s per image for the first two (Ren 2015, section 1), is not counted. All of R-CNN's proposals are computed.
 
 Seconds for an image of 480x640, on 2026-11-25, on two CPU cores of which other work took one, so only a rough guide;
 about six minutes in all:
@@ -33,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from kvision.applications import FasterRCNN, FastRCNN, ResNet50, resnet
+from kvision.applications import YOLO, FasterRCNN, FastRCNN, ResNet50, RetinaNet, resnet
 
 BATCH, CLASSES = 50, 20  # proposals per run of the head; classes
 MAX_SECONDS = 20  # after which a measurement is not repeated
@@ -47,7 +49,7 @@ def main():
     parser.add_argument("--proposals", type=int, default=2000, help="of the image, a multiple of 50")
     parser.add_argument("--run", default="runs/inside_the_box", help="folder of the chart")
     parser.add_argument(
-        "--quick", action="store_true", help="a small imageand few proposals, to check that everything runs"
+        "--quick", action="store_true", help="a small image and few proposals, to check that everything runs"
     )
     options = parser.parse_args()
     size = (96, 128) if options.quick else (480, 640)
@@ -62,10 +64,10 @@ def main():
         f"Fast R-CNN, {many:,} external": method(fast, image, many, boxes),
         f"Faster R-CNN, {many:,} of its own": method(faster, image, many),
         f"Faster R-CNN, {few:,} of its own": method(faster, image, few),
+        "RetinaNet, every anchor": one_stage(RetinaNet(input_shape=(*size, 3), classes=CLASSES), image),
+        "YOLO, a grid of cells": one_stage(yolo(options.quick), image),
     }
-    print(
-        f"Seconds for an image of {size[0]}x{size[1]}, ResNet-50: median of {repeats}, of fewer after {MAX_SECONDS} s\n"
-    )
+    print(f"Seconds for an image of {size[0]}x{size[1]}: median of {repeats}, of fewer after {MAX_SECONDS} s\n")
     print(f"{'':31}{'all':>8}{''.join(f'{step:>12}' for step in STEPS)}")
     measured = {}
     for name, find in methods.items():
@@ -101,6 +103,11 @@ def networks(size, num_proposals):
     faster = FasterRCNN(neck="c4", **numbers, **shared)
     faster.head.box_stages[0].box_head.set_weights(fast.head.box_stages[0].box_head.get_weights())
     return fast, faster, of_crops
+
+
+def yolo(quick):
+    """The paper's network; its weights alone take a gigabyte."""
+    return YOLO("tiny", input_shape=(112, 112, 3), classes=CLASSES) if quick else YOLO(classes=CLASSES)
 
 
 def random_boxes(number, size):
@@ -156,6 +163,17 @@ def method(detector, image, number, proposals=None, of_crops=None):
                 regions = timed(seconds, "trunk", of_crops, timed(seconds, "warping", warp, part))
             outputs.append(timed(seconds, "head", head, regions))
         timed(seconds, "detections", select, outputs * (len(parts) // len(outputs)), boxes)
+
+    return run
+
+
+def one_stage(detector, image):
+    """As `method`, of a detector that computes all its predictions at once."""
+    trunk, decode = tf.function(detector.trunk), tf.function(detector.head.decode)
+    image = tf.image.resize(image, detector.trunk.inputs[0].shape[1:3])
+
+    def run(seconds, warm_up=False):
+        timed(seconds, "detections", decode, timed(seconds, "trunk", trunk, image))
 
     return run
 

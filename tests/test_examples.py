@@ -146,9 +146,18 @@ def test_a_backbone_of_another_library(tmp_path):
 
 
 @slow
-@pytest.mark.parametrize("example", ["detect_shapes", pytest.param("detect_trees", marks=pytest.mark.real)])
+@pytest.mark.parametrize(
+    "example",
+    [
+        ("detect_shapes", "--detector", "retinanet"),
+        ("detect_shapes", "--detector", "yolo"),
+        pytest.param(("detect_trees",), marks=pytest.mark.real),
+    ],
+    ids="-".join,
+)
 def test_the_detectors(tmp_path, example):
-    done = run(ROOT / "examples" / f"{example}.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    name, *options = example
+    done = run(ROOT / "examples" / f"{name}.py", *options, "--quick", "--run", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"AP50 +[\d.]+ ", done.stdout)
     assert (tmp_path / "run" / "report.html").is_file()
@@ -174,7 +183,8 @@ CLAIMS = {  # what each prints and draws
         ("precision.png", "boxes.png"),
     ),
     "inside_the_box": (
-        r"\nR-CNN, 8 external( +\d+\.\d+){5}\nFast R-CNN, .*\nFaster R-CNN, (?s:.*)e[+-]\d\d  R-CNN and Fast",
+        r"\nR-CNN, 8 external( +\d+\.\d+){5}\nFast R-CNN, .*(\nFaster R-CNN, .*){2}\nRetinaNet, .*\nYOLO, "
+        r"(?s:.*)e[+-]\d\d  R-CNN and Fast",
         ("seconds.png",),
     ),
     "rethinking_pretraining": (
