@@ -84,7 +84,7 @@ def retinanet(options):
 
 def yolo(options):
     """A grid of 8x8 cells; without anchors it needs more images to learn from."""
-    train, validation, epochs = batches(options, images=3000, epochs=30, size=128, batch_size=16)
+    train, validation, epochs = batches(options, images=3000, epochs=20, size=128, batch_size=16)
     model = applications.YOLO("tiny", input_shape=(128, 128, 3), classes=CLASSES, grid_size=8)
     model.compile(adam(2e-3, train, epochs, global_clipnorm=10.0))
     return model, train, validation, epochs

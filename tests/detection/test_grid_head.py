@@ -190,19 +190,28 @@ def test_the_target_of_a_confidence_is_the_overlap_itself():
     assert_close(losses["object_loss"], 0.25)
 
 
-def test_gradients_are_twice_those_of_the_authors_and_finite_where_a_root_would_not_be():
-    """Theirs are weight x (target − output); none goes through the overlap, which is a target."""
-    features = with_boxes((0.2, 0.4, 0.0, -0.3), (0.6, 0.5, 0.0, 0.0), confidences=(0.5, 0.2))
-    targets, head = targets_of([TRUTH]), head_of()
+def gradients_of(features, targets):
+    """Of the sum of all losses, for boxes, confidences and class scores."""
+    head, order = head_of(), ("cell_boxes", "confidences", "class_scores")
 
-    def total(cell_boxes, confidences, class_scores):
-        given = {"cell_boxes": cell_boxes, "confidences": confidences, "class_scores": class_scores}
-        return sum(head.losses(given, targets).values())
+    def total(*given):
+        return sum(head.losses(dict(zip(order, given, strict=True)), targets).values())
 
-    order = "cell_boxes", "confidences", "class_scores"
-    value, gradients = value_and_gradients(total, [features[name] for name in order], np.float32(1))
-    of_boxes, of_confidences, of_scores = map(keras.ops.convert_to_numpy, gradients)
-    assert np.isfinite(keras.ops.convert_to_numpy(value))
+    _, gradients = value_and_gradients(total, [features[name] for name in order], np.float32(1))
+    return map(keras.ops.convert_to_numpy, gradients)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0.2, 0.4, 0.3, -0.3), (3.0, 3.0, 0.1, 0.1)],  # overlaps: nothing flows through the overlap, a target
+        [(0.2, 0.4, 0.0, -0.3), (0.6, 0.5, 0.0, 0.0)],  # a root of these would have no finite gradient
+    ],
+)
+def test_gradients_are_twice_those_of_the_authors(rows):
+    """Theirs are weight x (target − output)."""
+    features, targets = with_boxes(*rows), targets_of([TRUTH])
+    of_boxes, of_confidences, of_scores = gradients_of(features, targets)
     _, chosen = twin_losses(features, targets)
     best = chosen[0, 0, 0]
     wanted = np.zeros_like(of_boxes)
@@ -210,6 +219,12 @@ def test_gradients_are_twice_those_of_the_authors_and_finite_where_a_root_would_
     assert_close(of_boxes, wanted)
     assert_close(of_confidences[0, 0, 0, 1 - best], 2 * 0.5 * features["confidences"][0, 0, 0, 1 - best])
     assert_close(of_scores[0, 0, 0], [0, -2, 0])
+
+
+def test_whatever_padding_holds_gradients_are_finite():
+    assert np.isnan(SCENES["an empty image"]["boxes"][0]).all()
+    for gradient in gradients_of(features_of(2), SCENES["an empty image"]):
+        assert np.isfinite(gradient).all()
 
 
 def twin_detections(features, threshold, nms_threshold, size=(HEIGHT, WIDTH)):
