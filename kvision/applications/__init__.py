@@ -66,11 +66,17 @@ from kvision.applications.classification.vit import ViTTi16 as ViTTi16
 from kvision.applications.classification.zfnet import ZFNet as ZFNet
 from kvision.applications.detection import cascade_rcnn as cascade_rcnn
 from kvision.applications.detection import coco as coco
+from kvision.applications.detection import detr as detr
 from kvision.applications.detection import fast_rcnn as fast_rcnn
 from kvision.applications.detection import faster_rcnn as faster_rcnn
 from kvision.applications.detection import mask_rcnn as mask_rcnn
 from kvision.applications.detection import retinanet as retinanet
 from kvision.applications.detection.cascade_rcnn import CascadeRCNN as CascadeRCNN
+from kvision.applications.detection.detr import DETR as DETR
+from kvision.applications.detection.detr import DETRResNet50 as DETRResNet50
+from kvision.applications.detection.detr import DETRResNet50DC5 as DETRResNet50DC5
+from kvision.applications.detection.detr import DETRResNet101 as DETRResNet101
+from kvision.applications.detection.detr import DETRResNet101DC5 as DETRResNet101DC5
 from kvision.applications.detection.fast_rcnn import FastRCNN as FastRCNN
 from kvision.applications.detection.faster_rcnn import FasterRCNN as FasterRCNN
 from kvision.applications.detection.mask_rcnn import MaskRCNN as MaskRCNN

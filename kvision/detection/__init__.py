@@ -9,4 +9,5 @@ from kvision.detection.grid_head import GridHead as GridHead
 from kvision.detection.mask_branch import MaskBranch as MaskBranch
 from kvision.detection.proposals import GivenProposals as GivenProposals
 from kvision.detection.proposals import RegionProposals as RegionProposals
+from kvision.detection.set_head import SetHead as SetHead
 from kvision.detection.two_stage import TwoStageHead as TwoStageHead

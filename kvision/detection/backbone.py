@@ -101,7 +101,7 @@ def backbone_preprocessing(family, backbone, preprocess, default):
     return backbone.preprocessing
 
 
-def backbone_maps(family, backbone, levels, images, preprocess=None):
+def backbone_maps(family, backbone, levels, images, preprocess=None, any_stride=False):
     """The named maps of a detector's backbone.
 
     Args:
@@ -110,6 +110,7 @@ def backbone_maps(family, backbone, levels, images, preprocess=None):
         levels: The names needed.
         images: The input tensor.
         preprocess: A function from RGB images of 0…255 to what the backbone expects, or None.
+        any_stride: Whether a map may have another stride than its level's name says, as dilated ones do.
 
     Raises:
         ValueError: if the backbone does not return these levels, was built for images of another size, or returns a
@@ -127,7 +128,7 @@ def backbone_maps(family, backbone, levels, images, preprocess=None):
     if any(theirs not in (None, ours) for ours, theirs in zip(size, built_for, strict=True)):
         raise ValueError(f"{family} has input_shape={size}, its backbone {built_for}: build both for one size.")
     maps = backbone(images if preprocess is None else preprocess(images))
-    for level in levels:
+    for level in () if any_stride else levels:
         _check_stride(family, level, tuple(maps[level].shape[1:3]), size[:2])
     return {level: maps[level] for level in levels}
 

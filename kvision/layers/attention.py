@@ -67,6 +67,7 @@ class MultiHeadAttention(_Attention):
         value: [b, s, c]; None: the key.
         attention_mask: Boolean [t, s], [b, t, s] or [b, heads, t, s], each axis that size or 1: True where a query may
             attend to a key.
+        return_weights: Whether to return the attention weights too, [b, heads, t, s], before their dropout.
 
     Shapes: [b, t, c] → [b, t, c].
 
@@ -80,19 +81,27 @@ class MultiHeadAttention(_Attention):
     def build(self, query_shape):
         self._build_projections(query_shape[-1])
 
-    def call(self, query, key=None, value=None, attention_mask=None, training=None):
+    def call(self, query, key=None, value=None, attention_mask=None, return_weights=False, training=None):
         if key is None and value is not None:
             raise ValueError(f"{self.name}: a value needs the key it belongs to: got value= without key=.")
         if key is None:
             query, key, value = split_heads(self.qkv(query), 3, self.num_heads)
+        elif key is query and value is not None:  # self-attention with positions: one product less
+            (query, key), (value,) = self._project(query, 0, 2), self._project(value, 2, 3)
         else:
             (query,), (key, value) = self._project(query, 0, 1), self._keys_and_values(key, value)
         if attention_mask is not None and len(attention_mask.shape) == 3:
             attention_mask = attention_mask[:, None]  # the same for all heads
-        heads = scaled_dot_product_attention(
-            query, key, value, mask=attention_mask, dropout=lambda weights: self.dropout(weights, training=training)
+        heads, weights = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            mask=attention_mask,
+            dropout=lambda weights: self.dropout(weights, training=training),
+            return_weights=True,
         )
-        return self.proj(merge_heads(heads))
+        outputs = self.proj(merge_heads(heads))
+        return (outputs, weights) if return_weights else outputs
 
     def _keys_and_values(self, key, value):
         if value is None:

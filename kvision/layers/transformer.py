@@ -206,6 +206,7 @@ class TransformerDecoderBlock(_TransformerBlock):
         memory_positions: Added to the keys of the memory, not to its values; None adds nothing.
         attention_mask: Boolean [t, t], [b, t, t] or [b, heads, t, t].
         memory_mask: Boolean [t, s], [b, t, s] or [b, heads, t, s].
+        return_weights: Whether to return the weights of the attention to the memory too, [b, heads, t, s].
 
     Shapes: [b, t, c] → [b, t, c].
 
@@ -231,20 +232,27 @@ class TransformerDecoderBlock(_TransformerBlock):
         memory_positions=None,
         attention_mask=None,
         memory_mask=None,
+        return_weights=False,
         training=None,
     ):
+        weights = []
+
         def attend(y):
             y = _self_attention(self.attn, y, positions, attention_mask, training)
             return self.dropout(y, training=training)
 
         def cross_attend(y):
             query, key = _with_positions(y, positions), _with_positions(memory, memory_positions)
-            y = self.cross_attn(query, key, memory, attention_mask=memory_mask, training=training)
+            y, attention = self.cross_attn(
+                query, key, memory, attention_mask=memory_mask, return_weights=True, training=training
+            )
+            weights.append(attention)
             return self.dropout(y, training=training)
 
         x = self._residual(x, self.norm1, attend, training)
         x = self._residual(x, self.norm2, cross_attend, training)
-        return self._residual(x, self.norm3, lambda y: self.mlp(y, training=training), training)
+        x = self._residual(x, self.norm3, lambda y: self.mlp(y, training=training), training)
+        return (x, *weights) if return_weights else x
 
 
 def _self_attention(attention, x, positions, mask, training):

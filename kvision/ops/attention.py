@@ -6,7 +6,7 @@ from keras import ops
 _MASKED = -1e9  # exp of it is 0 in float32, and a row whose keys are all masked stays finite
 
 
-def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=None):
+def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=None, return_weights=False):
     """softmax(q·kᵀ / √d + bias)·v, equation 1; the softmax is float32 under 16-bit inputs.
 
     Args:
@@ -17,9 +17,10 @@ def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dro
         mask: Boolean, broadcast to `[..., t, s]`: True where a query may attend to a key; None permits all. A
             query whose keys are all masked gets the mean of all values.
         dropout: Applied to the attention weights, for example a `keras.layers.Dropout`.
+        return_weights: Whether to return the attention weights as well, before their dropout.
 
     Returns:
-        `[..., t, e]`, in the dtype of `value`.
+        `[..., t, e]`, in the dtype of `value`; with `return_weights` a pair of it and `[..., t, s]`, likewise.
 
     >>> scaled_dot_product_attention(*[keras.ops.ones((2, 3, 5, 4))] * 3).shape
     TensorShape([2, 3, 5, 4])
@@ -32,9 +33,8 @@ def scaled_dot_product_attention(query, key, value, *, bias=None, mask=None, dro
         scores = ops.where(mask, scores, _MASKED)
     one_key = scores.shape[-1] == 1  # Keras warns of a softmax over a single number
     weights = ops.cast(ops.ones_like(scores) if one_key else ops.softmax(scores), value.dtype)
-    if dropout is not None:
-        weights = dropout(weights)
-    return ops.matmul(weights, value)
+    mixed = ops.matmul(weights if dropout is None else dropout(weights), value)
+    return (mixed, weights) if return_weights else mixed
 
 
 def split_heads(x, parts, num_heads):

@@ -70,6 +70,7 @@ def ResNet(
     features=None,
     deformable=(),
     modulated=True,
+    dilated=(),
     block=None,
     depths=None,
     width=None,
@@ -91,6 +92,8 @@ def ResNet(
         deformable: Levels whose stages have deformable 3x3 convolutions, such as `("C3", "C4", "C5")`; initially these
             equal plain ones.
         modulated: Whether these also weight their taps: True is v2, False v1.
+        dilated: Levels, such as `("C5",)`, whose stages keep the map's size and spread their 3x3 windows instead of
+            stepping by two: torchvision's `replace_stride_with_dilation`, DETR's DC5. `feature_info` tells the strides.
         block: `"basic"` or `"bottleneck"`; None takes the row's.
         depths: Blocks of each stage; None takes the row's.
         width: Channels of the first stage; None takes the row's.
@@ -107,25 +110,32 @@ def ResNet(
     (None, 10)
     """
     row = variant_row("ResNet", VARIANTS, variant, block=block, depths=depths, width=width, shortcut=shortcut)
-    stem, first_stride = STEMS[row["stem"]]
-    stride = first_stride * 2 ** (len(row["depths"]) - 1)
+    stem, stem_stride = STEMS[row["stem"]]
+    stride = stem_stride * 2 ** (len(row["depths"]) - 1)
     images = image_input("ResNet", input_shape, stride=stride, classes=classes)
     bound = conventions(norm, activation, initializer, bias_initializer)
     add = functools.partial(choose("shortcut", SHORTCUTS, row["shortcut"]), bound=bound)
     block = functools.partial(choose("block", BLOCKS, row["block"]), bound=bound, add=add)
 
-    stages = [f"C{(first_stride * 2**stage).bit_length() - 1}" for stage in range(len(row["depths"]))]
+    stages = [f"C{(stem_stride * 2**stage).bit_length() - 1}" for stage in range(len(row["depths"]))]
     deformable = [choose("deformable level", {level: level for level in stages}, level) for level in deformable]
     deformable_conv = functools.partial(bound.deformable, modulated=modulated)
 
-    levels = {}
+    dilated = [choose("dilated level", {level: level for level in stages[1:]}, level) for level in dilated]
+
+    levels, dilations = {}, {}
     x = stem(images, row["width"], levels, bound)
+    dilation = 1
     for stage, (level, depth) in enumerate(zip(stages, row["depths"], strict=True)):
         conv3x3 = deformable_conv if level in deformable else bound.conv
-        for index in range(depth):
-            strides = 2 if stage > 0 and index == 0 else 1
-            x = block(x, row["width"] * 2**stage, strides, conv3x3=conv3x3, name=f"layer{stage + 1}.{index}")
-        levels[level] = x
+        first_stride = 1 if stage == 0 or level in dilated else 2
+        for index in range(depth):  # the first block of a stage that does not step sees the map of the one before
+            window = functools.partial(conv3x3, dilation_rate=dilation)
+            strides = first_stride if index == 0 else 1
+            x = block(x, row["width"] * 2**stage, strides, conv3x3=window, name=f"layer{stage + 1}.{index}")
+            if index == 0 and level in dilated:
+                dilation *= 2
+        levels[level], dilations[level] = x, dilation
 
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
@@ -139,6 +149,10 @@ def ResNet(
         name=name or f"resnet_{variant}",
         preprocessing=preprocess_input,
     )
+    model.feature_info = {
+        level: info | {"stride": info["stride"] // dilations.get(level, 1)}
+        for level, info in model.feature_info.items()
+    }
     return finish(model, weights, WEIGHTS.get(variant), top=("fc",))
 
 

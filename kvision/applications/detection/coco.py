@@ -75,22 +75,25 @@ class CategoryRows:
     Args:
         layers: `{name of a layer in the file: its numbers for each class in a row}`.
         background: Whether row 0 is the background, which stays; else it is unused, and goes.
+        no_object: Whether a row for "no object" comes after the others, and stays.
 
     Call: state dict → state dict. Arrays that hold other numbers of classes stay as they are.
     """
 
     layers: dict
     background: bool
+    no_object: bool = False
 
     def __call__(self, state):
         return {key: self._chosen(value, self.layers.get(key.rpartition(".")[0])) for key, value in state.items()}
 
     def _chosen(self, value, numbers):
-        if numbers is None or value.shape[0] % (ROWS_OF_FILES * numbers):
+        count = ROWS_OF_FILES + self.no_object
+        if numbers is None or value.shape[0] % (count * numbers):
             return value
-        rows = [0] * self.background + list(CATEGORY_IDS)
+        rows = [0] * self.background + list(CATEGORY_IDS) + [ROWS_OF_FILES] * self.no_object
         rest = tuple(value.shape[1:])
-        return value.reshape(-1, ROWS_OF_FILES, numbers, *rest)[:, rows].reshape(-1, *rest)
+        return value.reshape(-1, count, numbers, *rest)[:, rows].reshape(-1, *rest)
 
     def get_config(self):
         return dataclasses.asdict(self)
@@ -125,7 +128,7 @@ def changed(**arguments):
     return tuple(name for name, (value, allowed) in arguments.items() if value not in allowed)
 
 
-def finish(detector, weights, published=None, changed=()):
+def finish(detector, weights, published=None, changed=(), renames=None, older_names=None, top=TOP):
     """The detector of a builder, weights loaded.
 
     Args:
@@ -133,6 +136,7 @@ def finish(detector, weights, published=None, changed=()):
         weights: None, a published name, or a path.
         published: The family's `WEIGHTS`.
         changed: Names of arguments by which the detector is of another form than those weights.
+        renames, older_names, top: As those of `building.finish`; None takes those of torchvision's detectors.
 
     Raises:
         ValueError: on a published name together with such arguments, and as `building.finish`.
@@ -144,7 +148,9 @@ def finish(detector, weights, published=None, changed=()):
             f"{', '.join(changed)} {'makes' if len(changed) == 1 else 'make'} another one of it. Leave "
             f"{'it' if len(changed) == 1 else 'them'} out, or train without weights."
         )
-    building.finish(detector, weights, None if changed else published, RENAMES, OLDER_NAMES, TOP)
+    renames = RENAMES if renames is None else renames
+    older_names = OLDER_NAMES if older_names is None else older_names
+    building.finish(detector, weights, None if changed else published, renames, older_names, top)
     if is_published and detector.head.classes == len(CATEGORY_IDS):
         detector.class_names = class_names()
     return detector

@@ -27,6 +27,8 @@ class Row:
         masks: Whether it predicts masks, and trains on them.
         proposals: Whether it takes `{"images", "proposals"}`.
         rate: Of a few steps of SGD that show.
+        max_boxes: Of an image, at most; None: any number.
+        unreachable: Paths of kernels that get no gradient in the first step.
         slow: Whether its compiled steps are left to CI, as others cover its parts.
     """
 
@@ -39,6 +41,8 @@ class Row:
     masks: bool = False
     proposals: bool = False
     rate: float = 0.1
+    max_boxes: int | None = None
+    unreachable: tuple = ()
     slow: bool = False
 
 
@@ -168,5 +172,31 @@ ROWS = [
         box_losses=("box_loss", "object_loss", "classification_loss"),
         rate=1e-3,  # its losses are sums over all cells
         proof="NumPy twins of loss and decoding, and the layer table: test_yolo.py, test_grid_head.py",
+    ),
+    Row(
+        name="detr",
+        module="detr",
+        tiny=lambda: A.DETR(
+            "tiny",
+            input_shape=SHAPE,
+            classes=CLASSES,
+            backbone=tiny_vgg("C4"),
+            level="C4",
+            num_queries=10,
+            dropout_rate=0.0,
+        ),
+        counts={
+            "DETRResNet50": (lambda: A.DETRResNet50(classes=91, **FROZEN), 41_524_768),
+            "DETRResNet50DC5": (lambda: A.DETRResNet50DC5(classes=91, **FROZEN), 41_524_768),
+            # The difference of the two ResNets, less the batch norms of 17 more bottlenecks.
+            "DETRResNet101": (
+                lambda: A.DETRResNet101(classes=91, **FROZEN),
+                41_524_768 + 44_549_160 - 25_557_032 - 17 * 2 * (256 + 256 + 1024),
+            ),
+        },
+        box_losses=("box_loss", "giou_loss"),
+        proof="the authors' code: test_detr_parity.py",
+        max_boxes=10,
+        unreachable=("transformer.decoder.layers.0/attn/qkv/kernel",),  # queries begin at zero, so their values are one
     ),
 ]
