@@ -59,6 +59,11 @@ def anchors_and_truth(num_anchors=100_000, num_boxes=50, size=800):
     return boxes(num_anchors), boxes(num_boxes)
 
 
+def assignment_costs(layers=6, queries=100, targets=20):
+    """[layers · images, queries, targets]."""
+    return np.random.default_rng(0).normal(size=(layers * BATCH, queries, targets)).astype("float32")
+
+
 def batch():
     """Images in 0…1, boxes, labels and rectangular masks [b, n, h, w]."""
     rng = np.random.default_rng(0)

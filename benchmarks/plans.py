@@ -160,6 +160,14 @@ COMPARISONS = [
     detection("mask-rcnn", "Mask R-CNN R50-FPN training step, batch 2, 320x320, 32 mask samples", 0.80, memory=1.2),
     detection("mask-rcnn-128", "the same with 128 mask samples; reported, without a target"),
     detection("mask-rcnn-inference", "Mask R-CNN R50-FPN, one 320x320 image", 1.00),
+    detection(
+        "detr",
+        "DETR R50 training step with auxiliary losses, batch 2, 320x320, beside transformers",
+        1.00,
+        memory=1.1,
+    ),
+    detection("detr-inference", "DETR R50, one 320x320 image, beside transformers", 0.90),
+    detection("hungarian", "Assignment of 20 targets to 100 queries, 6 layers of 2 images, beside scipy; no target"),
     Comparison(
         "coco-ap",
         "COCO average precision of 5,000 images with 100 detections each",

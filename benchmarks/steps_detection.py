@@ -9,7 +9,7 @@ tf = harness.tensorflow()
 import keras
 
 from kvision import applications, ops
-from kvision.optimizers import SGD
+from kvision.optimizers import SGD, AdamW
 
 
 def forward_and_backward(function, *tensors, gradient):
@@ -95,12 +95,52 @@ def detector(builder, *levels, masks=False, inference=False, **options):
     return factory
 
 
+def detr(inference=False):
+    """DETR trained by AdamW with a tenth of the rate for the backbone, as its authors do; the share of the matching."""
+
+    def factory():
+        keras.utils.set_random_seed(0)
+        shape = (inputs.SIZE, inputs.SIZE, 3)
+        model = applications.DETRResNet50(input_shape=shape, classes=inputs.CLASSES, backbone=backbone("C5"))
+        rates = {applications.detr.BACKBONE: 0.1}
+        model.compile(AdamW(1e-4, weight_decay=1e-4, global_clipnorm=0.1, rate_factors=rates), jit_compile=False)
+        images, targets = batch(False)
+        if inference:
+            return lambda: model.predict_on_batch(images[:1])
+        return lambda: model.train_on_batch(images, targets), {
+            "images": inputs.BATCH,
+            "parts": lambda: {"matching of all layers": matching_of(model, targets)},
+        }
+
+    return factory
+
+
+def matching_of(model, targets):
+    """Costs and assignment of one step, of random predictions."""
+    network = model.head.network
+    logits = tf.random.normal((6, inputs.BATCH, network.num_queries, inputs.CLASSES + 1))
+    boxes = tf.random.uniform((6, inputs.BATCH, network.num_queries, 4), 0.1, 0.9)
+    labels, wanted = (tf.constant(targets["labels"]), tf.constant(targets["boxes"]) / inputs.SIZE)
+    found = {"class_logits": logits, "boxes_cxcywh": boxes}
+    wanted = ops.xyxy_to_cxcywh(wanted)
+    return tf.function(lambda: model.head.assign(found, labels, wanted))
+
+
+def hungarian():
+    """The assignment alone: 100 queries, 20 targets, six layers of a batch of two."""
+    cost = tf.constant(inputs.assignment_costs())
+    return tf.function(lambda: ops.hungarian(cost))
+
+
 CASES = {f"roi-align:{level}": roi_align(level) for level in inputs.REGIONS}
 CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
 CASES |= {
     "retinanet": detector(applications.RetinaNet, *LEVELS[1:]),
     "faster-rcnn": detector(applications.FasterRCNN, *LEVELS),
     "faster-rcnn-inference": detector(applications.FasterRCNN, *LEVELS, inference=True),
+    "detr": detr(),
+    "detr-inference": detr(inference=True),
+    "hungarian": hungarian,
     "mask-rcnn": detector(applications.MaskRCNN, *LEVELS, masks=True, num_mask_samples=32),
     "mask-rcnn-128": detector(applications.MaskRCNN, *LEVELS, masks=True, num_mask_samples=128),
     "mask-rcnn-inference": detector(applications.MaskRCNN, *LEVELS, inference=True),

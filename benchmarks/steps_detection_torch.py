@@ -86,6 +86,51 @@ def detector(name, inference=False, channels_last=True):
     return factory
 
 
+def detr(inference=False):
+    """DETR of the transformers library, its backbone timm's ResNet-50 with frozen batch norm; AdamW in two groups."""
+
+    def factory():
+        from transformers import DetrConfig, DetrForObjectDetection
+
+        torch.manual_seed(0)
+        model = DetrForObjectDetection(DetrConfig(num_labels=inputs.CLASSES, auxiliary_loss=not inference))
+        model.to(memory_format=torch.channels_last)
+        images, boxes, labels, _ = (torch.from_numpy(array) for array in inputs.batch())
+        images = images.permute(0, 3, 1, 2)  # as it is in memory
+        mask = torch.ones((len(images), inputs.SIZE, inputs.SIZE), dtype=torch.long)
+        if inference:
+            model.eval()
+            return torch.no_grad()(lambda: model(images[:1], mask[:1]))
+        model.train()
+        left, top, right, bottom = (boxes / inputs.SIZE).unbind(-1)
+        wanted = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], -1)
+        targets = [{"class_labels": rows.long(), "boxes": box} for rows, box in zip(labels, wanted, strict=True)]
+        groups = {True: [], False: []}
+        for name, parameter in model.named_parameters():
+            groups["backbone" in name].append(parameter.requires_grad_())  # all of it, as ours
+        rates = [{"params": groups[False]}, {"params": groups[True], "lr": 1e-5}]
+        optimizer = torch.optim.AdamW(rates, 1e-4, weight_decay=1e-4)
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            loss = model(images, mask, labels=targets).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            return float(loss)
+
+        return step, {"images": inputs.BATCH}
+
+    return factory
+
+
+def hungarian():
+    from scipy.optimize import linear_sum_assignment
+
+    costs = inputs.assignment_costs()
+    return lambda: [linear_sum_assignment(cost) for cost in costs]
+
+
 def freeze_norms(module):
     """Every batch norm replaced by its frozen form, as in torchvision's published detectors."""
     for name, child in module.named_children():
@@ -101,6 +146,9 @@ CASES |= {
     "retinanet": detector("retinanet_resnet50_fpn"),
     "faster-rcnn": detector("fasterrcnn_resnet50_fpn"),
     "faster-rcnn-inference": detector("fasterrcnn_resnet50_fpn", inference=True),
+    "detr": detr(),
+    "detr-inference": detr(inference=True),
+    "hungarian": hungarian,
     "mask-rcnn": detector("maskrcnn_resnet50_fpn"),
     "mask-rcnn-128": detector("maskrcnn_resnet50_fpn"),
     "mask-rcnn-inference": detector("maskrcnn_resnet50_fpn", inference=True),

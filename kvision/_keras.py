@@ -106,6 +106,30 @@ def variable_index(optimizer, variable):
     return optimizer._get_variable_index(variable)
 
 
+def adam_moments(optimizer, variable):
+    """The two moving averages that Adam keeps of the gradient of `variable`, and of its square."""
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+class ScaledDecay:
+    """Mixin over an optimizer: the weight decay of a weight is multiplied by `rate_factor(variable)`."""
+
+    def _apply_weight_decay(self, variables):
+        decay = self.weight_decay
+        if not decay:
+            return super()._apply_weight_decay(variables)
+        groups = {}
+        for variable in variables:
+            groups.setdefault(self.rate_factor(variable), []).append(variable)
+        try:
+            for factor, group in groups.items():  # Keras multiplies the decay by the one rate of the optimizer
+                self.weight_decay = decay * factor
+                super()._apply_weight_decay(group)
+        finally:
+            self.weight_decay = decay
+
+
 def accumulated_gradient(optimizer, variable):
     """The variable that holds the sum of the gradients of `variable` so far, under gradient accumulation."""
     return optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]

@@ -140,6 +140,23 @@ def gives_the_schedule(capsys):
     return found == [schedule, None, None]
 
 
+def finds_the_moments(capsys):
+    weights = [keras.Variable([1.0]), keras.Variable([2.0])]
+    optimizer = built(keras.optimizers.AdamW(beta_1=0.5, beta_2=0.75), weights)
+    optimizer.apply([keras.ops.ones(1), keras.ops.full((1,), 4.0)], weights)
+    return [float(moment[0]) for moment in _keras.adam_moments(optimizer, weights[1])] == [2.0, 4.0]
+
+
+def scales_the_decay(capsys):
+    class Scaled(_keras.ScaledDecay, keras.optimizers.SGD):
+        def rate_factor(self, variable):
+            return 0.5
+
+    weight = keras.Variable([1.0])
+    built(Scaled(1.0, weight_decay=0.5), [weight]).apply([keras.ops.zeros(1)], [weight])
+    return float(weight[0]) == 0.75
+
+
 def stops_before_the_averages(capsys):
     weight, seen = keras.Variable([1.0]), []
     optimizer = built(keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2), [weight])
@@ -303,6 +320,8 @@ PRIVATE = {
     "Optimizer._trainable_variables": knows_what_it_was_built_for,
     "Optimizer._get_variable_index": finds_the_slot_of_a_variable,
     "Optimizer._accumulated_gradients": holds_the_accumulated_gradient,
+    "Adam._momentums and Adam._velocities": finds_the_moments,
+    "Optimizer._apply_weight_decay": scales_the_decay,
     "Optimizer._learning_rate": gives_the_schedule,
     "Optimizer._update_model_variables_moving_average": stops_before_the_averages,
     "Model.make_train_function": knows_what_is_traced,

@@ -38,8 +38,9 @@ WEIGHTS = """
 ## Published weights
 
 `weights="imagenet"` or another name below fetches the file on first use. Top-1 is on the 50,000 validation images of
-ImageNet, AP on COCO's val2017, as published: by torchvision, for ViT by timm. After resizing, images go through
-`model.preprocessing`. A `.pth` file needs torch to be read, `model.safetensors` needs `pip install 'kvision[weights]'`.
+ImageNet, AP on COCO's val2017, as published: by torchvision, for ViT by timm, for DETR by its authors. After
+resizing, images go through `model.preprocessing`. A `.pth` file needs torch to be read, `model.safetensors` needs
+`pip install 'kvision[weights]'`.
 
 | network | name | percent | resizing | licence | file |
 | --- | --- | --- | --- | --- | --- |

@@ -222,15 +222,15 @@ class SetHead(Part):
         predictions = self.predict(features, image_size, return_weights=self.attention_maps)
         size = self.image_size if image_size is None else image_size
         scores = ops.softmax(predictions["class_logits"][-1])[..., :-1]
-        labels = ops.cast(ops.argmax(scores, axis=-1), "int32")
-        scores, order = ops.top_k(ops.max(scores, axis=-1), k=self.network.num_queries)
+        scores, labels = ops.top_k(scores, k=1)
+        scores, order = ops.top_k(scores[..., 0], k=self.network.num_queries)
         boxes = relative_to_absolute(cxcywh_to_xyxy(predictions["boxes_cxcywh"][-1]), size)
         boxes = ops.take_along_axis(clip_xyxy(boxes, size), order[..., None], axis=1)
         kept = (scores > self.score_threshold) & (area_xyxy(boxes) > 0)
         detections = {
             "boxes": ops.where(kept[..., None], boxes, 0.0),
             "scores": ops.where(kept, scores, 0.0),
-            "labels": ops.where(kept, ops.take_along_axis(labels, order, axis=1), PADDING),
+            "labels": ops.where(kept, ops.take_along_axis(ops.cast(labels[..., 0], "int32"), order, axis=1), PADDING),
         }
         if self.attention_maps:
             maps = ops.take_along_axis(predictions["attention"], order[..., None, None], axis=1)

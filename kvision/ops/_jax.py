@@ -68,4 +68,9 @@ def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
     return False
 
 
+def apply_adam(variable, momentum, velocity, gradient, rate, step, betas, epsilon):
+    """False: Keras's own update, which XLA fuses."""
+    return False
+
+
 roi_align = align_by_gather

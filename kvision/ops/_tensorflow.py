@@ -189,6 +189,28 @@ def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
     return True
 
 
+def apply_adam(variable, momentum, velocity, gradient, rate, step, betas, epsilon):
+    """Update weight and both moments in place by one kernel; True: done."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return False
+    dtype = variable.dtype
+    step = tf.cast(step, dtype)
+    beta1, beta2 = (tf.cast(beta, dtype) for beta in betas)
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=momentum.value.handle,
+        v=velocity.value.handle,
+        beta1_power=tf.pow(beta1, step),
+        beta2_power=tf.pow(beta2, step),
+        lr=tf.cast(rate, dtype),
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=tf.cast(epsilon, dtype),
+        grad=tf.cast(gradient, dtype),
+    )
+    return True
+
+
 def roi_align(features, boxes, level, scales, output_size, sampling_ratio, aligned):
     """RoIAlign of boxes [b, n, 4] on one map or, by `level` [b, n], on several; see `align_by_gather`."""
     if _in_xla() or not on_cpu() or _runtime.get():

@@ -1,0 +1,182 @@
+"""Which pixels the queries of a DETR look at (Carion et al. 2020, figure 6), and what its losses are worth.
+
+    python examples/attend_to_objects.py
+
+A small DETR (one layer of the encoder, two of the decoder, six queries) learns to find up to three real digits on
+images of 64x64 pixels. From scratch it needs a trunk that knows something: four convolutions first learn for half a
+minute which digits there are, without their boxes. The plot shows, for held-out digits, what each query that found one
+looks at. Then the same with the auxiliary losses off, and with a weight of 1 for "no object" instead of 0.1.
+Needs `pip install "kvision[examples]"`.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import digits
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+import kvision
+from kvision import applications, callbacks
+
+SIZE, BATCH, SHAPE = 64, 32, (64, 64, 3)
+ARMS = {
+    "paper": ("as in the paper", {}),
+    "no auxiliary": ("without auxiliary losses", {"auxiliary_losses": False}),
+    "no-object 1": ('"no object" weighs 1', {"no_object_weight": 1.0}),
+}
+COLOURS = {"paper": "#2b7bba", "no auxiliary": "#d1453b", "no-object 1": "#8a5fb0"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="which detectors; all unless --quick")
+    parser.add_argument("--steps", type=int, default=1800, help="of the training of each detector")
+    parser.add_argument("--scenes", type=int, default=16_000, help="images to train on")
+    parser.add_argument("--run", default="runs/attend_to_objects", help="folder of the results and the plots")
+    parser.add_argument("--quick", action="store_true", help="a few steps, to check that everything runs")
+    options = parser.parse_args()
+    if options.quick:
+        options.steps, options.scenes = 4, 64
+    arms = options.arms or (("paper",) if options.quick else tuple(ARMS))
+    run = pathlib.Path(options.run)
+    run.mkdir(parents=True, exist_ok=True)
+
+    train, held_out = scenes(options.scenes), scenes(8 if options.quick else 400, held_out=True)
+    results = {}
+    for arm in arms:
+        model, results[arm] = trained(arm, train, held_out, options.steps)
+        (run / f"{arm.replace(' ', '_')}.json").write_text(json.dumps(results[arm]))
+        print(f"{ARMS[arm][0]:28}AP50 {results[arm]['AP50'][-1]:.3f} after {results[arm]['seconds'][-1]:.0f} s")
+        if arm == "paper":
+            attention(model, held_out).savefig(run / "attention.png", dpi=150)
+    curves(results).savefig(run / "losses.png", dpi=150)
+    print(f"plots  {run / 'attention.png'}  {run / 'losses.png'}")
+
+
+def scenes(count, held_out=False):
+    """Scenes of one to three digits of 18 to 28 pixels on a plain background, as bytes."""
+    images, targets = digits.scenes(count, SIZE, held_out, clutter=0, max_objects=3, sides=(0.28, 0.44))
+    return images.astype("uint8"), targets
+
+
+def batches(train):
+    pairs = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train[0]), seed=0).repeat().batch(BATCH)
+    return pairs.map(lambda images, targets: (tf.cast(images, "float32"), targets)).prefetch(2)
+
+
+def pretrained_trunk(train, steps):
+    """Four convolutions, trained to say which digits are in an image."""
+    network = applications.ConvNet(
+        1, 4, 0, include_top=False, input_shape=SHAPE, filters=24, norm="batch", features=("C3",)
+    )
+    images = keras.Input(SHAPE)
+    seen = keras.layers.GlobalMaxPooling2D()(network(network.preprocessing(images))["C3"])
+    classifier = keras.Model(images, keras.layers.Dense(10, activation="sigmoid")(seen))
+    classifier.compile(keras.optimizers.Adam(2e-3), "binary_crossentropy")
+    present = batches(train).map(lambda images, targets: (images, tf.reduce_max(tf.one_hot(targets["labels"], 10), 1)))
+    classifier.fit(present, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
+    return network
+
+
+def trained(arm, train, held_out, steps):
+    """A detector and its AP50 on held-out digits by seconds of training, those of the trunk included."""
+    keras.utils.set_random_seed(0)
+    start = time.perf_counter()
+    trunk = pretrained_trunk(train, max(1, steps // 4))
+    seconds, epochs = time.perf_counter() - start, min(6, steps)
+    print(f"{ARMS[arm][0]}: trunk after {seconds:.0f} s", flush=True)
+    model = detector(trunk, **ARMS[arm][1])
+    model.compile(kvision.optimizers.AdamW(5e-4, weight_decay=1e-4, global_clipnorm=1.0))
+    precision = callbacks.DetectionMetrics((held_out[0].astype("float32"), held_out[1]), batch_size=BATCH)
+    pairs, schedule, result = batches(train), rate(steps), {"seconds": [0.0], "AP50": [0.0]}
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        model.fit(
+            pairs,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=steps // epochs,
+            shuffle=False,  # the data set shuffles itself
+            verbose=0,
+            callbacks=[schedule],
+        )
+        seconds += time.perf_counter() - start
+        result["seconds"].append(seconds)
+        result["AP50"].append(precision.measure(model)["AP50"])
+        print(f"  AP50 {result['AP50'][-1]:.3f} after {seconds:.0f} s", flush=True)
+    return model, result
+
+
+def detector(trunk, **options):
+    return applications.DETR(
+        "tiny",
+        input_shape=SHAPE,
+        classes=10,
+        backbone=trunk,
+        level="C3",
+        num_queries=6,
+        channels=96,
+        num_heads=4,
+        hidden_units=192,
+        dropout_rate=0.0,
+        **options,
+    )
+
+
+def rate(steps):
+    """100 steps of warm-up, and a tenth for the last fifth, as the authors drop it."""
+    return callbacks.LearningRate(
+        kvision.optimizers.MultiStep(
+            5e-4, [round(0.8 * steps)], warmup_steps=min(100, round(0.1 * steps)), warmup_factor=0.01
+        )
+    )
+
+
+def attention(model, held_out, rows=4, score=0.6):
+    """Images of three digits, and for the query that found each what it looks at."""
+    images, targets = held_out
+    chosen = np.flatnonzero((targets["labels"] >= 0).all(axis=1))[:rows]
+    model.head.attention_maps = True
+    found = model.predict(images[chosen].astype("float32"), verbose=0)
+    model.head.attention_maps = False
+    figure = Figure(figsize=(8, 2 * len(chosen)), layout="compressed")
+    grid = figure.subplots(len(chosen), 4, squeeze=False)
+    for row, image in enumerate(images[chosen]):
+        grid[row][0].imshow(image)
+        for axes in grid[row]:
+            axes.set(xticks=[], yticks=[])
+        queries = np.flatnonzero(found["scores"][row] > score)[:3]
+        for axes, query in zip(grid[row][1:], queries, strict=False):
+            looked = found["attention_maps"][row, query]
+            axes.imshow(image.mean(axis=-1), cmap="gray")
+            axes.imshow(looked, cmap="inferno", alpha=0.6, extent=(0, SIZE, SIZE, 0), interpolation="bilinear")
+            left, top, right, bottom = found["boxes"][row, query]
+            axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="#7fd1ff", lw=1.5)
+            axes.set_title(f"{found['labels'][row, query]}: {found['scores'][row, query]:.2f}", fontsize=9)
+    return figure
+
+
+def curves(results):
+    """AP50 on held-out digits by seconds of training."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, result in results.items():
+        label = f"{ARMS[arm][0]}: {result['AP50'][-1]:.2f}"
+        axes.plot(result["seconds"], result["AP50"], "o-", color=COLOURS[arm], label=label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    axes.set(xlabel="seconds of training", ylabel="AP50 on held-out digits", ylim=(0, 1))
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
