@@ -178,6 +178,10 @@ def test_the_nuclei(tmp_path):
 
 
 CLAIMS = {  # what each prints and draws
+    "attend_to_objects": (
+        r"as in the paper: trunk after .*\nas in the paper +AP50 0\.\d{3} after",
+        ("attention.png", "losses.png"),
+    ),
     "cascade_quality": (
         r"AP +AP50 +AP75 +AP90 .*\nFaster R-CNN, 0\.5( +\d\.\d{3}){4} .*\nCascade R-CNN.*( +\d\.\d{3}){4} ",
         ("precision.png", "boxes.png"),

@@ -165,7 +165,7 @@ def test_a_perfect_prediction_costs_nothing():
     predicted = np.full((1, BATCH, QUERIES, 4), 0.5, "float32")
     for image in range(BATCH):
         real = np.flatnonzero(labels[image] >= 0)
-        classes = np.append(labels[image, real], [CLASSES] * (QUERIES - len(real)))
+        classes = np.append(labels[image, real], np.full(QUERIES - len(real), CLASSES))
         logits[0, image, np.arange(QUERIES), classes] = 50.0
         predicted[0, image, : len(real)] = boxes[image, real]
     losses = part.losses({"class_logits": logits, "boxes_cxcywh": predicted}, wanted)

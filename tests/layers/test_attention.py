@@ -79,6 +79,22 @@ def test_cross_attention_equals_the_twin():
     assert_close(layer(TOKENS, TOKENS, TOKENS), layer(TOKENS))
 
 
+def test_the_weights_that_are_given_mix_the_values():
+    layer = randomised(MultiHeadAttention(3), TOKENS)
+    outputs, weights = layer(TOKENS, MEMORY, return_weights=True)
+    w = weights_of(layer)
+    values = MEMORY @ w["qkv/kernel"][:, 24:] + w["qkv/bias"][24:]
+    heads = [numpy(weights)[:, head] @ values[..., 4 * head : 4 * head + 4] for head in range(3)]
+    assert weights.shape == (2, 3, 5, 7)
+    assert_close(outputs, np.concatenate(heads, -1) @ w["proj/kernel"] + w["proj/bias"])
+    block = randomised(TransformerDecoderBlock(3, 8), TOKENS, MEMORY)
+    assert_close(block(TOKENS, MEMORY, return_weights=True)[0], block(TOKENS, MEMORY))
+    mask = np.arange(7) < 4
+    _, weights = block(TOKENS, MEMORY, memory_mask=mask[None], return_weights=True)
+    assert (numpy(weights)[..., 4:] == 0).all()
+    assert_close(numpy(weights).sum(-1), np.ones((2, 3, 5)))
+
+
 def test_the_mask_may_differ_by_sample_and_head():
     layer = randomised(MultiHeadAttention(3), TOKENS)
     mask = np.random.default_rng(3).random((2, 1, 5, 5)) < 0.7

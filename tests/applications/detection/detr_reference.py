@@ -74,7 +74,6 @@ def main(package, folder):
     folder = pathlib.Path(folder)
     inputs = np.load(folder / "inputs.npz")
     model, criterion, post = build(bool(inputs["dilation"]))
-    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in model.state_dict().items()})
 
     sizes = inputs["image_size"]
     mask = torch.ones(inputs["images"].shape[:3], dtype=torch.bool)
@@ -84,8 +83,15 @@ def main(package, folder):
         {"labels": torch.from_numpy(labels[labels >= 0]), "boxes": torch.from_numpy(boxes[labels >= 0])}
         for labels, boxes in zip(inputs["labels"].astype("int64"), inputs["boxes_cxcywh"], strict=True)
     ]
+    batch = NestedTensor(torch.from_numpy(inputs["images"].transpose(0, 3, 1, 2).copy()), mask)
     with torch.no_grad():
-        found = model(NestedTensor(torch.from_numpy(inputs["images"].transpose(0, 3, 1, 2).copy()), mask))
+        model.input_proj.bias.zero_()  # cells that differ, as if trained: else all queries see the same
+        cells = model.input_proj(model.backbone(batch)[0][-1].tensors)
+        mean, deviation = cells.mean((0, 2, 3)), cells.std((0, 2, 3))
+        model.input_proj.weight /= deviation[:, None, None, None]
+        model.input_proj.bias -= mean / deviation
+        np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in model.state_dict().items()})
+        found = model(batch)
         losses = criterion(found, targets)
         detections = post(found, torch.from_numpy(sizes.astype("int64")))
     layers = [*found["aux_outputs"], found]
