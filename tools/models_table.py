@@ -38,9 +38,9 @@ WEIGHTS = """
 ## Published weights
 
 `weights="imagenet"` or another name below fetches the file on first use. Top-1 is on the 50,000 validation images of
-ImageNet, AP on COCO's val2017, as published: by torchvision, for ViT by timm, for DETR by its authors. After
-resizing, images go through `model.preprocessing`. A `.pth` file needs torch to be read, `model.safetensors` needs
-`pip install 'kvision[weights]'`.
+ImageNet, AP on COCO's val2017, as published: by torchvision, for ViT by timm, for EfficientDet by effdet, for DETR by
+its authors. After resizing, images go through `model.preprocessing`. A `.pth` file needs torch to be read,
+`model.safetensors` needs `pip install 'kvision[weights]'`.
 
 | network | name | percent | resizing | licence | file |
 | --- | --- | --- | --- | --- | --- |
@@ -63,22 +63,22 @@ def main():
 
 
 def published(module):
-    """(network, name, row) of all weights that an architecture's file names."""
+    """(module, network, name, row) of all weights that an architecture's file names."""
     functions = [function for _, function in inspect.getmembers(module, inspect.isfunction)]
     builders = [f for f in functions if f.__module__ == module.__name__ and f.__name__[0].isupper()]
     family = max(builders, key=lambda builder: "variant" in inspect.signature(builder).parameters).__name__
     for key, value in getattr(module, "WEIGHTS", {}).items():
         if isinstance(value, Published):
-            yield f"`{family}()`", key, value
+            yield module, f"`{family}()`", key, value
             continue
         variant, _, form = key.partition(" with ")
         for name, row in value.items():
-            yield f'`{family}("{variant}")`' + (f" with {form}" if form else ""), name, row
+            yield module, f'`{family}("{variant}")`' + (f" with {form}" if form else ""), name, row
 
 
-def weights_line(network, name, row):
+def weights_line(module, network, name, row):
     masks = f", masks {row.mask_ap} AP" if row.mask_ap else ""
-    percent = f"boxes {row.accuracy} AP{masks}" if row.epsilon is not None else f"{row.accuracy:.3f} top-1"
+    percent = f"boxes {row.accuracy} AP{masks}" if ".detection." in module.__name__ else f"{row.accuracy:.3f} top-1"
     address = f"{row.repository}/{row.file}" if "://" in row.repository else f"https://huggingface.co/{row.repository}"
     return f"| {network} | {name} | {percent} | {row.resizing} | {row.licence} | [{row.file}]({address}) |"
 

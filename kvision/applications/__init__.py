@@ -67,6 +67,7 @@ from kvision.applications.classification.zfnet import ZFNet as ZFNet
 from kvision.applications.detection import cascade_rcnn as cascade_rcnn
 from kvision.applications.detection import coco as coco
 from kvision.applications.detection import detr as detr
+from kvision.applications.detection import efficientdet as efficientdet
 from kvision.applications.detection import fast_rcnn as fast_rcnn
 from kvision.applications.detection import faster_rcnn as faster_rcnn
 from kvision.applications.detection import mask_rcnn as mask_rcnn
@@ -77,6 +78,16 @@ from kvision.applications.detection.detr import DETRResNet50 as DETRResNet50
 from kvision.applications.detection.detr import DETRResNet50DC5 as DETRResNet50DC5
 from kvision.applications.detection.detr import DETRResNet101 as DETRResNet101
 from kvision.applications.detection.detr import DETRResNet101DC5 as DETRResNet101DC5
+from kvision.applications.detection.efficientdet import EfficientDet as EfficientDet
+from kvision.applications.detection.efficientdet import EfficientDetD0 as EfficientDetD0
+from kvision.applications.detection.efficientdet import EfficientDetD1 as EfficientDetD1
+from kvision.applications.detection.efficientdet import EfficientDetD2 as EfficientDetD2
+from kvision.applications.detection.efficientdet import EfficientDetD3 as EfficientDetD3
+from kvision.applications.detection.efficientdet import EfficientDetD4 as EfficientDetD4
+from kvision.applications.detection.efficientdet import EfficientDetD5 as EfficientDetD5
+from kvision.applications.detection.efficientdet import EfficientDetD6 as EfficientDetD6
+from kvision.applications.detection.efficientdet import EfficientDetD7 as EfficientDetD7
+from kvision.applications.detection.efficientdet import EfficientDetD7x as EfficientDetD7x
 from kvision.applications.detection.fast_rcnn import FastRCNN as FastRCNN
 from kvision.applications.detection.faster_rcnn import FasterRCNN as FasterRCNN
 from kvision.applications.detection.mask_rcnn import MaskRCNN as MaskRCNN

@@ -4,6 +4,7 @@ from kvision.detection.anchors import Anchors as Anchors
 from kvision.detection.assigner import Assigner as Assigner
 from kvision.detection.box_branch import BoxBranch as BoxBranch
 from kvision.detection.dense_head import DenseDecoder as DenseDecoder
+from kvision.detection.dense_head import DenseHead as DenseHead
 from kvision.detection.detector import Detector as Detector
 from kvision.detection.grid_head import GridHead as GridHead
 from kvision.detection.mask_branch import MaskBranch as MaskBranch

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvision.ops import BACKGROUND, IGNORED, area_xyxy, match, sample_balanced
+from kvision.ops.matching import check_low_quality
 from kvision.part import Part
 
 
@@ -48,7 +49,8 @@ class Assigner(Part):
         matching_iou_threshold: Overlap from which on a box matches a target, in (0, 1].
         background_iou_threshold: Overlap with every target below which a box is background; between the two it is
             ignored. None: the same as `matching_iou_threshold`.
-        low_quality_matches: Whether every target gets the boxes that overlap it most, however little that is.
+        low_quality_matches: Whether every target gets the boxes that overlap it most, however little that is: True,
+            False or `"single"`, as `allow_low_quality` of `kvision.ops.match`.
         min_background_iou: Overlap with some object below which a box is no background either, in images that have
             objects: Fast R-CNN's ring around them; 0 uses all. A crowd is no object.
         num_samples: Boxes of an image that a step trains on; None: all.
@@ -77,6 +79,7 @@ class Assigner(Part):
                 "Overlaps must rise from min_background_iou over background_iou_threshold to matching_iou_threshold, "
                 f"within 0 to 1: got {min_background_iou}, {background_iou_threshold} and {matching_iou_threshold}."
             )
+        check_low_quality(low_quality_matches)
         self.matching_iou_threshold = matching_iou_threshold
         self.background_iou_threshold = background_iou_threshold
         self.low_quality_matches = low_quality_matches

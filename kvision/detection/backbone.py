@@ -29,7 +29,7 @@ class Norms:
     initializer: object
 
 
-def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer):
+def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer="auto", batch_norms=False):
     """What `"auto"` means.
 
     A Keras file of a whole detector says it: what was saved with group norm is built with it, batch norm is frozen.
@@ -37,6 +37,11 @@ def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer)
     is frozen, neck and heads have no norm, and the neck starts by Caffe2's and torchvision's initialization. From
     scratch, all of it trains: group norm everywhere and He initialization (He 2018, "Rethinking ImageNet
     Pre-training").
+
+    Args:
+        batch_norms: Whether neck and heads have batch norms in the published form. They are then frozen where weights
+            of the whole detector are loaded, or the backbone is built to load some; beside a backbone of one's own they
+            are fresh, and have group norm.
 
     Raises:
         ValueError: on an unknown name, a norm for a backbone that is already built, or frozen norms in fresh parts.
@@ -47,16 +52,22 @@ def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer)
             f"{family}: backbone_norm={backbone_norm!r} is of a backbone built here, but backbone= is given, with "
             "norms of its own. Leave one of the two out."
         )
-    if norm == "frozen_batch":
+    if norm == "frozen_batch" and not batch_norms:
         raise ValueError(
             f'{family}: norm="frozen_batch" would freeze neck and heads at their initial statistics. Pass '
             'backbone_norm="frozen_batch" for the backbone; norm is "auto", "group", "batch", "sync_batch" or None.'
         )
     known = {kind: kind for kind in TRAINABLE_NORMS}
+    frozen = {"frozen_batch": "frozen_batch"}
     auto = ("frozen_batch", None) if loaded else ("group", "group")
+    if batch_norms and loaded:
+        whole = weights is not None or backbone is None
+        auto = ("frozen_batch", "frozen_batch" if whole else "group")
     auto = _saved_norms(weights) or auto
-    inner = choose(f"norm of {family}", {"auto": auto[1]} | known, norm)
-    known |= {"auto": auto[0], "frozen_batch": "frozen_batch"}
+    if batch_norms and auto[1] == "batch":  # of a file: its statistics hold, in neck and heads as in the backbone
+        auto = (auto[0], "frozen_batch")
+    inner = choose(f"norm of {family}", {"auto": auto[1]} | known | (frozen if batch_norms else {}), norm)
+    known |= {"auto": auto[0]} | frozen
     if isinstance(initializer, str) and initializer == "auto":
         initializer = "lecun_uniform" if loaded else "he"
     return Norms(choose(f"backbone_norm of {family}", known, backbone_norm), inner, initializer)

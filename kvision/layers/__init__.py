@@ -3,6 +3,7 @@
 from kvision.layers.adaptive_pooling import AdaptiveAveragePooling2D as AdaptiveAveragePooling2D
 from kvision.layers.attention import MultiHeadAttention as MultiHeadAttention
 from kvision.layers.attention import WindowAttention as WindowAttention
+from kvision.layers.bifpn import BiFPN as BiFPN
 from kvision.layers.convolution import Conv2D as Conv2D
 from kvision.layers.convolution import DepthwiseConv2D as DepthwiseConv2D
 from kvision.layers.convolution import MaxPooling2D as MaxPooling2D

@@ -1,11 +1,11 @@
 """The feature pyramid network (Lin et al. 2017, "Feature Pyramid Networks for Object Detection", section 3)."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from kvision.errors import unknown
 from kvision.layers.conventions import conventions, kernel_initializer
+from kvision.ops import resize_nearest
 from kvision.ops.roi import pyramid_levels
 
 EXTRAS = ("pool", "conv_input", "conv_output", None)
@@ -85,7 +85,7 @@ class FeaturePyramid(keras.layers.Layer):
         for index in reversed(range(len(numbers))):
             x = inputs[f"C{numbers[index]}"]
             lateral = _normalized(self.inner_convs, self.inner_norms, index, x, training)
-            total = lateral if total is None else lateral + _enlarge(total, x.shape[1:3])
+            total = lateral if total is None else lateral + resize_nearest(total, x.shape[1:3])
             smooth = _normalized(self.layer_convs, self.layer_norms, index, total, training)
             levels[f"P{numbers[index]}"] = smooth
         levels = {f"P{number}": levels[f"P{number}"] for number in numbers}
@@ -122,15 +122,3 @@ class FeaturePyramid(keras.layers.Layer):
 def _normalized(convs, norms, index, x, training):
     x = convs[index](x)
     return norms[index](x, training=training) if norms else x
-
-
-def _enlarge(x, size):
-    """`x` by nearest neighbour at the size of another map: cell i of n reads cell ⌊i·m/n⌋ of m."""
-    for axis, length in zip((1, 2), size, strict=True):
-        place = np.arange(length) * x.shape[axis] // length
-        if np.array_equal(place, np.arange(length) // 2):
-            x = ops.repeat(x, 2, axis=axis)
-            x = ops.split(x, [length], axis=axis)[0]
-        else:
-            x = ops.take(x, place, axis=axis)
-    return x

@@ -13,14 +13,16 @@ CROWD_FRACTION = 0.7
 
 CHUNK_SIZE = 4
 
+LOW_QUALITY = (False, True, "single")
+
 
 def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, crowd=None):
     """The index of the ground-truth box that each anchor, or proposal, is trained towards.
 
     Ren et al. 2015 (Faster R-CNN), section 3.1.2. An anchor takes the box it overlaps most if they overlap by at least
     `high`; it is background if it overlaps every box by less than `low`, and ignored in between. With
-    `allow_low_quality`, the anchors that overlap some box as much as any anchor does take the box they themselves
-    overlap most, however little that is. A box that no anchor touches stays unmatched.
+    `allow_low_quality`, every box gets the anchors that overlap it most, however little that is. A box that no anchor
+    touches stays unmatched.
 
     The matrix of anchors by boxes is never held: the function goes through the boxes chunk by chunk, up to the last one
     that any image of the batch has. No gradient flows through it.
@@ -31,7 +33,10 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
         anchors_xyxy: Anchors `[anchors, 4]`, or proposals `[batch, anchors, 4]`.
         low: Overlap in (0, high] below which an anchor is background.
         high: Overlap in [low, 1] from which on an anchor matches.
-        allow_low_quality: Whether every box gets its best anchors.
+        allow_low_quality: Whether every box gets its best anchors. True: all that tie for it, and each takes the box
+            that it overlaps most itself (Detectron's rule). `"single"`: the first of them, which takes this box even
+            if it overlaps another one more; of two boxes with the same best anchor the first gets it (the rule of
+            TensorFlow's Object Detection API, and so of EfficientDet).
         crowd: Optional `[batch, n]`, true for boxes around a crowd. They match no anchor, and background with at least
             `CROWD_FRACTION` of its area inside one is ignored.
 
@@ -39,7 +44,8 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
         int32 `[batch, anchors]`: the index of the box, or `BACKGROUND` (-1), or `IGNORED` (-2).
 
     Raises:
-        ValueError: If the thresholds are not in order, or if the shapes do not fit.
+        ValueError: If the thresholds are not in order, if `allow_low_quality` is another value, or if the shapes do
+            not fit.
 
     Example:
 
@@ -51,6 +57,7 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
     """
     if not 0 < low <= high <= 1:
         raise ValueError(f"Matching needs 0 < low <= high <= 1: got low={low} and high={high}.")
+    check_low_quality(allow_low_quality)
     boxes, anchors = ops.cast(boxes_xyxy, "float32"), ops.cast(anchors_xyxy, "float32")
     valid = ops.convert_to_tensor(labels) >= 0
     if len(boxes.shape) != 3 or len(valid.shape) != 2 or len(anchors.shape) not in (2, 3):
@@ -66,6 +73,12 @@ def match(boxes_xyxy, labels, anchors_xyxy, low, high, allow_low_quality=False, 
     boxes, anchors = ops.stop_gradient(boxes), ops.stop_gradient(anchors)
     matches = _match(boxes, valid, anchors, low=low, high=high, allow_low_quality=allow_low_quality)
     return matches if crowd is None else _ignore_crowds(matches, boxes, crowd, anchors)
+
+
+def check_low_quality(value):
+    """A ValueError for a rule of low-quality matches that does not exist."""
+    if value not in LOW_QUALITY:
+        raise ValueError(f"Low-quality matches are True, False or 'single': got {value!r}.")
 
 
 def _chunks_of(boxes, valid):
@@ -100,23 +113,30 @@ def _match(boxes, valid, anchors, *, low, high, allow_low_quality):
     def overlaps_of(chunk):
         return tuple(iou_of_columns(box, anchors) for box in _boxes_of(chunk, chunks))
 
-    def body(chunk, overlaps, best, index, is_top):
+    def body(chunk, overlaps, best, index, forced):
         # Overlaps come from the iteration before: XLA then compares the very numbers it took the maximum of.
         for box, overlap in enumerate(overlaps):
             better = overlap > best
             best = ops.where(better, overlap, best)
             index = ops.where(better, chunk * CHUNK_SIZE + box, index)
-            if allow_low_quality:
+            if allow_low_quality == "single":
+                first = ops.cast(ops.argmax(overlap, axis=-1, keepdims=True), "int32")
+                is_first = (ops.arange(overlap.shape[-1], dtype="int32") == first) & (overlap > 0)
+                forced = ops.where(is_first & (forced == 0), chunk * CHUNK_SIZE + box + 1, forced)
+            elif allow_low_quality:
                 top = ops.max(overlap, axis=-1, keepdims=True)
-                is_top = ops.logical_or(is_top, ops.logical_and(overlap == top, overlap > 0))
-        return chunk + 1, overlaps_of(chunk + 1), best, index, is_top
+                forced = ops.logical_or(forced, ops.logical_and(overlap == top, overlap > 0))
+        return chunk + 1, overlaps_of(chunk + 1), best, index, forced
 
     start = ops.convert_to_tensor(0, "int32")
     overlaps = overlaps_of(start)
-    nothing = (_nothing(overlaps[0], dtype) for dtype in ("float32", "int32", "bool"))
-    _, _, best, index, is_top = ops.while_loop(lambda chunk, *_: chunk < num_chunks, body, (start, overlaps, *nothing))
+    of_single = allow_low_quality == "single"  # forced is then the number of the box, from 1; else whether
+    nothing = (_nothing(overlaps[0], dtype) for dtype in ("float32", "int32", "int32" if of_single else "bool"))
+    _, _, best, index, forced = ops.while_loop(lambda chunk, *_: chunk < num_chunks, body, (start, overlaps, *nothing))
+    if of_single:
+        index, forced = ops.where(forced > 0, forced - 1, index), forced > 0
     unmatched = ops.where(best < low, BACKGROUND, IGNORED)
-    return ops.where(ops.logical_or(is_top, best >= high), index, unmatched)
+    return ops.where(ops.logical_or(forced, best >= high), index, unmatched)
 
 
 @kernels.compiled

@@ -1,4 +1,4 @@
-"""Resizing that shrinks without aliasing and compiles with XLA."""
+"""Resizing to static sizes, which compiles with XLA: bilinear without aliasing, and nearest neighbour."""
 
 import numpy as np
 from keras import ops
@@ -37,6 +37,31 @@ def resize_bilinear(images, size):
     if size[1] != width:
         images = ops.matmul(_matrix(width, size[1]), images)
     return images
+
+
+def resize_nearest(maps, size):
+    """Maps of another size by nearest neighbour: cell i of n reads cell ⌊i·m/n⌋ of m, as torch does.
+
+    Args:
+        maps: `[b, h, w, c]`, static h and w.
+        size: Height and width to make, in cells.
+
+    Returns:
+        `[b, *size, c]` of the same type.
+
+    >>> resize_nearest(np.reshape([1, 2, 3], (1, 1, 3, 1)), (1, 5))[0, 0, :, 0].numpy().tolist()
+    [1, 1, 2, 2, 3]
+    """
+    for axis, length in zip((1, 2), size, strict=True):
+        index = np.arange(length) * maps.shape[axis] // length
+        if length == maps.shape[axis]:
+            continue
+        if np.array_equal(index, np.arange(length) // 2):
+            maps = ops.repeat(maps, 2, axis=axis)
+            maps = ops.split(maps, [length], axis=axis)[0] if length % 2 else maps
+        else:
+            maps = ops.take(maps, index, axis=axis)
+    return maps
 
 
 def _matrix(length, new_length):

@@ -2,6 +2,8 @@
 
 Table 1 is B0; B1 to B7 are its published scalings. They equal torchvision's `efficientnet_b0…b7`: symmetric padding,
 batch-norm epsilon 1e-5 (B5 to B7 1e-3), stochastic depth that drops whole images' branches, more often with depth.
+The authors' own networks, timm's `tf_efficientnet_b0…b7`, are these with `padding="same"`, epsilon 1e-3 and momentum
+0.99; EfficientDet stands on them.
 
 How it trains (section 5.2): RMSProp with decay and momentum 0.9, rate 0.256 falling by 3 % every 2.4 epochs, weight
 decay 1e-5, batch-norm momentum 0.99, AutoAugment, dropout from 0.2 (B0) to 0.5 (B7), stochastic depth 0.2.
@@ -13,6 +15,7 @@ import keras
 
 from kvision.applications.building import build_network, finish, image_input, round_channels, variant_of, variant_row
 from kvision.applications.classification import imagenet
+from kvision.errors import choose
 from kvision.layers import SqueezeExcite, StochasticDepth
 from kvision.layers.conventions import conventions
 
@@ -77,6 +80,31 @@ WEIGHTS["b1"]["imagenet_v2"] = imagenet.torchvision_weights(
 
 PROOF = "torchvision efficientnet_b0 … b7, fed the same weights"
 
+# Timm counts the stages from 0, and names the layers of a block by what they do.
+_TIMM_BLOCKS = {
+    1: (("0.0", "conv_dw"), ("0.1", "bn1"), ("1", "se"), ("2.0", "conv_pw"), ("2.1", "bn2")),
+    6: (
+        *(("0.0", "conv_pw"), ("0.1", "bn1"), ("1.0", "conv_dw"), ("1.1", "bn2")),
+        *(("2", "se"), ("3.0", "conv_pwl"), ("3.1", "bn3")),
+    ),
+}
+RENAMES = {
+    "timm": [
+        (r"^features\.0\.0\.", "conv_stem."),
+        (r"^features\.0\.1\.", "bn1."),
+        *(
+            (rf"^features\.{stage}\.(\d+)\.block\.{ours}\.", rf"blocks.{stage - 1}.\1.{theirs}.")
+            for stage, (expansion, *_) in enumerate(_STAGES, 1)
+            for ours, theirs in _TIMM_BLOCKS[expansion]
+        ),
+        (r"\.se\.fc1\.", ".se.conv_reduce."),
+        (r"\.se\.fc2\.", ".se.conv_expand."),
+        (rf"^features\.{len(_STAGES) + 1}\.0\.", "conv_head."),
+        (rf"^features\.{len(_STAGES) + 1}\.1\.", "bn2."),
+        (r"^classifier\.1\.", "classifier."),
+    ]
+}
+
 preprocess_input = imagenet.preprocess_input
 decode_predictions = imagenet.decode_predictions
 
@@ -116,6 +144,9 @@ def EfficientNet(
     width=None,
     depth=None,
     resolution=None,
+    padding="symmetric",
+    epsilon=None,
+    momentum=None,
     name=None,
 ):
     """Build an EfficientNet.
@@ -136,6 +167,9 @@ def EfficientNet(
             the convolution of stage 9 belongs to the classifier.
         width, depth: Factors of all channels and of all stages' layers, > 0; None takes the row's.
         resolution: Height and width of the default `input_shape`, in pixels; None takes the row's.
+        padding: Of convolutions of stride 2: `"symmetric"`, torchvision's, or `"same"`, the authors' and TensorFlow's,
+            which puts the odd pixel behind. Weights belong to one of them: the published ones here to the former.
+        epsilon, momentum: Of the norm; None takes the row's. The authors' are 1e-3 and 0.99.
         name: Of the model.
 
     Returns:
@@ -148,8 +182,23 @@ def EfficientNet(
     (None, 258, 258, 3)
     """
     row = variant_row(
-        "EfficientNet", VARIANTS, variant, width=width, depth=depth, resolution=resolution, dropout_rate=dropout_rate
+        "EfficientNet",
+        VARIANTS,
+        variant,
+        width=width,
+        depth=depth,
+        resolution=resolution,
+        dropout_rate=dropout_rate,
+        epsilon=epsilon,
+        momentum=momentum,
     )
+    published = WEIGHTS.get(variant, {})
+    if weights in published and (padding != "symmetric" or epsilon is not None):
+        raise ValueError(
+            f'EfficientNet: weights={weights!r} are torchvision\'s, of padding="symmetric" and its epsilon: got '
+            f"padding={padding!r}, epsilon={epsilon!r}. Leave both out, or load weights of that form by their path."
+        )
+    padding = choose("padding of EfficientNet", {"symmetric": None, "same": "same"}, padding)
     input_shape = input_shape or (row["resolution"], row["resolution"], 3)
     images = image_input("EfficientNet", input_shape, stride=32, classes=classes)
     bound = conventions(
@@ -161,7 +210,8 @@ def EfficientNet(
 
     depths = [math.ceil(layers * row["depth"]) for *_, layers in row["stages"]]
     levels, index, stride = {}, 0, 2
-    x = bound.conv(round_channels(32 * row["width"]), 3, strides=2, name="features.0.0")(images)
+    stem = bound.conv(round_channels(32 * row["width"]), 3, strides=2, padding=padding, name="features.0.0")
+    x = stem(images)
     x = bound.activation(name="features.0.2")(bound.norm(name="features.0.1")(x))
     for stage, (expansion, kernel_size, first_strides, channels, _) in enumerate(row["stages"], 1):
         for block in range(depths[stage - 1]):
@@ -174,6 +224,7 @@ def EfficientNet(
                 stochastic_depth_rate * index / sum(depths),
                 bound,
                 squeeze,
+                padding,
                 name=f"features.{stage}.{block}",
             )
             index += 1
@@ -196,17 +247,17 @@ def EfficientNet(
         name=name or f"efficientnet_{variant}",
         preprocessing=preprocess_input,
     )
-    return finish(model, weights, WEIGHTS.get(variant), top=("classifier",))
+    return finish(model, weights, published, RENAMES, top=("classifier",))
 
 
-def _inverted_residual(x, channels, kernel_size, strides, expansion, drop_rate, bound, squeeze, name):
+def _inverted_residual(x, channels, kernel_size, strides, expansion, drop_rate, bound, squeeze, padding, name):
     """MBConv: 1x1 to widen, a window in each channel, squeeze and excitation, 1x1 to narrow without activation."""
     y, part = x, 0
     if expansion > 1:
         y = bound.conv(expansion * x.shape[-1], 1, name=f"{name}.block.0.0")(y)
         y = bound.activation(name=f"{name}.block.0.2")(bound.norm(name=f"{name}.block.0.1")(y))
         part = 1
-    y = bound.depthwise(kernel_size, strides=strides, name=f"{name}.block.{part}.0")(y)
+    y = bound.depthwise(kernel_size, strides=strides, padding=padding, name=f"{name}.block.{part}.0")(y)
     y = bound.activation(name=f"{name}.block.{part}.2")(bound.norm(name=f"{name}.block.{part}.1")(y))
     y = squeeze(max(1, x.shape[-1] // 4), name=f"{name}.block.{part + 1}")(y)
     y = bound.conv(channels, 1, name=f"{name}.block.{part + 2}.0")(y)

@@ -75,6 +75,7 @@ class CategoryRows:
     Args:
         layers: `{name of a layer in the file: its numbers for each class in a row}`.
         background: Whether row 0 is the background, which stays; else it is unused, and goes.
+        first_id: The id of the first row: 0, or 1 where the file has no row 0.
         no_object: Whether a row for "no object" comes after the others, and stays.
 
     Call: state dict → state dict. Arrays that hold other numbers of classes stay as they are.
@@ -82,16 +83,18 @@ class CategoryRows:
 
     layers: dict
     background: bool
+    first_id: int = 0
     no_object: bool = False
 
     def __call__(self, state):
         return {key: self._chosen(value, self.layers.get(key.rpartition(".")[0])) for key, value in state.items()}
 
     def _chosen(self, value, numbers):
-        count = ROWS_OF_FILES + self.no_object
+        count = ROWS_OF_FILES - self.first_id + self.no_object
         if numbers is None or value.shape[0] % (count * numbers):
             return value
-        rows = [0] * self.background + list(CATEGORY_IDS) + [ROWS_OF_FILES] * self.no_object
+        rows = [0] * self.background + [number - self.first_id for number in CATEGORY_IDS]
+        rows += [count - 1] * self.no_object
         rest = tuple(value.shape[1:])
         return value.reshape(-1, count, numbers, *rest)[:, rows].reshape(-1, *rest)
 
@@ -128,7 +131,7 @@ def changed(**arguments):
     return tuple(name for name, (value, allowed) in arguments.items() if value not in allowed)
 
 
-def finish(detector, weights, published=None, changed=(), renames=None, older_names=None, top=TOP):
+def finish(detector, weights, published=None, changed=(), renames=RENAMES, older_names=OLDER_NAMES, top=TOP):
     """The detector of a builder, weights loaded.
 
     Args:
@@ -136,7 +139,7 @@ def finish(detector, weights, published=None, changed=(), renames=None, older_na
         weights: None, a published name, or a path.
         published: The family's `WEIGHTS`.
         changed: Names of arguments by which the detector is of another form than those weights.
-        renames, older_names, top: As those of `building.finish`; None takes those of torchvision's detectors.
+        renames, older_names, top: As in `building.finish`; torchvision's.
 
     Raises:
         ValueError: on a published name together with such arguments, and as `building.finish`.
@@ -148,8 +151,6 @@ def finish(detector, weights, published=None, changed=(), renames=None, older_na
             f"{', '.join(changed)} {'makes' if len(changed) == 1 else 'make'} another one of it. Leave "
             f"{'it' if len(changed) == 1 else 'them'} out, or train without weights."
         )
-    renames = RENAMES if renames is None else renames
-    older_names = OLDER_NAMES if older_names is None else older_names
     building.finish(detector, weights, None if changed else published, renames, older_names, top)
     if is_published and detector.head.classes == len(CATEGORY_IDS):
         detector.class_names = class_names()

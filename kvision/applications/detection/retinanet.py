@@ -7,17 +7,14 @@ How it trains (section 4.1): SGD with momentum 0.9 and weight decay 1e-4, 16 ima
 by 10 at 60k and 80k.
 """
 
-import math
-
 import keras
-from keras import ops
 
 from kvision.applications.building import image_input
 from kvision.applications.classification import imagenet
 from kvision.applications.classification.resnet import ResNet50
 from kvision.applications.detection import coco
 from kvision.detection.anchors import Anchors, level_strides
-from kvision.detection.assigner import Assigner, matched, read_targets
+from kvision.detection.assigner import Assigner
 from kvision.detection.backbone import (
     backbone_maps,
     backbone_preprocessing,
@@ -25,17 +22,12 @@ from kvision.detection.backbone import (
     feature_pyramid,
     sizes_of,
 )
-from kvision.detection.dense_head import DenseDecoder, flatten_outputs, shared_convolutions
+from kvision.detection.dense_head import PRIOR_BIAS, DenseDecoder, DenseHead, flatten_outputs, shared_convolutions
 from kvision.detection.detector import Detector
-from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
-from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES, encode_deltas
+from kvision.ops import RETINANET_SIZES
 from kvision.ops.anchors import RATIOS
-from kvision.part import Part, option_of
 
 LEVELS = ("C3", "C4", "C5")
-
-# Section 4.1: the bias that lets every anchor start at a foreground probability of 0.01.
-PRIOR = 0.01
 
 # Of the form that `weights="coco"` builds.
 WEIGHTS = {
@@ -149,7 +141,7 @@ def RetinaNet(
     trunk = keras.Model(
         images, _dense_outputs(levels, anchors.num_per_cell, classes, norms.inner), name=f"{name}_trunk"
     )
-    head = RetinaNetHead(
+    head = DenseHead(
         classes,
         input_shape[:2],
         sizes_of(levels),
@@ -165,9 +157,8 @@ def RetinaNet(
 
 def _dense_outputs(levels, num_per_cell, classes, norm):
     """Section 4, "Classification Subnet" and "Box Regression Subnet": four 3x3 convolutions and the last, shared."""
-    prior = -math.log((1 - PRIOR) / PRIOR)
     heads = {
-        "class_logits": ("head.classification_head", "cls_logits", classes, prior),
+        "class_logits": ("head.classification_head", "cls_logits", classes, PRIOR_BIAS),
         "box_deltas": ("head.regression_head", "bbox_reg", 4, 0.0),
     }
     features = {}
@@ -176,93 +167,3 @@ def _dense_outputs(levels, num_per_cell, classes, norm):
         maps = shared_convolutions(levels, depth=4, last=last, norm=norm, name=f"{head}.conv")
         features[output] = flatten_outputs(maps[output], size)
     return features
-
-
-@keras.saving.register_keras_serializable("kvision")
-class RetinaNetHead(Part):
-    """RetinaNet's losses and its decoding (section 4, "Inference" and "Training"). It has no weights.
-
-    Args:
-        classes: Number of classes, without a background.
-        image_size: (height, width) of the network's input.
-        feature_sizes: (height, width) of P3…P7.
-        anchors: An `Anchors`.
-        assigner: An `Assigner` without a sample.
-        decoder: A `DenseDecoder`.
-        focal_alpha, focal_gamma: Of the focal loss.
-
-    Features: `"class_logits"` [b, anchors, classes] and `"box_deltas"` [b, anchors, 4], float32, finest level first.
-    """
-
-    loss_names = ("classification_loss", "box_loss")
-
-    def __init__(
-        self,
-        classes,
-        image_size,
-        feature_sizes,
-        anchors,
-        assigner,
-        decoder,
-        focal_alpha=0.25,
-        focal_gamma=2.0,
-        **options,
-    ):
-        super().__init__(**options)
-        if not 0 <= focal_alpha <= 1 or not focal_gamma >= 0:
-            raise ValueError(
-                f"The focal loss needs focal_alpha in 0 to 1 and focal_gamma of at least 0: got {focal_alpha!r} and "
-                f"{focal_gamma!r}."
-            )
-        self.classes = classes
-        self.image_size = tuple(image_size)
-        self.feature_sizes = tuple(tuple(size) for size in feature_sizes)
-        self.anchors = anchors
-        self.assigner = assigner
-        self.decoder = decoder
-        self.focal_alpha = focal_alpha
-        self.focal_gamma = focal_gamma
-        self._anchors = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
-        self.complete()
-
-    score_threshold, nms_threshold, num_candidates, num_detections = (
-        option_of(lambda head: head.decoder, name)
-        for name in ("score_threshold", "nms_threshold", "num_candidates", "num_detections")
-    )
-
-    def check(self, x, y):
-        """Nothing beyond the data contract."""
-
-    def losses(self, features, targets, training=None):
-        """`{name: scalar}`: focal loss and absolute error, each over the image's positive anchors, at least one."""
-        logits, deltas = features["class_logits"], features["box_deltas"]
-        boxes, labels, _ = read_targets(targets)
-        anchors = ops.concatenate(self._anchors)
-        matches = self.assigner.match(anchors, targets)
-        positive = matches > BACKGROUND
-        num_positives = ops.maximum(ops.sum(ops.cast(positive, "float32"), axis=1), 1.0)
-
-        label = ops.where(positive, matched(labels, matches), -1)
-        one_hot = ops.one_hot(label, self.classes, dtype="float32")  # background is a row of zeros
-        counted = ops.cast(matches != IGNORED, "float32")
-        focal = sigmoid_focal_loss(one_hot, logits, self.focal_alpha, self.focal_gamma)
-        focal = ops.sum(focal, axis=-1) * counted
-
-        errors = smooth_l1_loss(encode_deltas(matched(boxes, matches), anchors), deltas, beta=0)
-        errors = ops.where(positive[..., None], errors, 0.0)
-        return {
-            "classification_loss": ops.mean(ops.sum(focal, axis=1) / num_positives),
-            "box_loss": ops.mean(ops.sum(errors, axis=(1, 2)) / num_positives),
-        }
-
-    def chance_losses(self, targets):
-        """`{name: float}` of a network that gives every anchor the probability `PRIOR`, as section 4.1 begins."""
-        shape = (len(targets["labels"]), sum(map(len, self._anchors)))
-        logits = ops.full((*shape, self.classes), -math.log((1 - PRIOR) / PRIOR))
-        losses = self.losses({"class_logits": logits, "box_deltas": ops.zeros((*shape, 4))}, targets)
-        return {"classification_loss": float(losses["classification_loss"])}
-
-    def decode(self, features):
-        """See `DenseDecoder.decode`; boxes are cut to the features' `image_size`, if it is there."""
-        image_size = features.get("image_size", self.image_size)
-        return self.decoder.decode(features["class_logits"], features["box_deltas"], self._anchors, image_size)

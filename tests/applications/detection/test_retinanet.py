@@ -6,10 +6,9 @@ import pytest
 
 from kvision import applications as A
 from kvision import weights
-from kvision.applications.detection.retinanet import RetinaNetHead
 from kvision.detection.anchors import Anchors
 from kvision.detection.assigner import Assigner
-from kvision.detection.dense_head import DenseDecoder
+from kvision.detection.dense_head import DenseDecoder, DenseHead
 from kvision.ops import BACKGROUND, IGNORED, RETINANET_SIZES
 from tests.applications.detection.rows import tiny_backbone
 from tests.applications.detection.test_detectors import random_images, targets_of
@@ -59,7 +58,7 @@ def head(**options):
     """One level of four cells, 36 anchors, and four of one cell."""
     anchors, cells = Anchors((64, 128, 128, 128, 128), RETINANET_SIZES), [(2, 2), (1, 1), (1, 1), (1, 1), (1, 1)]
     assigner = Assigner(0.5, 0.4, low_quality_matches=True)
-    return RetinaNetHead(2, (128, 128), cells, anchors, assigner, DenseDecoder(**options))
+    return DenseHead(2, (128, 128), cells, anchors, assigner, DenseDecoder(**options))
 
 
 def features_of(layer, logits, deltas=None):
