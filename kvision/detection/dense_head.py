@@ -17,6 +17,8 @@ from kvision.part import Part, option_of
 PRIOR = 0.01
 PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
 
+ZERO = 1e-6  # box targets this small are 0 but for rounding, which is the compiler's
+
 
 def shared_convolutions(
     levels,
@@ -183,7 +185,7 @@ class DenseHead(Part):
         box_weight: Factor of the box loss, > 0.
         positives_of: What the losses are divided by: `"image"`: each image's by its own positives, at least one, then
             the mean over images; `"batch"`: the sum of all by the positives of the batch plus one.
-        skip_zero_targets: Leave out the components of box targets that are exactly 0.
+        skip_zero_targets: Leave out the components of box targets that are 0 (within 1e-6).
 
     Features: `"class_logits"` [b, anchors, classes] and `"box_deltas"` [b, anchors, 4], float32, finest level first.
     """
@@ -257,7 +259,7 @@ class DenseHead(Part):
         errors = smooth_l1_loss(target_deltas, deltas, self.box_beta)
         trained = positive[..., None]
         if self.skip_zero_targets:
-            trained = trained & (target_deltas != 0)
+            trained = trained & (ops.abs(target_deltas) > ZERO)
         errors = ops.where(trained, errors, 0.0)
         return {
             "classification_loss": self._over_positives(ops.sum(focal, axis=1), positive),

@@ -3,7 +3,7 @@
 Equals effdet's `tf_efficientdet_d0…d7x`, the authors' networks in torch, fed the same weights. Where the authors' code
 and the paper part: anchors follow the strides of the levels, 2^k, at any size (the code: pixels / cells, the same at
 all published sizes); a box that no anchor touches is left out (the code gives it the first anchor of all); every
-component of a box is trained (the code leaves out those whose target is exactly 0: `skip_zero_targets`); suppression
+component of a box is trained (the code leaves out those whose target is 0: `skip_zero_targets`); suppression
 is plain, as in effdet (the paper's APs: soft-NMS).
 
 How it trains (section 5.1 and the authors' code): SGD with momentum 0.9 and weight decay 4e-5, 128 images a batch, 300
@@ -167,8 +167,8 @@ def EfficientDet(
         focal_alpha, focal_gamma: Of the focal loss: weight of the positives in [0, 1], and exponent of at least 0.
         huber_delta: Where the parabola of the box loss ends, > 0.
         box_weight: Factor of the box loss, which is the mean over the four components.
-        skip_zero_targets: Leave out components of box targets that are exactly 0, as the authors' code does: an anchor
-            with the very centre of its box then learns nothing about the centre.
+        skip_zero_targets: Leave out components of box targets that are 0, as the authors' code does: an anchor with the
+            very centre of its box then learns nothing about the centre.
         score_threshold, num_candidates: At most `num_candidates` of all levels together, with a score above the
             threshold, go on to suppression. The published APs are counted without a threshold; 0.3 suits the eye.
         nms_threshold: Overlap in [0, 1] above which the lower score of the same class gives way.
@@ -294,33 +294,18 @@ def _dense_outputs(levels, depth, num_per_cell, classes, norm):
     return features
 
 
-EfficientDetD0 = variant_of(
-    EfficientDet, "d0", "EfficientDetD0", "EfficientDet-D0, 512 pixels: 3,874,217 parameters with batch norm."
-)
-EfficientDetD1 = variant_of(
-    EfficientDet, "d1", "EfficientDetD1", "EfficientDet-D1, 640 pixels: 6,617,888 parameters with batch norm."
-)
-EfficientDetD2 = variant_of(
-    EfficientDet, "d2", "EfficientDetD2", "EfficientDet-D2, 768 pixels: 8,086,869 parameters with batch norm."
-)
-EfficientDetD3 = variant_of(
-    EfficientDet, "d3", "EfficientDetD3", "EfficientDet-D3, 896 pixels: 12,017,806 parameters with batch norm."
-)
-EfficientDetD4 = variant_of(
-    EfficientDet, "d4", "EfficientDetD4", "EfficientDet-D4, 1024 pixels: 20,703,425 parameters with batch norm."
-)
-EfficientDetD5 = variant_of(
-    EfficientDet, "d5", "EfficientDetD5", "EfficientDet-D5, 1280 pixels: 33,627,305 parameters with batch norm."
-)
-EfficientDetD6 = variant_of(
-    EfficientDet, "d6", "EfficientDetD6", "EfficientDet-D6, 1280 pixels: 51,837,132 parameters with batch norm."
-)
-EfficientDetD7 = variant_of(
-    EfficientDet, "d7", "EfficientDetD7", "EfficientDet-D7, 1536 pixels: 51,837,132 parameters with batch norm."
-)
-EfficientDetD7x = variant_of(
-    EfficientDet,
-    "d7x",
-    "EfficientDetD7x",
-    "EfficientDet-D7x, 1536 pixels, P3 to P8: 77,112,516 parameters with batch norm.",
-)
+def _variant(variant, parameters):
+    name, pixels = f"D{variant[1:]}", VARIANTS[variant]["resolution"]
+    summary = f"EfficientDet-{name}, {pixels} pixels: {parameters} parameters with batch norm."
+    return variant_of(EfficientDet, variant, f"EfficientDet{name}", summary)
+
+
+EfficientDetD0 = _variant("d0", "3,874,217")
+EfficientDetD1 = _variant("d1", "6,617,888")
+EfficientDetD2 = _variant("d2", "8,086,869")
+EfficientDetD3 = _variant("d3", "12,017,806")
+EfficientDetD4 = _variant("d4", "20,703,425")
+EfficientDetD5 = _variant("d5", "33,627,305")
+EfficientDetD6 = _variant("d6", "51,837,132")
+EfficientDetD7 = _variant("d7", "51,837,132")
+EfficientDetD7x = _variant("d7x", "77,112,516")
