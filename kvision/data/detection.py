@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from kvision.data.annotations import usable_annotations
+from kvision.data.decoding import decoder, scale_and_pad
 from kvision.data.geometry import area_xyxy, check_size, clip_xyxy, fit
-from kvision.data.images import decoder, scale_and_pad
 from kvision.data.segmentations import rasterize
 
 

@@ -1,4 +1,4 @@
-"""Image files: which kinds are read, what their headers say, and how they become tensors, upright or as stored."""
+"""Image files: which kinds are read, what their headers say, and their pixels, upright or as stored."""
 
 import concurrent.futures
 import dataclasses
@@ -285,64 +285,3 @@ def _turned(pixels, orientation):
     transposed, *reversed_axes = TURNS[orientation]
     pixels = pixels.transpose(1, 0, 2) if transposed else pixels
     return np.ascontiguousarray(np.flip(pixels, [axis for axis, turned in enumerate(reversed_axes) if turned]))
-
-
-def decoder(paths, headers, upright, channels):
-    """A function of `tf.data` from the index of a file to its pixels, `[h, w, channels]` uint8.
-
-    Args:
-        paths: Of the files.
-        headers: Their `Header`s.
-        upright: For each of them, whether its image is turned as its orientation says.
-        channels: 3 for RGB, 1 for grey.
-    """
-    names = tf.constant([os.fsencode(path) for path in paths])
-    fast = [header.is_fast(channels) for header in headers]
-    turns = [TURNS[header.orientation if turn else 1] for header, turn in zip(headers, upright, strict=True)]
-
-    def quick(index):
-        return tf.io.decode_image(tf.io.read_file(names[index]), channels, expand_animations=False)
-
-    def slow(index):
-        load = lambda at: load_stored(paths[at], headers[at], channels)  # noqa: E731
-        return tf.numpy_function(load, [index], tf.uint8)
-
-    def turned(pixels, turn):
-        pixels = tf.cond(turn[0], lambda: tf.transpose(pixels, (1, 0, 2)), lambda: pixels)
-        return tf.raw_ops.Reverse(tensor=pixels, dims=tf.concat([turn[1:], [False]], axis=0))
-
-    def image(index):
-        """Builds only the branches that the files need."""
-        if all(fast):
-            pixels = quick(index)
-        elif not any(fast):
-            pixels = slow(index)
-        else:
-            pixels = tf.cond(tf.constant(fast)[index], lambda: quick(index), lambda: slow(index))
-        pixels = tf.ensure_shape(pixels, (None, None, channels))
-        if any(map(any, turns)):
-            turn = tf.constant(turns)[index]
-            pixels = tf.cond(tf.reduce_any(turn), lambda: turned(pixels, turn), lambda: pixels)
-        return tf.ensure_shape(pixels, (None, None, channels))
-
-    return image
-
-
-def scale_and_pad(image, scale, image_size, offset=(0, 0)):
-    """An image scaled by exactly `scale`, its left top corner at `offset`, on black; float32 `[*image_size, channels]`.
-
-    Args:
-        image: [h, w, channels].
-        scale: Pixels there out of one of the image.
-        image_size: Height and width of the result.
-        offset: Rows and columns, whole.
-    """
-    scaled = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=image_size,
-        scale=tf.stack([scale, scale]),
-        translation=tf.cast(offset, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )
-    return tf.ensure_shape(scaled[0], (*image_size, image.shape[-1]))

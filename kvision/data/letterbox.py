@@ -5,8 +5,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from kvision.data.decoding import scale_and_pad
 from kvision.data.geometry import check_size, fit
-from kvision.data.images import read_image, scale_and_pad
+from kvision.data.images import read_image
 
 
 def letterbox(photos, image_size, channels=3):

@@ -6,9 +6,10 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from kvision.data.decoding import decoder, scale_and_pad
 from kvision.data.files import named_split, sub_folders, walk
 from kvision.data.geometry import check_size, fit
-from kvision.data.images import TURNS, decoder, read_header, scale_and_pad
+from kvision.data.images import TURNS, read_header
 from kvision.data.reader import reader
 
 IGNORED = 255  # the label of pixels that belong to no class, and of padding

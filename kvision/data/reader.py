@@ -227,7 +227,7 @@ class Reading:
         sizes = {True: header.upright_size, False: header.size}
         return next((upright for upright in (default, not default) if sizes[upright] == stated), None)
 
-    def dataset(self, example, paths, headers, channels, facts):
+    def dataset(self, example, paths, headers, channels, facts, cropped=None):
         """The data set of the samples that a function of `tf.data` makes by their index.
 
         Args:
@@ -235,6 +235,7 @@ class Reading:
             paths, headers: Of the images, by index.
             channels: With which they are decoded.
             facts: Attributes of the data set beside `problems`.
+            cropped: As of `Source`.
         """
         options = self.options
         self.require(paths)
@@ -251,7 +252,7 @@ class Reading:
             print_message(f"kvision.data.{self.reader}: {line}")
         facts = {"classes": len(facts["class_names"]), **facts, "problems": self.problems}
         lost = Lost(self, list(paths), list(headers), channels)
-        return Source(example, order, options.drop_remainder, facts, lost=lost).dataset()
+        return Source(example, order, options.drop_remainder, facts, lost=lost, cropped=cropped).dataset()
 
     def summary(self):
         """One line on the problems; empty if there are none."""

@@ -113,6 +113,9 @@ class Source:
             random functions.
         lost: A function of the indices, int64 [n], of samples that could not be made, which are then left out of the
             epoch, in batches of the usual size; it may raise instead. None lets TensorFlow's error end the epoch.
+        cropped: A function of the index of a sample, and of one from the size of its image, int32 [2], to a window
+            (top, left, height, width), to the sample with this window as its image; cheaper than the whole one. None
+            where there is no such function. A first transform that has the method `cropped` is called by that.
     """
 
     example: Callable
@@ -121,6 +124,7 @@ class Source:
     facts: dict = dataclasses.field(default_factory=dict)
     transforms: tuple = ()
     lost: Callable | None = None
+    cropped: Callable | None = None
 
     def transformed(self, transform):
         """This source with one more transform `(sample, seed) -> sample`."""
@@ -129,10 +133,14 @@ class Source:
     def sample(self, index, epoch=0):
         """One sample, transformed as in an epoch, in `tf.data` or outside; `index` and `epoch` are int64 scalars."""
         index, epoch = tf.cast(index, tf.int64), tf.cast(epoch, tf.int64)
-        sample = self.example(index)
+        by_window = self.cropped is not None and self.transforms and hasattr(self.transforms[0], "cropped")
+        sample = None if by_window else self.example(index)
         for position, transform in enumerate(self.transforms):
             seed = tf.stack([epoch * 1_000_003 + self.order.seed, index * SEEDS_A_SAMPLE + position])
-            sample = transform(sample, seed)
+            if by_window and position == 0:
+                sample = transform.cropped(lambda window_of: self.cropped(index, window_of), seed)
+            else:
+                sample = transform(sample, seed)
         return sample
 
     def dataset(self):
@@ -144,6 +152,7 @@ class Source:
         data = begin.flat_map(self._samples)
         batches = order.batches
         if order.batch_size is not None:
+            data = data.map(_of_one_size) if _differ_in_size(data) else data
             data = data.batch(order.batch_size, drop_remainder=self.drop_remainder)
             batches = len(order) // order.batch_size if self.drop_remainder else batches
         data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE)
@@ -157,10 +166,15 @@ class Source:
         if self.lost is None:
             return data.map(lambda pair: self.sample(pair[0], pair[1]), tf.data.AUTOTUNE)
         count = tf.shape(pairs, tf.int64)[0]
-        made = data.enumerate().map(lambda at, pair: (at, self.sample(pair[0], pair[1])), tf.data.AUTOTUNE)
+        made = data.enumerate().map(  # in order whatever the options say, since a gap in it is what was lost
+            lambda at, pair: (at, self.sample(pair[0], pair[1])), tf.data.AUTOTUNE, deterministic=True
+        )
         spec = made.element_spec[1]
         end = tf.data.Dataset.range(1).map(
-            lambda _: (count, tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec))
+            lambda _: (
+                count,
+                tf.nest.map_structure(lambda part: tf.zeros([n or 0 for n in part.shape], part.dtype), spec),
+            )
         )
         made = made.ignore_errors().concatenate(end)
 
@@ -177,6 +191,24 @@ class Source:
     def _tell(self, indices):
         self.lost(indices)
         return np.int64(len(indices))
+
+
+def _differ_in_size(data):
+    return not all(part.shape.is_fully_defined() for part in tf.nest.flatten(data.element_spec))
+
+
+def _of_one_size(*sample):
+    """The sample, of a data set that cannot be batched, which is told when it is read and not when it is augmented."""
+
+    def refuse():
+        raise ValueError(
+            "the images differ in size and cannot be batched: give image_size=(height, width) to the reader, or "
+            "augment them by a transform that gives all one size first, such as RandomResizedCrop((224, 224))."
+        )
+
+    with tf.control_dependencies([tf.numpy_function(refuse, [], [])]):
+        sample = tf.nest.map_structure(tf.identity, sample)
+    return sample if len(sample) > 1 else sample[0]
 
 
 def _of_length(data, length):

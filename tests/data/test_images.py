@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from kvision.data import read_image
-from kvision.data.images import decoder, is_image, load_stored, read_header, read_headers, scale_and_pad
+from kvision.data.decoding import decoder
+from kvision.data.images import is_image, load_stored, read_header, read_headers
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -158,13 +159,3 @@ def test_damaged_headers_are_refused_in_plain_words(tmp_path):
                 load_stored(path, read_header(path, 10**6), 3)
             except ValueError as error:
                 assert str(error).startswith(("its ", "it is a", "it has"))
-
-
-def test_a_letterbox_keeps_the_channels_and_pads_at_the_right_and_bottom():
-    padded = scale_and_pad(PIXELS[..., :1], np.float32(2.0), (16, 20)).numpy()
-    assert padded.shape == (16, 20, 1)
-    assert padded[:12, :18].any(axis=(1, 2)).all()
-    assert not padded[12:].any()
-    assert not padded[:, 18:].any()
-    moved = scale_and_pad(PIXELS[..., :1], np.float32(2.0), (16, 20), offset=(3, 1)).numpy()
-    np.testing.assert_array_equal(moved[3:15, 1:19], padded[:12, :18])

@@ -1,5 +1,7 @@
 """The order of samples is a function of seed and epoch, and an iterator may begin anywhere."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -94,6 +96,20 @@ def test_samples_that_cannot_be_made_are_told_and_the_others_come_in_order(bad, 
     order = made.order.indices(0).tolist()
     assert seen == [index for index in order if index not in bad]
     assert told == [index for index in order if index in bad]
+
+
+def test_a_sample_that_is_late_is_not_lost_where_the_order_is_free():
+    def slow_first(index):
+        time.sleep(0.2 * (index == 0))
+        return np.float32(index)
+
+    late = lambda index: tf.ensure_shape(tf.numpy_function(slow_first, [index], tf.float32), ())  # noqa: E731
+    told = []
+    free = tf.data.Options()
+    free.deterministic = False
+    data = Source(late, Order(10), lost=told.extend).dataset().with_options(free)
+    assert [int(sample) for sample in data] == list(range(10))
+    assert told == []
 
 
 def test_whoever_is_told_may_end_the_epoch():

@@ -1,6 +1,7 @@
 """Changes of colour alone: jitter, SSD's distortion, lighting along the principal components of the colours."""
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -35,31 +36,42 @@ class Photometric(Transform):
 
 def mean_grey(image, targets):
     """The mean lightness of an image's valid region."""
-    sums = tf.reduce_sum(image, axis=(0, 1))
-    pixels = tf.cast(tf.reduce_prod(targets.get("image_size", tf.stack(size_of(image)))), tf.float32)
+    height, width = size_of(image)
+    rows = tf.reshape(image, [height, width * image.shape[-1]])  # summed up first: both axes at once are slow
+    sums = tf.reduce_sum(tf.reshape(tf.reduce_sum(rows, axis=0), [width, image.shape[-1]]), axis=0)
+    pixels = tf.cast(tf.reduce_prod(targets.get("image_size", tf.stack([height, width]))), tf.float32)
     return (tf.tensordot(sums, tf.constant(LUMA), 1) if image.shape[-1] == 3 else tf.reduce_mean(sums)) / pixels
 
 
 def linear_colours(image, matrix, bias):
     """Each pixel's colours times a matrix [3, 3], plus a bias."""
-    return tf.reshape(tf.matmul(tf.reshape(image, [-1, 3]), matrix, transpose_b=True), tf.shape(image)) + bias
+    height, width = size_of(image)
+    group = math.gcd(width, 4) if isinstance(width, int) else 1  # pixels at once: products of three columns are slow
+    blocks = tf.eye(group)[:, None, :, None] * tf.transpose(matrix)[None, :, None, :]
+    pixels = tf.reshape(image, [-1, 3 * group])
+    product = tf.matmul(pixels, tf.reshape(blocks, [3 * group, 3 * group]))
+    rows = tf.reshape(product, [height, 3 * width]) + tf.tile(bias, [width])
+    return tf.reshape(rows, tf.shape(image))
 
 
 def jitter(image, targets, brightness, contrast, saturation, hue):
     """An image with other brightness, contrast and saturation (factors) and hue (in turns), in one pass.
 
     Each is a linear map of the colours, contrast about the mean grey; all together are one, and the result is not cut
-    to 0…255. Hue turns about the grey axis, in the YIQ colours.
+    to 0…255. Hue turns about the grey axis, in the YIQ colours; None leaves it.
     """
     grey = mean_grey(image, targets)
     if image.shape[-1] != 3:
         return image * brightness * contrast + (1.0 - contrast) * grey * brightness
     luma = tf.tile(tf.constant([LUMA]), [3, 1])
-    turn = 2.0 * np.pi * hue
-    rotation = matrix3(1.0, 0.0, 0.0, 0.0, tf.cos(turn), -tf.sin(turn), 0.0, tf.sin(turn), tf.cos(turn))
-    to_yiq, to_rgb = (tf.constant(matrix, tf.float32) for matrix in (TO_YIQ, np.linalg.inv(TO_YIQ)))
-    colours = to_rgb @ rotation @ to_yiq @ (saturation * tf.eye(3) + (1.0 - saturation) * luma)
-    return linear_colours(image, colours * brightness * contrast, (1.0 - contrast) * grey * brightness)
+    colours = saturation * tf.eye(3) + (1.0 - saturation) * luma
+    if hue is not None:
+        turn = 2.0 * np.pi * hue
+        rotation = matrix3(1.0, 0.0, 0.0, 0.0, tf.cos(turn), -tf.sin(turn), 0.0, tf.sin(turn), tf.cos(turn))
+        to_yiq, to_rgb = (tf.constant(matrix, tf.float32) for matrix in (TO_YIQ, np.linalg.inv(TO_YIQ)))
+        colours = to_rgb @ rotation @ to_yiq @ colours
+    bias = tf.fill([3], (1.0 - contrast) * grey * brightness)
+    return linear_colours(image, colours * (brightness * contrast), bias)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,8 @@ class ColorJitter(Photometric):
 
     def recoloured(self, image, targets, seed):
         factors = ((1 - most, 1 + most) for most in (self.brightness, self.contrast, self.saturation))
-        return jitter(image, targets, *uniform(seed, *factors, (-self.hue, self.hue)))
+        *drawn, hue = uniform(seed, *factors, (-self.hue, self.hue))
+        return jitter(image, targets, *drawn, hue if self.hue else None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,8 @@ def _of_source(source, transform, seed, watch):
 
         return transform(sample, own, partners)
 
+    if hasattr(transform, "cropped"):
+        function.cropped = lambda read, sample_seed: transform.cropped(read, tf.random.fold_in(sample_seed, seed))
     return function
 
 

@@ -130,9 +130,9 @@ class RandAugment(Geometric):
             "equalize": lambda: equalize(image, targets),
             "solarize": lambda: tf.where(image >= 256 * (1 - level) if level else image > 255, 255.0 - image, image),
             "posterize": lambda: tf.floor(image / bits) * bits if bits > 1 else image,
-            "color": lambda: jitter(image, targets, 1.0, 1.0, factor, 0.0),
-            "contrast": lambda: jitter(image, targets, 1.0, factor, 1.0, 0.0),
-            "brightness": lambda: jitter(image, targets, factor, 1.0, 1.0, 0.0),
+            "color": lambda: jitter(image, targets, 1.0, 1.0, factor, None),
+            "contrast": lambda: jitter(image, targets, 1.0, factor, 1.0, None),
+            "brightness": lambda: jitter(image, targets, factor, 1.0, 1.0, None),
             "sharpness": lambda: sharpness(image, factor),
         }
         new = tf.clip_by_value(tf.switch_case(index, [ways[name] for name in self.coloring]), 0.0, 255.0)
