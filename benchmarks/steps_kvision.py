@@ -58,16 +58,26 @@ def matrix_product(dtype, size=4096):
     return factory
 
 
-def fit_in_pieces(callbacks, batches=100):
-    """One iteration is `batches` batches of one long `fit` that waits in between: nothing is traced anew."""
+def small_images():
+    """A compiled ResNet-18, and a batch of small images that repeats."""
+    model = applications.ResNet18(input_shape=(64, 64, 3), classes=10)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((32, 64, 64, 3), dtype="float32"), rng.integers(0, 10, 32).astype("int32")
+    return model, tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+
+def fit_in_pieces(callbacks, batches=100, parts=small_images):
+    """One iteration is `batches` batches of one long `fit` that waits in between: nothing is traced anew.
+
+    Args:
+        callbacks: A function that gives the callbacks.
+        parts: A function that gives the compiled model and the endless data.
+    """
 
     def factory():
         keras.utils.set_random_seed(0)
-        model = applications.ResNet18(input_shape=(64, 64, 3), classes=10)
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
-        rng = np.random.default_rng(0)
-        images, labels = rng.random((32, 64, 64, 3), dtype="float32"), rng.integers(0, 10, 32).astype("int32")
-        data = tf.data.Dataset.from_tensors((images, labels)).repeat()
+        model, data = parts()
         go, done = threading.Semaphore(0), threading.Semaphore(0)
 
         class Gate(keras.callbacks.Callback):

@@ -5,6 +5,7 @@ import os
 import tensorflow as tf
 
 from kvision.data.images import TURNS, load_stored
+from kvision.data.resampling import scale_and_translate
 
 BESIDE = 8  # columns beside a window whose colours a decoder of JPEG interpolates into it
 
@@ -98,12 +99,5 @@ def scale_and_pad(image, scale, image_size, offset=(0, 0)):
         image_size: Height and width of the result.
         offset: Rows and columns, whole.
     """
-    scaled = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=image_size,
-        scale=tf.stack([scale, scale]),
-        translation=tf.cast(offset, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )
-    return tf.ensure_shape(scaled[0], (*image_size, image.shape[-1]))
+    scaled = scale_and_translate(image, tuple(image_size), tf.stack([scale, scale]), tf.cast(offset, tf.float32))
+    return tf.ensure_shape(scaled, (*image_size, image.shape[-1]))

@@ -9,8 +9,10 @@ import functools
 
 import tensorflow as tf
 
+from kvision.data.resampling import scale_and_translate
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area")
-KERNELS = {"bilinear": ("triangle", True), "bicubic": ("keyscubic", True), "area": ("box", True)}
+KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "area": "box"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +97,8 @@ class AxisAligned(Warp):
             return tf.switch_case(interpolation, ways)
         if self.whole_pixels or interpolation == "nearest":
             return tf.cast(self._gather(image, fill, axis=0), tf.float32)
-        kernel, antialias = KERNELS[interpolation]
         _, scale, offset = self._terms()
-        scaled = tf.raw_ops.ScaleAndTranslate(
-            images=self.visible(image)[None],
-            size=tf.stack(self.size),
-            scale=scale[::-1],
-            translation=offset[::-1],
-            kernel_type=kernel,
-            antialias=antialias,
-        )[0]
+        scaled = scale_and_translate(self.visible(image), self.size, scale[::-1], offset[::-1], KERNELS[interpolation])
         if fill:
             rows, columns = (self._indices(axis)[1] for axis in (0, 1))
             scaled = tf.where(rows[:, None, None] & columns[None, :, None], scaled, fill)
