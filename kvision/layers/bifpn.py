@@ -185,9 +185,10 @@ class _Resample(keras.layers.Layer):
             x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x, training=training)
-        strides = tuple(-(-n // m) for n, m in zip(x.shape[1:3], self.size, strict=True))
+        strides = tuple(max(1, round(n / m)) for n, m in zip(x.shape[1:3], self.size, strict=True))
         if max(strides) > 1:
             x = ops.max_pool(x, tuple(stride + (stride > 1) for stride in strides), strides, "same")
+            x = x[:, : self.size[0], : self.size[1]]  # a backbone may have rounded halves down
         return resize_nearest(x, self.size)
 
 
