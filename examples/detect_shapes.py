@@ -90,7 +90,21 @@ def yolo(options):
     return model, train, validation, epochs
 
 
-DETECTORS = {"retinanet": retinanet, "yolo": yolo}
+def efficientdet(options):
+    """D0 at half the width and two cells; group normalisation, as it is by default."""
+    train, validation, epochs = batches(options, images=600, epochs=12, size=128)
+    shape = (128, 128, 3)
+    backbone = applications.EfficientNet(
+        "b0", width=0.5, include_top=False, input_shape=shape, features=("C3", "C4", "C5"), norm="group", padding="same"
+    )
+    model = applications.EfficientDet(
+        "d0", input_shape=shape, classes=CLASSES, backbone=backbone, channels=48, cells=2, depth=2
+    )
+    model.compile(adam(2e-3, train, epochs, global_clipnorm=1.0))
+    return model, train, validation, epochs
+
+
+DETECTORS = {"retinanet": retinanet, "yolo": yolo, "efficientdet": efficientdet}
 
 
 if __name__ == "__main__":

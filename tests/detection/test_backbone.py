@@ -28,6 +28,11 @@ def norms(**options):
         ({"norm": "sync_batch", "weights": "coco"}, ("frozen_batch", "sync_batch", "lecun_uniform")),
         ({"backbone": object(), "norm": "group", "initializer": "he"}, ("frozen_batch", "group", "he")),
         ({"backbone_norm": None}, (None, "group", "he")),
+        ({"batch_norms": True}, ("group", "group", "he")),
+        ({"batch_norms": True, "weights": "coco"}, ("frozen_batch", "frozen_batch", "lecun_uniform")),
+        ({"batch_norms": True, "backbone": object()}, ("frozen_batch", "group", "lecun_uniform")),
+        ({"batch_norms": True, "backbone_norm": "frozen_batch"}, ("frozen_batch", "frozen_batch", "lecun_uniform")),
+        ({"batch_norms": True, "norm": "batch"}, ("group", "batch", "he")),
     ],
 )
 def test_auto_is_frozen_where_weights_are_loaded_and_trains_otherwise(options, expected):

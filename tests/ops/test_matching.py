@@ -7,8 +7,8 @@ from kvision.ops.matching import CROWD_FRACTION
 from tests.ops.differentiation import JIT_IS_SLOW
 from tests.ops.execution import area_twin, execute, iou_twin, random_boxes
 
-# low, high, allow_low_quality: region proposals, RetinaNet, the second stage
-SETTINGS = [(0.3, 0.7, True), (0.4, 0.5, True), (0.5, 0.5, False)]
+# low, high, allow_low_quality: region proposals, RetinaNet, the second stage, EfficientDet
+SETTINGS = [(0.3, 0.7, True), (0.4, 0.5, True), (0.5, 0.5, False), (0.5, 0.5, "single")]
 CROWD = np.array([[0, 1, 1, 0, 1, 0], [1, 0, 0, 1, 0, 0], [1] * 6] * 2, "uint8")
 
 
@@ -26,7 +26,10 @@ def match_twin(boxes, labels, anchors, low, high, allow_low_quality, crowd=None)
         best = max(real, key=lambda row: (matrix[row, column], -row), default=None)
         overlap = 0.0 if best is None else matrix[best, column]
         is_top = any(matrix[row, column] == matrix[row].max() > 0 for row in real)
-        if overlap >= high or (allow_low_quality and is_top):
+        forced = [row for row in real if matrix[row].argmax() == column and matrix[row].max() > 0]
+        if allow_low_quality == "single" and forced:
+            matches.append(forced[0])
+        elif overlap >= high or (allow_low_quality is True and is_top):
             matches.append(best)
         elif overlap >= low:
             matches.append(-2)
@@ -184,3 +187,16 @@ def test_equals_torchvision(low, high, allow_low_quality, size, whole):
     for image in range(4):
         matrix = np.nan_to_num(box_iou(torch.from_numpy(boxes[image]), torch.from_numpy(anchors)))
         np.testing.assert_array_equal(got[image], matcher(torch.from_numpy(matrix)).numpy())
+
+
+def test_an_unknown_rule_of_low_quality_matches_is_refused():
+    with pytest.raises(ValueError, match="True, False or 'single': got 'one'"):
+        run(*example(), allow_low_quality="one")
+
+
+def test_a_box_may_have_one_anchor_alone_even_if_that_overlaps_another_box_more():
+    boxes = [[[0, 0, 10, 10], [0, 0, 10, 12], [20, 20, 24, 24]]]
+    anchors = [[0, 0, 10, 11], [50, 0, 60, 9], [19, 19, 27, 27], [18, 18, 26, 26]]
+    both, single = (run(boxes, [[0, 1, 2]], anchors, 0.9, 0.95, rule)[0].tolist() for rule in (True, "single"))
+    assert both == [1, -1, 2, 2]  # two anchors tie for the third box, and the first anchor takes the box it likes best
+    assert single == [0, -1, 2, -1]

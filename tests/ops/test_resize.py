@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kvision.ops import resize_bilinear
+from kvision.ops import resize_bilinear, resize_nearest
 from tests.support import assert_close
 
 
@@ -30,3 +30,10 @@ def test_the_batch_may_be_of_any_size():
 def test_what_cannot_be_resized_is_refused(shape, size):
     with pytest.raises(ValueError, match="static size"):
         resize_bilinear(np.ones(shape), size)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (6, 8), (5, 7), (1, 1), (2, 9)], ids=str)
+def test_each_cell_reads_the_one_that_lies_there(size):
+    maps = np.random.default_rng(0).normal(size=(2, 3, 4, 1)).astype("float32")
+    want = [[maps[:, row * 3 // size[0], column * 4 // size[1]] for column in range(size[1])] for row in range(size[0])]
+    assert_close(resize_nearest(maps, size), np.transpose(want, (2, 0, 1, 3)))

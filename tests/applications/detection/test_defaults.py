@@ -16,6 +16,7 @@ SIZE, STEPS = 96, 8
 FEW = {"num_candidates": (100, 50), "num_proposals": (50, 20), "num_samples": 32, "num_anchor_samples": 64}
 BUILDERS = {
     "RetinaNet": (A.RetinaNet, {}),
+    "EfficientDet": (A.EfficientDetD0, {}),
     "FastRCNN": (A.FastRCNN, {"units": 64}),
     "FastRCNN-conv5": (A.FastRCNN, {"head": "conv5"}),
     "FasterRCNN": (A.FasterRCNN, FEW),
@@ -135,6 +136,11 @@ NUMBERS = {
         "assigner": {"matching_iou_threshold": 0.5, "background_iou_threshold": 0.4, "num_samples": None},
         "decoder": {"score_threshold": 0.05, "num_candidates": 1000, "nms_threshold": 0.5, "activation": "sigmoid"},
         "": {"focal_alpha": 0.25, "focal_gamma": 2.0},
+    },
+    "efficientdet": {  # Tan 2020, section 5.1; the rest: the authors' code, settings of `hparams_config.py`
+        "assigner": {"matching_iou_threshold": 0.5, "background_iou_threshold": None, "low_quality_matches": "single"},
+        "decoder": {"num_candidates": 5000, "nms_threshold": 0.5, "candidates_of": "image", "score_threshold": 0.0},
+        "": {"focal_alpha": 0.25, "focal_gamma": 1.5, "box_beta": 0.1, "box_weight": 1.25, "positives_of": "batch"},
     },
     "fast_rcnn": {  # Girshick 2015, section 2.3 and equation 3; suppression: the author's code
         "box_stages.0": {"beta": 1.0, "delta_weights": (10, 10, 5, 5), "nms_threshold": 0.3},

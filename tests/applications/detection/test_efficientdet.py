@@ -3,11 +3,18 @@
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from kvision import applications as A
 from kvision import weights
+from kvision.applications.detection import coco
+from kvision.applications.detection.efficientdet import VARIANTS, WEIGHTS
 from kvision.ops import BACKGROUND, encode_deltas
+from kvision.weights.comparison import weights_of
+from kvision.weights.torch_names import torch_key
+from tests.applications.detection.rows import tiny_backbone
 from tests.applications.detection.test_detectors import targets_of
+from tests.applications.detection.torch_reference import published
 from tests.support import PARITY, assert_close
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # effdet's import
@@ -105,6 +112,172 @@ def torch_targets():
         "img_scale": torch.ones(len(BOXES)),
         "img_size": torch.full((len(BOXES), 2), float(SIZE)),
     }
+
+
+# Of effdet's `tf_efficientdet_*`, with 90 and with 80 classes.
+COUNTS = {
+    "d0": (3_880_067, 3_874_217),
+    "d1": (6_625_898, 6_617_888),
+    "d2": (8_097_039, 8_086_869),
+    "d3": (12_032_296, 12_017_806),
+    "d4": (20_723_675, 20_703_425),
+    "d5": (33_653_315, 33_627_305),
+    "d6": (51_871_782, 51_837_132),
+    "d7": (51_871_782, 51_837_132),
+    "d7x": (77_147_166, 77_112_516),
+}
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(variant, marks=[pytest.mark.slow] * (variant != "d0")) for variant in COUNTS]
+)
+def test_published_parameter_counts(variant):
+    builder = getattr(A, f"EfficientDetD{variant[1:]}")
+    assert f"{COUNTS[variant][1]:,} parameters" in builder.__doc__
+    for classes, count in zip((90, None), COUNTS[variant], strict=True):
+        with keras.StatelessScope(initialize_variables=False):
+            model = builder(classes=classes, backbone_norm="batch", norm="batch")
+        assert sum(np.prod(weight.shape, dtype="int64") for weight in model.trainable_weights) == count
+    cells = [VARIANTS[variant]["resolution"] // 2**level for level in range(3, 3 + VARIANTS[variant]["num_levels"])]
+    assert model.trunk.output["box_deltas"].shape[1:] == (9 * sum(n * n for n in cells), 4)
+
+
+def tiny(**options):
+    return A.EfficientDet("tiny", **{"input_shape": (64, 64, 3), "classes": 3} | options)
+
+
+def test_arguments_reach_the_parts():
+    options = {"matching_iou_threshold": 0.6, "focal_alpha": 0.3, "focal_gamma": 1.0, "skip_zero_targets": True}
+    options |= {"score_threshold": 0.2, "num_candidates": 7, "nms_threshold": 0.4, "num_detections": 9}
+    with keras.StatelessScope(initialize_variables=False):
+        head = tiny(**options, huber_delta=0.2, box_weight=10.0, anchor_octaves=2, anchor_ratios=((1, 2),)).head
+    for name, value in options.items():
+        part = next(part for part in (head, head.assigner, head.decoder) if hasattr(part, name))
+        assert getattr(part, name) == value
+    assert_close((head.box_beta, head.box_weight), (0.2, 10.0 * 0.2 / 4))
+    first, second = head._anchors[0][:2]
+    assert_close(first, [4 - 16, 4 - 32, 4 + 16, 4 + 32])  # of the size 4 strides, once as wide and twice as high
+    assert_close(second[2] - second[0], 32 * 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"huber_delta": 0}, "EfficientDet: huber_delta lies above 0: got 0"),
+        ({"box_weight": -1}, "a weight above 0"),
+        ({"focal_alpha": 2}, "focal_alpha in 0 to 1"),
+        ({"fusion": "attention"}, "Unknown fusion: got 'attention'"),
+        ({"cells": 0}, "at least one cell"),
+        ({"num_levels": 2}, "num_levels=2"),
+        ({"norm": "layer"}, "Unknown norm of EfficientDet"),
+        ({"backbone": "C3 C4"}, r"EfficientDet needs a backbone that returns C3, C4, C5: got \['C3', 'C4'\]"),
+        ({"input_shape": (16, 64, 3)}, "EfficientDet: got input_shape"),
+        ({"weights": "coco"}, "neither a file nor published"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit_are_refused(options, message):
+    if "backbone" in options:
+        options = {"backbone": tiny_backbone(*options["backbone"].split())}
+    with pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+def test_unknown_variants_list_the_nearest():
+    with pytest.raises(ValueError, match="Unknown EfficientDet variant: got 'D9'"):
+        A.EfficientDet("D9")
+
+
+def kinds(part):
+    layers = [layer for layer in part._flatten_layers() if "Normalization" in type(layer).__name__]
+    return {(type(layer).__name__, getattr(layer, "frozen", None)) for layer in layers}
+
+
+@pytest.mark.parametrize(
+    ("options", "backbone", "inner"),
+    [
+        ({}, ("GroupNormalization", None), ("GroupNormalization", None)),
+        ({"backbone_norm": "batch", "norm": "batch"}, *[("BatchNormalization", False)] * 2),
+        ({"backbone_norm": "frozen_batch"}, *[("BatchNormalization", True)] * 2),
+    ],
+    ids=str,
+)
+def test_norms(options, backbone, inner):
+    with keras.StatelessScope(initialize_variables=False):
+        trunk = tiny(**options).trunk
+    parts = [layer for layer in trunk.layers if not layer.name.startswith("efficientnet")]
+    assert kinds(trunk.get_layer("efficientnet_tiny")) == {backbone}
+    assert set().union(*map(kinds, parts)) == {inner}
+
+
+def outputs_of(model):
+    features = model.features(images(1)[:, :64, :64], training=False)
+    return {name: keras.ops.convert_to_numpy(value) for name, value in features.items()}
+
+
+def test_a_file_of_ones_own_freezes_its_statistics(tmp_path):
+    trained = tiny(backbone_norm="batch", norm="batch")
+    rng = np.random.default_rng(0)
+    for weight in trained.weights:
+        if weight.path.endswith(("moving_variance", "gamma")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    trained.save(tmp_path / "own.keras")
+    same = tiny(weights=tmp_path / "own.keras")
+    assert kinds(same) == {("BatchNormalization", True)}
+    got = outputs_of(same)
+    for name, want in outputs_of(trained).items():
+        assert_close(got[name], want)
+
+
+@pytest.mark.slow
+def test_published_weights_load_by_name(downloads, tmp_path, monkeypatch, capsys):
+    """Their classes are the 90 ids of COCO; the labels are its 80 categories."""
+    shape = (64, 64, 3)
+    built = A.EfficientDetD0(input_shape=shape, classes=90, backbone_norm="frozen_batch")
+    state = {}
+    for layer, weight in weights_of(built):
+        value = keras.ops.convert_to_numpy(weight)
+        if value.ndim == 4:
+            axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (3, 2, 0, 1)
+            value = np.ascontiguousarray(value.transpose(axes))
+        state[torch_key(weight.path, built.weight_sources.renames["effdet"])] = value
+    assert {"backbone.conv_stem.weight", "fpn.cell.2.fnode.7.combine.edge_weights"} < set(state)
+    assert {"class_net.conv_rep.2.conv_pw.bias", "box_net.bn_rep.0.4.bn.running_mean"} < set(state)
+    save_file(state, tmp_path / "net.safetensors")
+    rows = WEIGHTS["d0"]
+    monkeypatch.setitem(rows, "coco", published(tmp_path, rows["coco"], tmp_path / "net.safetensors"))
+    model = A.EfficientDetD0(input_shape=shape, weights="coco")
+    assert model.head.classes == 80
+    assert model.class_names == coco.class_names()
+    assert "fresh" not in capsys.readouterr().out
+    ours, theirs = outputs_of(model), outputs_of(built)
+    assert_close(ours["box_deltas"], theirs["box_deltas"])
+    want = theirs["class_logits"][..., [number - 1 for number in coco.CATEGORY_IDS]]
+    assert_close(ours["class_logits"], want)
+
+    other = A.EfficientDetD0(input_shape=shape, classes=3, weights="coco")
+    assert "class_net.predict.conv_pw starts fresh" in capsys.readouterr().out
+    assert_close(outputs_of(other)["box_deltas"], theirs["box_deltas"])
+    for options in ({"norm": "group"}, {"anchor_scale": 5.0}, {"cells": 2}):
+        with pytest.raises(ValueError, match=f"as it is by default, but {next(iter(options))} makes"):
+            A.EfficientDetD0(input_shape=shape, weights="coco", **options)
+
+
+@pytest.mark.parity
+def test_the_rows_say_what_effdet_says():
+    from effdet import get_efficientdet_config
+
+    for variant, row in VARIANTS.items():
+        if variant == "tiny":
+            continue
+        config, file = get_efficientdet_config(f"tf_efficientdet_{variant}"), WEIGHTS[variant]["coco"]
+        assert f"{file.repository}/{file.file}" == config.url
+        assert config.backbone_name == f"tf_efficientnet_{row['backbone']}"
+        assert list(config.image_size) == [row["resolution"]] * 2
+        assert (config.fpn_channels, config.fpn_cell_repeats) == (row["channels"], row["cells"])
+        assert (config.box_class_repeats, config.anchor_scale) == (row["depth"], row["anchor_scale"])
+        assert config.num_levels == row["num_levels"]
+        assert ("sum" if config.fpn_name == "bifpn_sum" else "fast") == row["fusion"]
 
 
 @pytest.mark.parity
