@@ -166,3 +166,14 @@ def test_a_transformer_comes_back_from_its_config():
     network = DETRTransformer(CLASSES, (2, 3), 4, 8, 2, 16, 1, 2, name="transformer")
     again = DETRTransformer.from_config(network.get_config())
     assert [w.path for w in again.weights] == [w.path for w in network.weights]
+
+
+def test_published_rows_are_the_80_categories_and_no_object():
+    row = A.detr.WEIGHTS["resnet50"]["coco"]
+    state = {"class_embed.weight": np.arange(92.0)[:, None], "bbox_embed.layers.2.weight": np.ones((4, 2))}
+    adapted = row.adapt(state)
+    assert adapted["class_embed.weight"][:, 0].tolist() == [*A.coco.CATEGORY_IDS, 91]
+    assert adapted["bbox_embed.layers.2.weight"].shape == (4, 2)
+    assert (row.licence, row.accuracy, row.source) == ("Apache-2.0", 42.0, "detr")
+    again = type(row).from_config(row.get_config())
+    assert again.adapt(state)["class_embed.weight"].shape == (81, 1)
