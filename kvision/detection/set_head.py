@@ -32,7 +32,9 @@ class SetHead(Part):
     """Trains and decodes a network whose queries predict a set (Carion 2020, section 3.1).
 
     The losses are those of the last layer of the decoder, and, as one sum, the same three of each layer before it, with
-    an assignment of its own. Classes are weighed by the weighted mean, boxes by the number of boxes in the batch.
+    an assignment of its own. The classification loss is a weighted mean over queries, the others are sums over the
+    number of boxes in the batch. `fit` refuses more boxes than queries where it sees them; in a later batch those are
+    left out whose omission is cheapest. A crowd is no target.
 
     Args:
         network: A layer with `predict(features, valid_size, training)`, which gives `{"class_logits": [layers, b,

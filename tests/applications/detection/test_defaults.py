@@ -132,6 +132,10 @@ SECOND_STAGE = {  # Lin 2017, "Feature Pyramid Networks", section 5; one regress
     "box_stages.0.assigner": {"matching_iou_threshold": 0.5, "min_background_iou": 0.0, "positive_fraction": 0.25},
 }
 NUMBERS = {
+    "detr": {  # Carion 2020, section 3.1 and appendix A.4; no threshold: the authors' code
+        "": {"no_object_weight": 0.1, "class_cost": 1, "box_cost": 5, "giou_cost": 2, "box_weight": 5}
+        | {"giou_weight": 2, "auxiliary_losses": True, "score_threshold": 0},
+    },
     "retinanet": {  # Lin 2017, sections 4 and 5
         "assigner": {"matching_iou_threshold": 0.5, "background_iou_threshold": 0.4, "num_samples": None},
         "decoder": {"score_threshold": 0.05, "num_candidates": 1000, "nms_threshold": 0.5, "activation": "sigmoid"},

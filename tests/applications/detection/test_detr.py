@@ -4,9 +4,12 @@ import keras
 import numpy as np
 import pytest
 
+import kvision
 from kvision import applications as A
 from kvision.applications.detection.detr import DETRTransformer
+from kvision.layers import BatchNormalization, GroupNormalization
 from kvision.ops.positions import sinusoidal_map_encoding
+from tests.applications.detection.test_defaults import batch
 from tests.support import assert_close
 
 CLASSES = 3
@@ -142,6 +145,21 @@ def test_the_backbones_weights_are_known_by_their_path():
     assert backbone == {w.path for w in model.trunk.get_layer("resnet_tiny").weights}
     assert not backbone & {w.path for w in model.head.weights}
     assert mine
+
+
+@pytest.mark.slow
+def test_the_bare_default_trains_by_the_papers_optimizer():
+    """On a trunk of its own, which has group norm from scratch; the rate is ten times the paper's for so few steps."""
+    model = A.DETR("tiny", input_shape=(96, 96, 3), classes=CLASSES)
+    rates = {A.detr.BACKBONE: 0.1}
+    model.compile(kvision.optimizers.AdamW(1e-3, weight_decay=1e-4, global_clipnorm=0.1, rate_factors=rates))
+    x, targets = batch("DETR")
+    losses = model.fit(x, targets, batch_size=2, epochs=40, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.7 * losses[0]
+    layers = list(model._flatten_layers())
+    assert any(isinstance(layer, GroupNormalization) for layer in layers)
+    assert not any(isinstance(layer, BatchNormalization) for layer in layers)
 
 
 BAD = {
