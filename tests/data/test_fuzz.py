@@ -1,6 +1,10 @@
-"""Mutated files: an error that is a ValueError, or problems; never another error, never slow, nothing executed."""
+"""Mutated files: an error that is a ValueError, or problems; never another error, never slow, nothing executed.
+
+`FUZZ=2000 python -m pytest -m slow tests/data/test_fuzz.py` tries ten thousand.
+"""
 
 import json
+import os
 import time
 
 import numpy as np
@@ -50,12 +54,12 @@ def test_mutated_files_give_one_type_of_error(tmp_path, kind, monkeypatch):
     file, read = folders(kind, tmp_path)
     monkeypatch.setattr("kvision.data.source.Source.dataset", lambda self: self)  # the files matter, not the graph
     whole, rng = file.read_bytes(), np.random.default_rng(0)
-    for number in range(400):
+    for number in range(int(os.environ.get("FUZZ", "400"))):
         file.write_bytes(mutated(whole, rng))
-        start = time.perf_counter()
+        start = time.process_time()  # which others on the machine do not lengthen
         try:
             found = read()
             assert all(problem.file and problem.reason for problem in found.facts["problems"])
         except ValueError as error:
             assert kind in ("yaml", str(error).partition(":")[0]) or "kvision.data" in str(error), number
-        assert time.perf_counter() - start < 5, number  # a second where the machine does nothing else
+        assert time.process_time() - start < 1, number
