@@ -13,9 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kvision._keras import print_message
+from kvision.data.annotations import Problem
 from kvision.data.source import Order, Source
 
 MANIFEST, CHECKSUMS = "records.json", "checksums.npy"
+DAMAGED = "its bytes are not those that were written. Remove this folder and call write_records again."
 FACTS = ("class_names", "counts")  # what the records go on to tell of the data set
 
 
@@ -103,11 +106,12 @@ def records(directory, *, batch_size=32, shuffle=False, seed=0, shard=(0, 1), dr
         drop_remainder: Whether to leave out the last batch where it is smaller, so that shapes are wholly static.
 
     Returns:
-        A `tf.data.Dataset` of what was written, with `class_names`, `counts` and `source`.
+        A `tf.data.Dataset` of what was written, with `class_names`, `counts`, `problems` and `source`.
 
     Raises:
-        ValueError: If the directory holds no records or not all of them; while it is read, on a sample whose checksum
-            is another, with its shard and row.
+        ValueError: If the directory holds no records or not all of them, or a file is cut short.
+        tf.errors.InvalidArgumentError: While it is read, on a damaged sample: its shard and row are printed, and are
+            in `problems`.
     """
     directory = pathlib.Path(directory)
     manifest = _manifest(directory)
@@ -122,17 +126,19 @@ def records(directory, *, batch_size=32, shuffle=False, seed=0, shard=(0, 1), dr
             f"{_shard(directory, missing[0]).name}. Call write_records again: it goes on where it stopped."
         )
     names = keras.tree.flatten(manifest["structure"])
-    files = [[np.load(_shard(directory, k) / f"{name}.npy", mmap_mode="r") for name in names] for k in shards]
-    checksums = [np.load(_shard(directory, k) / CHECKSUMS) for k in shards]
+    files = [[_opened(_shard(directory, k) / f"{name}.npy", mmap_mode="r") for name in names] for k in shards]
+    checksums = [_opened(_shard(directory, k) / CHECKSUMS) for k in shards]
+    problems = []
 
     def read(index):
         shard, row = divmod(int(index), size)
         parts = [np.array(file[row]) for file in files[shard]]
         if _checksum(parts) != checksums[shard][row]:
-            raise ValueError(
-                f"records: row {row} of {_shard(directory, shard)} is damaged: its checksum is another. Remove that "
-                "folder and call write_records again."
-            )
+            problem = Problem(str(_shard(directory, shard)), f"row {row}", f"the record is damaged: {DAMAGED}")
+            if problem not in problems:  # in plain words, before the many that TensorFlow puts around an error
+                problems.append(problem)
+                print_message(f"kvision.data.records: {problem}")
+            raise ValueError(f"records: {problem}")
         return parts
 
     def example(index):
@@ -141,8 +147,15 @@ def records(directory, *, batch_size=32, shuffle=False, seed=0, shard=(0, 1), dr
         return keras.tree.pack_sequence_as(_tupled(manifest["structure"]), parts)
 
     order = Order(length, batch_size=batch_size, shuffle=shuffle, seed=seed, shard=shard)
-    facts = {name: tuple(fact) for name, fact in manifest["facts"].items()}
+    facts = {name: tuple(fact) for name, fact in manifest["facts"].items()} | {"problems": problems}
     return Source(example, order, drop_remainder, facts).dataset()
+
+
+def _opened(path, **options):
+    try:
+        return np.load(path, **options)
+    except (OSError, ValueError, EOFError):
+        raise ValueError(f"records: {str(path)!r} is damaged or missing: {DAMAGED}") from None
 
 
 def _write_shard(directory, shard, samples, spec, size, progress):

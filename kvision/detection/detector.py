@@ -95,12 +95,17 @@ class Detector(TaskModel):
 
     def predict(self, x, *arguments, **options):
         """As `keras.Model.predict`: detections in pixels of the padded images; of photos, see `detect`."""
+        self._refuse_size(x)
         self._warn_of_unit_range(x)
         return super().predict(x, *arguments, **options)
 
     def _check(self, x, y, what):
         check_class_names(x, self.class_names, self.name)
         super()._check(x, y, what)
+
+    def features(self, inputs, training=None):
+        self._refuse_size(inputs)
+        return super().features(inputs, training)
 
     def check(self, x, y):
         """Raise on a batch that breaks the data contract or lacks what the head needs."""
@@ -110,8 +115,23 @@ class Detector(TaskModel):
                 f"{self.name}: the targets have no rows, boxes {tuple(y['boxes'].shape)}: a batch needs at least one, "
                 "for images without boxes a row of zeros with the label -1."
             )
+        self._refuse_size(x)
         self._warn_of_unit_range(x)
         super().check(x, y)
+
+    def _refuse_size(self, x):
+        """Raise on images of another size than the detector was built for, before Keras meets them in its midst."""
+        images = x.get("images") if hasattr(x, "keys") else x
+        if self.trunk is None or not hasattr(images, "shape"):
+            return
+        expected, got = tuple(self.trunk.inputs[0].shape[1:]), tuple(images.shape[1:])
+        differs = any(None not in pair and pair[0] != pair[1] for pair in zip(expected, got, strict=False))
+        if len(got) != len(expected) or differs:
+            raise ValueError(
+                f"{self.name} was built for images of {expected} (height, width, channels): got {got}. Read them with "
+                f"image_size={expected[:2]}, scale photos by `detect` or `kvision.data.letterbox`, or build it with "
+                f"input_shape={got}."
+            )
 
     def _warn_of_unit_range(self, x):
         images = x.get("images") if hasattr(x, "keys") else x

@@ -81,7 +81,7 @@ def test_it_goes_on_at_the_first_shard_that_is_missing(tmp_path, capsys):
     np.testing.assert_array_equal([parts[0] for parts in flat(kvision.data.records(tmp_path, batch_size=None))], IMAGES)
 
 
-def test_a_flipped_bit_is_told_with_shard_and_row(tmp_path):
+def test_a_flipped_bit_is_told_with_shard_and_row(tmp_path, capsys):
     kvision.data.write_records(dataset(), tmp_path, shard_size=3, verbose=0)
     path = tmp_path / "shard-00001" / "0.npy"
     content = bytearray(path.read_bytes())
@@ -91,8 +91,16 @@ def test_a_flipped_bit_is_told_with_shard_and_row(tmp_path):
     iterator = iter(read)
     for index in range(5):
         np.testing.assert_array_equal(next(iterator)[0], IMAGES[index])
-    with pytest.raises(tf.errors.OpError, match=r"row 2 of .*shard-00001 is damaged"):
+    with pytest.raises(tf.errors.OpError, match=r"shard-00001, row 2: the record is damaged"):
         next(iterator)
+    with pytest.raises(tf.errors.OpError):
+        list(read)
+    told = capsys.readouterr().out
+    assert told.count(f"kvision.data.records: {path.parent}, row 2: the record is damaged") == 1
+    assert [(problem.file, problem.row) for problem in read.problems] == [(str(path.parent), "row 2")]
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"^records: '.*0.npy' is damaged or missing: .* call write_records again"):
+        kvision.data.records(tmp_path)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

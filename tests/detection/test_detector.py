@@ -71,6 +71,22 @@ def test_targets_without_rows_are_refused(shared):
         shared.fit(x, none, verbose=0)
 
 
+def test_images_of_another_size_than_it_was_built_for_are_refused(shared):
+    images, targets = batch_of(ROW)
+    shared.fit(images, targets, verbose=0)
+    smaller = images[:, :48, :56]
+    message = r"was built for images of \(64, 64, 3\) .*: got \(48, 56, 3\)\. Read them with image_size=\(64, 64\)"
+    for call in (shared.fit, shared.evaluate):
+        with pytest.raises(ValueError, match=f"^retinanet {message}"):
+            call(smaller, targets, verbose=0)
+        with pytest.raises(ValueError, match=f"^retinanet {message}"):
+            call(Batches((smaller, targets)), verbose=0)
+    with pytest.raises(ValueError, match=f"^retinanet {message}"):
+        shared.predict(smaller, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        shared(smaller)
+
+
 def test_its_messages_name_what_a_detector_has(shared):
     with pytest.raises(ValueError, match=r"brings its own losses \(classification_loss, box_loss\).*DetectionMetrics"):
         detector().compile("sgd", metrics=["accuracy"])
