@@ -8,7 +8,8 @@ PYTEST := -m pytest -n 2 --dist loadgroup
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help train test check format bench gpu build clean test-slow test-parity test-jax test-real test-browser
+.PHONY: help train test check format bench gpu build clean test-slow test-parity test-jax test-real test-browser \
+	test-keras-cv
 
 help:
 	@echo "make train          train a network on real digits (DATA=folder/ for your own images)"
@@ -19,7 +20,7 @@ help:
 	@echo "make build          wheel and sdist into dist/"
 	@echo "make bench          kvision beside its peers (ONLY=name for one row); writes benchmarks/RESULTS.md"
 	@echo "make gpu            numeric tests, mixed_float16 training and timings on your card"
-	@echo "make test-parity | test-jax | test-real | test-browser    the marked tests, each in its own environment"
+	@echo "make test-parity | test-jax | test-real | test-browser | test-keras-cv    the marked tests, each in its own environment"
 
 train: $(VENV)/.examples
 	$(BIN)/python examples/$(if $(DATA),train_folder.py $(DATA),train_digits.py) $(ARGS)
@@ -46,7 +47,7 @@ build: $(VENV)/.dev
 test-parity: .venv-parity/.parity
 	.venv-parity/bin/python $(PYTEST) -m parity --durations=5 $(ARGS)
 
-SLOW := slow and not (parity or jax or real or browser or gpu)
+SLOW := slow and not (parity or jax or real or browser or keras_cv or gpu)
 
 # What touches tensors: the page, W&B, tables of NumPy and the files of weights know no backend.
 ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection tests/metrics/test_exposure_count.py \
@@ -68,6 +69,9 @@ test-jax: .venv-jax/.jax
 
 test-real: .venv-parity/.parity
 	.venv-parity/bin/python -m pytest -m real $(ARGS)
+
+test-keras-cv: .venv-keras-cv/.keras-cv
+	.venv-keras-cv/bin/python -m pytest -m keras_cv $(ARGS)
 
 test-browser: $(VENV)/.test
 	$(BIN)/python -m pytest -m browser $(ARGS)
@@ -104,10 +108,15 @@ $(VENV)/.dev: $(VENV)/.test
 	.venv-parity/bin/pip install --quiet --editable ".[test,parity]"
 	touch $@
 
+.venv-keras-cv/.keras-cv: setup.cfg pyproject.toml
+	test -x .venv-keras-cv/bin/python || $(PYTHON) -m venv .venv-keras-cv
+	.venv-keras-cv/bin/pip install --quiet --editable ".[test,keras-cv]"
+	touch $@
+
 .venv-bench/.bench: setup.cfg
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet "tensorflow>=2.20" "keras>=3.15.1" keras-hub
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-parity .venv-bench build dist *.egg-info
+	rm -rf .venv .venv-jax .venv-parity .venv-keras-cv .venv-bench build dist *.egg-info

@@ -81,7 +81,7 @@ def timings(cases):
 
 def numeric_tests(folders):
     """The last line of pytest over the rooms of numbers, with the card visible."""
-    marks = "not (parity or jax or real or browser)"
+    marks = "not (parity or jax or real or browser or keras_cv)"
     command = [sys.executable, "-m", "pytest", "-m", marks, *folders]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip().splitlines()[-1]

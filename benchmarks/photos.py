@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 import PIL.Image
 
-COUNT, OBJECTS = 256, 6
+COUNT, LABELLED, OBJECTS = 256, 64, 6  # images, those of them with objects, objects each
 HOME = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "photos"
 
 
@@ -43,6 +43,8 @@ def _write(home):
         name = f"{'ab'[index % 2]}/{index:05d}.jpg"
         (home / name).parent.mkdir(exist_ok=True)
         PIL.Image.fromarray(_photo(rng, height, width)).save(home / name, quality=90)
+        if index >= LABELLED:
+            continue
         images.append({"id": index, "file_name": name, "height": height, "width": width})
         for _ in range(OBJECTS):
             annotations.append(_object(rng, len(annotations), index, height, width))

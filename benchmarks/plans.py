@@ -240,7 +240,7 @@ COMPARISONS = [
     ),
     Comparison(
         "input-detection",
-        "256 JPEGs of 500x400 with six polygons: decode, scale jitter 320, flip, mosaic, boxes and masks, batches of 8",
+        "64 JPEGs of 500x400 with six polygons: decode, scale jitter 320, flip, mosaic, boxes and masks, batches of 8",
         Case("kvision", "steps_data.py", "detection"),
         {"torchvision": Case("torch", "steps_data_torch.py", "detection")},
         {"torchvision": 0.67},

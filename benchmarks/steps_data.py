@@ -104,7 +104,7 @@ CASES = {
     "classification": passes(lambda: augmented(classified(image_size=None))),
     "classification-unguarded": passes(unguarded),
     "keras-layers": passes(keras_layers),
-    "detection": passes(detection),
+    "detection": passes(detection, photos.LABELLED),
     "folder": passes(lambda: classified(image_size=(SIZE, SIZE))),
     "records": passes(records),
     "fit": lambda: training(False)(),

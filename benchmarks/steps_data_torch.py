@@ -106,7 +106,7 @@ def passes(build, batch=BATCH):
             for _ in loader:
                 pass
 
-        return step, {"images": photos.COUNT}
+        return step, {"images": len(loader.dataset)}
 
     return factory
 

@@ -19,7 +19,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 ALWAYS = ("tests/test_rooms.py", "tests/test_package.py")
 EVERYTHING = ("setup.cfg", "pyproject.toml", "tests/conftest.py", "tests/__init__.py")
-MARKERS = "not (slow or parity or jax or real or browser or gpu)"
+MARKERS = "not (slow or parity or jax or real or browser or keras_cv or gpu)"
 
 
 def changed_files():

@@ -142,21 +142,21 @@ class RandomResizedCrop(_Resampled):
 
     def window(self, valid, seed):
         """Top, left, height and width of the window in an image of the size `valid`."""
-        height, width = tf.unstack(tf.cast(valid, tf.float32))
+        limits = tf.cast(valid, tf.float32)
+        height, width = tf.unstack(limits)
         drawn = tf.random.stateless_uniform([4, self.tries], seed)
         area = height * width * (self.area[0] + drawn[0] * (self.area[1] - self.area[0]))
         low, high = (math.log(number) for number in self.aspect)
         aspect = tf.exp(low + drawn[1] * (high - low))
-        heights, widths = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
-        fits = (heights >= 1) & (widths >= 1) & (heights <= height) & (widths <= width)
+        tried = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect])))
+        fits = tf.reduce_all((tried >= 1) & (tried <= limits[:, None]), axis=0)
         index = tf.argmax(tf.cast(fits, tf.int32))
         aspect = tf.clip_by_value(width / height, *self.aspect)  # where none fits
+        largest = tf.round(tf.minimum(limits, tf.stack([width / aspect, height * aspect])))
         some = fits[index]
-        tall = tf.where(some, heights[index], tf.maximum(tf.round(tf.minimum(height, width / aspect)), 1.0))
-        wide = tf.where(some, widths[index], tf.maximum(tf.round(tf.minimum(width, height * aspect)), 1.0))
-        top = tf.where(some, tf.floor(drawn[2, index] * (height - tall + 1)), tf.floor((height - tall) / 2))
-        left = tf.where(some, tf.floor(drawn[3, index] * (width - wide + 1)), tf.floor((width - wide) / 2))
-        return tuple(tf.cast(number, tf.int32) for number in (top, left, tall, wide))
+        sides = tf.where(some, tried[:, index], tf.maximum(largest, 1.0))
+        corner = tf.where(some, drawn[2:, index] * (limits - sides + 1), (limits - sides) / 2)
+        return tuple(tf.unstack(tf.cast(tf.concat([tf.floor(corner), sides], axis=0), tf.int32)))
 
 
 @dataclasses.dataclass(frozen=True)
