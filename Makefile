@@ -115,7 +115,7 @@ $(VENV)/.dev: $(VENV)/.test
 
 .venv-bench/.bench: setup.cfg
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet "tensorflow>=2.20" "keras>=3.15.1" keras-hub
+	.venv-bench/bin/pip install --quiet "tensorflow>=2.20" "keras>=3.15.1" keras-hub kyolo faster-coco-eval
 	touch $@
 
 clean:

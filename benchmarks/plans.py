@@ -1,8 +1,8 @@
 """What is compared: one `Comparison` a row group of RESULTS.md. To add one: cases in a `steps_*.py`, an entry here.
 
 Environments: `kvision` (TensorFlow, Keras, this package), `keras` (the same interpreter, Keras's own layers), `torch`
-(stock torch, torchvision, timm), `torchopt` (the same, tuned: see `run.py`; the fair anchor), `keras_hub`. Targets name
-the peer they hold against.
+(stock torch, torchvision, timm), `torchopt` (the same, tuned: see `run.py`; the fair anchor), `keras_hub` (KerasHub
+and kyolo). Targets name the peer they hold against.
 """
 
 import dataclasses
@@ -168,6 +168,15 @@ COMPARISONS = [
     ),
     detection("detr-inference", "DETR R50, one 320x320 image, beside transformers", 0.90),
     detection("hungarian", "Assignment of 20 targets to 100 queries, 6 layers of 2 images, beside scipy; no target"),
+    Comparison(
+        "shapes",
+        "RetinaNet on a narrow ResNet-18, from scratch until AP50 of generated shapes is 0.9, 128x128, batch 8",
+        Case("kvision", "steps_shapes.py", "retinanet"),
+        {"kyolo's YOLOv9t": Case("keras_hub", "steps_shapes.py", "yolov9t")},
+        {"kyolo's YOLOv9t": 1.0},
+        rounds=1,
+        note="One training each, timed while it is built: a run beside other work is not told from a quiet one.",
+    ),
     Comparison(
         "coco-ap",
         "COCO average precision of 5,000 images with 100 detections each",
