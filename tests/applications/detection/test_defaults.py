@@ -25,7 +25,6 @@ BUILDERS = {
     "CascadeRCNN": (A.CascadeRCNN, FEW),
     "YOLO": (A.YOLO, {"grid_size": 6}),  # 7 does not divide the small images
     "YOLO-fast": (lambda **options: A.YOLO("fast", **options), {"grid_size": 6}),
-    "YOLO-darknet": (lambda **options: A.YOLO("darknet", **options), {"grid_size": 6}),
 }
 
 
