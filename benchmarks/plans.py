@@ -147,6 +147,8 @@ COMPARISONS = [
     detection("matching", "Matching 100,000 anchors to 50 boxes", 0.15),
     detection("nms", "Non-maximum suppression of 2,000 boxes at IoU 0.7", 0.70),
     detection("retinanet", "RetinaNet R50-FPN training step, batch 2, 320x320", 0.95, hub=0.95),
+    detection("efficientdet", "EfficientDet-D0 training step, batch 2, 512x512", 0.90, memory=1.1),
+    detection("efficientdet-inference", "EfficientDet-D0, one 512x512 image", 0.90),
     detection("faster-rcnn", "Faster R-CNN R50-FPN training step, batch 2, 320x320", 0.70, memory=1.2),
     detection(
         "faster-rcnn-inference",

@@ -132,10 +132,28 @@ def hungarian():
     return tf.function(lambda: ops.hungarian(cost))
 
 
+def efficientdet(inference=False):
+    """EfficientDet-D0 at its own 512 pixels, its batch norms live in training."""
+
+    def factory():
+        keras.utils.set_random_seed(0)
+        model = applications.EfficientDetD0(classes=inputs.CLASSES, backbone_norm="batch", norm="batch")
+        model.compile(SGD(1e-4, momentum=0.9), jit_compile=False)
+        images, boxes, labels, _ = inputs.batch(512)
+        if inference:
+            return lambda: model.predict_on_batch(255 * images[:1])
+        targets = {"boxes": boxes, "labels": labels}
+        return lambda: model.train_on_batch(255 * images, targets), {"images": inputs.BATCH}
+
+    return factory
+
+
 CASES = {f"roi-align:{level}": roi_align(level) for level in inputs.REGIONS}
 CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
 CASES |= {
     "retinanet": detector(applications.RetinaNet, *LEVELS[1:]),
+    "efficientdet": efficientdet(),
+    "efficientdet-inference": efficientdet(inference=True),
     "faster-rcnn": detector(applications.FasterRCNN, *LEVELS),
     "faster-rcnn-inference": detector(applications.FasterRCNN, *LEVELS, inference=True),
     "detr": detr(),

@@ -131,6 +131,40 @@ def hungarian():
     return lambda: [linear_sum_assignment(cost) for cost in costs]
 
 
+def efficientdet(inference=False):
+    """Effdet's EfficientDet-D0 at 512 pixels, its batch norms live in training."""
+
+    def factory():
+        import effdet
+
+        torch.manual_seed(0)
+        config = effdet.get_efficientdet_config("tf_efficientdet_d0")
+        config.num_classes = inputs.CLASSES
+        model = effdet.EfficientDet(config, pretrained_backbone=False).to(memory_format=torch.channels_last)
+        images, boxes, labels, _ = inputs.batch(512)
+        images = channels_first(images).contiguous(memory_format=torch.channels_last)
+        if inference:
+            bench = effdet.DetBenchPredict(model).eval()
+            return torch.no_grad()(lambda: bench(images[:1]))
+        bench = effdet.DetBenchTrain(model).train()
+        targets = {
+            "bbox": torch.from_numpy(boxes[..., [1, 0, 3, 2]].copy()),
+            "cls": torch.from_numpy(labels).long() + 1,
+        }
+        optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            loss = bench(images, targets)["loss"]
+            loss.backward()
+            optimizer.step()
+            return float(loss)
+
+        return step, {"images": inputs.BATCH}
+
+    return factory
+
+
 def freeze_norms(module):
     """Every batch norm replaced by its frozen form, as in torchvision's published detectors."""
     for name, child in module.named_children():
@@ -144,6 +178,8 @@ CASES = {f"roi-align:{level}": roi_align(level) for level in inputs.REGIONS}
 CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
 CASES |= {
     "retinanet": detector("retinanet_resnet50_fpn"),
+    "efficientdet": efficientdet(),
+    "efficientdet-inference": efficientdet(inference=True),
     "faster-rcnn": detector("fasterrcnn_resnet50_fpn"),
     "faster-rcnn-inference": detector("fasterrcnn_resnet50_fpn", inference=True),
     "detr": detr(),

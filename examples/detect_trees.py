@@ -33,6 +33,7 @@ MIN_VISIBLE = 0.5  # of a box; less of it in a tile is ignored in training and e
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detector", choices=DETECTORS, default="retinanet")
     parser.add_argument("--steps", type=int, default=960)
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate of the one-cycle schedule")
     parser.add_argument("--run", default="runs/trees", help="folder of the report and the images")
@@ -49,8 +50,9 @@ def main():
     train = crops([small, (photo[:, :STRIP], boxes[in_training])])
     validation = stacked([tile(photo, boxes, top, STRIP) for top in range(0, 4 * TILE, TILE)])
 
-    model = detector()
-    model.compile(keras.optimizers.Adam(global_clipnorm=1.0))
+    build, averaging = DETECTORS[options.detector]
+    model = build()
+    model.compile(keras.optimizers.Adam(global_clipnorm=1.0, **averaging))
     average_precision = callbacks.DetectionMetrics(validation, every=epochs)
     before = average_precision.measure(model)["AP50"]
     print(f"{model.name}: {model.count_params():,} parameters, {epochs * steps} steps on random crops of two photos")
@@ -70,8 +72,10 @@ def main():
         ],
     )
     seconds = time.perf_counter() - start
+    after = average_precision.measure(model)["AP50"]  # with `use_ema`, fit ends with the average of the weights
     draw(model, *validation, run / "trees.png")
-    print(f"\nAP50      {before:.3f} before, {history.history['val_AP50'][-1]:.3f} after {seconds:.0f} s of training")
+    last = f" (before averaging {history.history['val_AP50'][-1]:.3f})" if averaging else ""
+    print(f"\nAP50      {before:.3f} before, {after:.3f} after {seconds:.0f} s of training{last}")
     print(f"images  {run / 'trees.png'}  (coloured: detections; white: missed objects)")
 
 
@@ -136,13 +140,26 @@ def crops(photos):
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
 
 
-def detector():
+def retinanet():
     """RetinaNet on a narrow ResNet-18; every norm is a group norm."""
     shape = (TILE, TILE, 3)
     backbone = applications.ResNet(
         "18", width=32, include_top=False, input_shape=shape, features=("C3", "C4", "C5"), norm="group"
     )
     return applications.RetinaNet(input_shape=shape, classes=1, backbone=backbone, norm="group", channels=64)
+
+
+def efficientdet():
+    """EfficientDet-D0 at half the width and two cells; every norm is a group norm."""
+    shape = (TILE, TILE, 3)
+    backbone = applications.EfficientNet(
+        "b0", width=0.5, include_top=False, input_shape=shape, features=("C3", "C4", "C5"), norm="group", padding="same"
+    )
+    return applications.EfficientDet("d0", input_shape=shape, classes=1, backbone=backbone, cells=2, depth=2)
+
+
+# Each with its optimizer's options: the authors of EfficientDet train with an exponential average of the weights.
+DETECTORS = {"retinanet": (retinanet, {}), "efficientdet": (efficientdet, {"use_ema": True, "ema_momentum": 0.99})}
 
 
 def draw(model, images, targets, path, score=0.3):
