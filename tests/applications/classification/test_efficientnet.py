@@ -70,3 +70,26 @@ def test_earlier_blocks_are_dropped_less_often():
     rates = [layer.rate for layer in model.layers if layer.name.endswith("stochastic_depth")]
     # B0 has 16 blocks, rate 0.02 · index; those that change size or width have no shortcut
     assert [round(rate / 0.02) for rate in rates] == [2, 4, 6, 7, 9, 10, 12, 13, 14]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "valid"}, "Unknown padding of EfficientNet: got 'valid'.*'symmetric', 'same'"),
+        ({"padding": "same", "weights": "imagenet"}, "weights='imagenet' are torchvision's.*got padding='same'"),
+        ({"epsilon": 1e-3, "weights": "imagenet"}, 'of padding="symmetric" and its epsilon.*epsilon=0.001'),
+    ],
+)
+def test_published_weights_belong_to_one_padding(options, message):
+    with pytest.raises(ValueError, match=message):
+        EfficientNetB0(**options)
+
+
+def test_the_authors_statistics_reach_every_norm():
+    with keras.StatelessScope():
+        model = EfficientNet("tiny", padding="same", epsilon=1e-3, momentum=0.99)
+    norms = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
+    assert {(layer.epsilon, layer.momentum) for layer in norms} == {(1e-3, 0.99)}
+    strided = [layer for layer in model.layers if getattr(layer, "strides", None) == (2, 2)]
+    assert {layer.padding for layer in strided} == {"same"}
+    assert len(strided) == 5

@@ -156,6 +156,15 @@ PAIRS = [
         )
         for variant, size in (("b0", (224, 224)), ("b2", (75, 64)), ("b5", (96, 96)))
     ),
+    Pair(  # the authors' form
+        "tf_efficientnet_b0",
+        lambda **options: A.EfficientNetB0(
+            padding="same", epsilon=1e-3, dropout_rate=0.0, stochastic_depth_rate=0.0, **options
+        ),
+        timm("tf_efficientnet_b0"),
+        size=(75, 64),
+        source="timm",
+    ),
 ]
 
 
