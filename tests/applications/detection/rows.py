@@ -98,7 +98,14 @@ ROWS = [
     Row(
         name="efficientdet",
         module="efficientdet",
-        tiny=lambda: A.EfficientDet("tiny", input_shape=SHAPE, classes=CLASSES, num_detections=8),
+        tiny=lambda: A.EfficientDet(
+            "tiny",
+            input_shape=SHAPE,
+            classes=CLASSES,
+            backbone=tiny_vgg("C3", "C4", "C5"),
+            norm="batch",  # the form of the paper, and traced in half the time
+            num_detections=8,
+        ),
         counts={
             "EfficientDetD0": (lambda: A.EfficientDetD0(classes=90, backbone_norm="batch", norm="batch"), 3_880_067)
         },
