@@ -95,7 +95,8 @@ WEIGHTS = {
             "effdet",
             "Apache-2.0",
             box_ap,
-            f"long side to {VARIANTS[variant]['resolution']} (bilinear); 0…255, the detector prepares them",
+            f"long side to {VARIANTS[variant]['resolution']} (bilinear), the rest of the square in the mean colour; "
+            "0…255, the detector prepares them",
             adapt=coco.CategoryRows({"class_net.predict.conv_pw": 1}, background=False, first_id=1),
         )
     }
@@ -140,7 +141,7 @@ def EfficientDet(
     Args:
         variant: A row of `VARIANTS`: `"d0"` to `"d7"`, `"d7x"`.
         input_shape: (height, width, channels), at least 32 pixels a side; None is the row's resolution squared, in
-            colour.
+            colour. From 256 on every level has several cells: of one cell, a group norm of 64 channels learns nothing.
         classes: Number of classes, without a background. None is COCO's 80.
         backbone: A `keras.Model` from images of `input_shape` to `{"C3": map, "C4": map, "C5": map}`, such as
             `EfficientNetB0(include_top=False, features=("C3", "C4", "C5"), weights="imagenet", norm="frozen_batch", …)`
