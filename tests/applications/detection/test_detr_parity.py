@@ -76,7 +76,7 @@ def test_equals_the_authors_code(reference):
     features = model.features(images, training=False)
     found = model.head.predict(features, IMAGE_SIZE)
     assert want["logits"].shape == (6, 3, 100, 92)
-    assert want["logits"].std(axis=2).mean() > 0.1  # queries differ
+    assert want["logits"].std(axis=2).mean() > 0.01  # queries differ
     assert_close(found["class_logits"], want["logits"], tolerance=PARITY)
     assert_close(found["boxes_cxcywh"], want["boxes"], tolerance=PARITY)
 
