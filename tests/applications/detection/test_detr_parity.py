@@ -1,5 +1,6 @@
 """DETR against the authors' code and, for plain outputs, the transformers library: the same weights, padded images."""
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 from examples.wheels import wheel
 from kvision import applications as A
 from kvision import weights
-from tests.applications.detection import detr_reference
 from tests.support import PARITY, assert_close
 
 pytestmark = pytest.mark.parity
+
+REFERENCE = pathlib.Path(__file__).with_name("detr_reference.py")  # needs torch, and a process of its own
 
 SIZE, CLASSES = (128, 96), 91
 IMAGE_SIZE = np.array([(128, 96), (100, 70), (90, 96)], "int32")
@@ -56,7 +58,7 @@ def reference(request, tmp_path_factory):
         boxes_cxcywh=relative(targets),
         dilation=request.param.endswith("dc5"),
     )
-    script = [sys.executable, "-W", "ignore", detr_reference.__file__, str(folder / "package"), str(folder)]
+    script = [sys.executable, "-W", "ignore", str(REFERENCE), str(folder / "package"), str(folder)]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return request.param, dict(np.load(folder / "weights.npz")), dict(np.load(folder / "outputs.npz"))
