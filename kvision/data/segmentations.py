@@ -109,8 +109,14 @@ def fill_polygon(points, size):
     slopes = (x2 - x1)[edges] / (y2 - y1)[edges]
     crossings = x1[edges] + (rows + 0.5 - y1[edges]) * slopes
     columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)
-    crossed = np.bincount(rows * (width + 1) + columns, minlength=height * (width + 1))
-    return np.cumsum(crossed.reshape(height, width + 1), axis=1)[:, :width] % 2 == 1
+    mask = np.zeros(size, bool)
+    if len(edges):  # only what the polygon spans is looked at
+        (top, bottom), (left, right) = ((ends.min(), ends.max()) for ends in (rows, columns))
+        spanned = (bottom - top + 1, right - left + 1)
+        crossed = np.bincount((rows - top) * spanned[1] + columns - left, minlength=spanned[0] * spanned[1])
+        odd = np.bitwise_xor.accumulate((crossed & 1).astype("uint8").reshape(spanned), axis=1)
+        mask[top : bottom + 1, left:right] = odd[:, :-1]
+    return mask
 
 
 def rasterize(segmentation, size, window_xyxy, grid):
@@ -129,7 +135,7 @@ def rasterize(segmentation, size, window_xyxy, grid):
     steps = np.array([(right - left) / grid[1], (bottom - top) / grid[0]])
     if isinstance(segmentation, list):
         parts = [fill_polygon((points - (left, top)) / steps, grid) for points in segmentation]
-        return np.any(parts, axis=0).astype("uint8")
+        return (parts[0] if len(parts) == 1 else np.any(parts, axis=0)).view("uint8")
     height, width = size
     mask = np.repeat((np.arange(len(segmentation)) % 2).astype("uint8"), segmentation).reshape(width, height).T
     columns = np.floor(left + (np.arange(grid[1]) + 0.5) * steps[0]).astype(int)

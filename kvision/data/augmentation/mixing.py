@@ -12,7 +12,7 @@ from kvision.data.augmentation.covering import (
     within_window,
     without_window,
 )
-from kvision.data.augmentation.moving import boxes_of_masks, large_enough, move
+from kvision.data.augmentation.moving import boxes_of_masks, large_enough, move_image, move_objects
 from kvision.data.augmentation.samples import Transform, objects, size_of, take_apart, uniform, valid_size, with_objects
 from kvision.data.augmentation.warps import AxisAligned
 
@@ -234,13 +234,12 @@ class Mosaic(Mixing):
         for index, (sample, drawn) in enumerate(zip([own, *others], seeds[1:], strict=True)):
             start = [middle[axis] if far else 0.0 for axis, far in enumerate((index // 2, index % 2))]
             end = [float(size[axis]) if far else middle[axis] for axis, far in enumerate((index // 2, index % 2))]
-            image, made = self.quarter(*sample, size, start, end, drawn)
+            image, made, more = self.quarter(*sample, size, start, end, drawn)
             quarters.append((image, made))
             if "soft_label" in targets:
                 area = (end[0] - start[0]) * (end[1] - start[1]) / (size[0] * size[1])
                 labels += area * made["soft_label"]
             if "labels" in targets:
-                more = objects(made)
                 rows = more if rows is None else joined(rows, more)
         below = (tf.range(size[0], dtype=tf.float32) >= middle[0])[:, None, None]
         right = (tf.range(size[1], dtype=tf.float32) >= middle[1])[None, :, None]
@@ -259,7 +258,9 @@ class Mosaic(Mixing):
         return mixed, with_objects(dict(targets, **whole), rows)
 
     def quarter(self, image, targets, size, start, end, seed):
-        """A sample that shows itself between two corners (y, x) of an image of the same size, and nothing else."""
+        """A sample that shows itself between two corners (y, x) of an image of the same size, and nothing else: image,
+        targets, and the rows of its objects by themselves, or None.
+        """
         valid = tf.cast(valid_size(image, targets), tf.float32)
         start, end = tf.stack(start), tf.stack(end)
         scale, down, right = uniform(seed, self.scale, (0.0, 1.0), (0.0, 1.0))
@@ -275,16 +276,16 @@ class Mosaic(Mixing):
             scale=tuple(tf.unstack(factors)),
             offset=tuple(tf.unstack(start)),
         )
-        image, made = move(image, targets, warp, min_visibility=0.0)
+        image, made = move_image(image, targets, warp)
         if "labels" not in targets:
-            return image, made
+            return image, made, None
         inside = [
             (tf.range(side, dtype=tf.float32) >= start[axis]) & (tf.range(side, dtype=tf.float32) < end[axis])
             for axis, side in enumerate(size)
         ]
         patch = inside[0][:, None] & inside[1][None]
-        rows = within_window(objects(made), tf.concat([start[::-1], end[::-1]], axis=0), patch, self.min_visibility)
-        return image, with_objects(made, rows)
+        rows = move_objects(objects(targets), targets, warp)
+        return image, made, within_window(rows, tf.concat([start[::-1], end[::-1]], axis=0), patch, self.min_visibility)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,15 @@ def move(image, targets, warp, *, interpolation="bilinear", fill=0.0, min_visibi
         The image, float32, and the targets. Boxes are cut to the valid region, and those with a side under a pixel
         dropped; the rows of dropped objects become padding.
     """
+    new, made = move_image(image, targets, warp, interpolation, fill)
+    if "labels" in targets:
+        rows = move_objects(objects(targets), targets, warp, min_visibility, tight, keep)
+        made = with_objects(made, rows)
+    return new, made
+
+
+def move_image(image, targets, warp, interpolation="bilinear", fill=0.0):
+    """As `move`, without the rows of objects."""
     made = dict(targets)
     padded = "image_size" in targets
     region = inside(warp.size, warp.valid) if padded else None
@@ -36,9 +45,6 @@ def move(image, targets, warp, *, interpolation="bilinear", fill=0.0, min_visibi
         made["label_map"] = tf.ensure_shape(maps, _static(warp.size))
     if "scale" in targets:
         made["scale"] = targets["scale"] * warp.local_scale()
-    if "labels" in targets:
-        rows = _moved_objects(objects(targets), warp, region, min_visibility, tight, keep)
-        made = with_objects(made, rows)
     return tf.ensure_shape(new, (*_static(warp.size), image.shape[-1])), made
 
 
@@ -46,7 +52,9 @@ def _static(size):
     return tuple(side if isinstance(side, int) else None for side in size)
 
 
-def _moved_objects(rows, warp, region, min_visibility, tight, keep):
+def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None):
+    """The rows of the objects alone, moved, without padding; `targets` tell whether the image is padded."""
+    region = inside(warp.size, warp.valid) if "image_size" in targets else None
     old = rows["boxes"]
     outlines = warp.forward(_outlines(old, warp.points_a_side))
     boxes, visible = visible_boxes(outlines, warp.valid)
