@@ -241,15 +241,14 @@ class Mosaic(Mixing):
                 labels += area * made["soft_label"]
             if "labels" in targets:
                 rows = more if rows is None else joined(rows, more)
-        below = (tf.range(size[0], dtype=tf.float32) >= middle[0])[:, None, None]
-        right = (tf.range(size[1], dtype=tf.float32) >= middle[1])[None, :, None]
 
         def put(parts):
-            return tf.where(below, tf.where(right, parts[3], parts[2]), tf.where(right, parts[1], parts[0]))
+            whole = tf.concat([tf.concat(parts[:2], axis=1), tf.concat(parts[2:], axis=1)], axis=0)
+            return tf.ensure_shape(whole, (*size, *parts[0].shape[2:]))
 
         mixed = put([image for image, _ in quarters])
         if "label_map" in targets:
-            return mixed, {"label_map": put([made["label_map"][..., None] for _, made in quarters])[..., 0]}
+            return mixed, {"label_map": put([made["label_map"] for _, made in quarters])}
         if "soft_label" in targets:
             return mixed, {"soft_label": labels}
         if "labels" not in targets:
@@ -258,9 +257,7 @@ class Mosaic(Mixing):
         return mixed, with_objects(dict(targets, **whole), rows)
 
     def quarter(self, image, targets, size, start, end, seed):
-        """A sample that shows itself between two corners (y, x) of an image of the same size, and nothing else: image,
-        targets, and the rows of its objects by themselves, or None.
-        """
+        """The pixels of a sample between two corners (y, x) of the whole, its targets, its objects' rows in the whole."""
         valid = tf.cast(valid_size(image, targets), tf.float32)
         start, end = tf.stack(start), tf.stack(end)
         scale, down, right = uniform(seed, self.scale, (0.0, 1.0), (0.0, 1.0))
@@ -276,7 +273,9 @@ class Mosaic(Mixing):
             scale=tuple(tf.unstack(factors)),
             offset=tuple(tf.unstack(start)),
         )
-        image, made = move_image(image, targets, warp)
+        sides = tf.cast(end - start, tf.int32)
+        shown = dataclasses.replace(warp, size=tuple(tf.unstack(sides)), valid=sides, offset=(0.0, 0.0))
+        image, made = move_image(image, targets, shown)
         if "labels" not in targets:
             return image, made, None
         inside = [
