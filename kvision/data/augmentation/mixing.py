@@ -257,7 +257,7 @@ class Mosaic(Mixing):
         return mixed, with_objects(dict(targets, **whole), rows)
 
     def quarter(self, image, targets, size, start, end, seed):
-        """The pixels of a sample between two corners (y, x) of the whole, its targets, its objects' rows in the whole."""
+        """The pixels of a sample between two corners (y, x) of the whole, its targets, its objects' rows there."""
         valid = tf.cast(valid_size(image, targets), tf.float32)
         start, end = tf.stack(start), tf.stack(end)
         scale, down, right = uniform(seed, self.scale, (0.0, 1.0), (0.0, 1.0))
