@@ -130,7 +130,7 @@ class AxisAligned(Warp):
                 continue
             index, inside = self._indices(direction)
             last = self.source[2 + direction] - 1
-            pixels = tf.gather(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis=axis + direction)
+            pixels = _picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
             inside = inside[:, None] if direction == 0 else inside[None]
             seen = inside if seen is None else seen & inside
         if seen is None:
@@ -223,6 +223,15 @@ class Field(Warp):
         x, y = tf.unstack(tf.clip_by_value(indices, 0, wide_high - 1), axis=-1)
         flat = tf.gather(tf.reshape(maps, [-1, height * width]), y * width + x, axis=1)
         return tf.where(inside, flat, tf.cast(fill, maps.dtype))
+
+
+def _picked(pixels, indices, axis):
+    """`tf.gather` along an axis; along the last one, where it moves one value at a time, by way of the transpose."""
+    if axis < pixels.shape.rank - 1:
+        return tf.gather(pixels, indices, axis=axis)
+    shape = tf.shape(pixels)
+    columns = tf.gather(tf.transpose(tf.reshape(pixels, [-1, shape[-1]])), indices)
+    return tf.reshape(tf.transpose(columns), tf.concat([shape[:-1], tf.shape(indices)], axis=0))
 
 
 def pixels_at(image, indices, fill):
