@@ -121,6 +121,12 @@ class AxisAligned(Warp):
             return 0
         return int(scale)
 
+    def _stays(self, direction, length):
+        """Whether pixels are known to stay where they are along an axis of this length, as far as they are seen."""
+        terms = (self.source[direction], self.scale[direction], self.offset[direction])
+        known = isinstance(self.size[direction], int) and all(isinstance(value, int | float) for value in terms)
+        return known and terms == (0, 1, 0) and self.size[direction] == length
+
     def _gather(self, pixels, fill, axis):
         seen = None
         for direction in (0, 1):
@@ -129,10 +135,12 @@ class AxisAligned(Warp):
                 pixels = tf.reverse(pixels, [axis + direction]) if kept < 0 else pixels
                 continue
             index, inside = self._indices(direction)
-            last = self.source[2 + direction] - 1
-            pixels = _picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
             inside = inside[:, None] if direction == 0 else inside[None]
             seen = inside if seen is None else seen & inside
+            if self._stays(direction, pixels.shape[axis + direction]):
+                continue
+            last = self.source[2 + direction] - 1
+            pixels = _picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
         if seen is None:
             return pixels
         return tf.where(seen[..., None] if axis == 0 else seen, pixels, tf.cast(fill, pixels.dtype))
