@@ -40,7 +40,7 @@ def kyolo(name):
     def build():
         import kyolo as package
 
-        model = package.YOLODetector(getattr(package, name)(nc=CLASSES))
+        model = package.YOLODetector(getattr(package, name)(nc=CLASSES, input_shape=(SIZE, SIZE, 3)))
 
         def batch_of(images, targets):
             present = targets["labels"] >= 0
