@@ -39,16 +39,7 @@ VARIANTS = {
     "resnet50_dc5": {"depth": "50", "dilated": ("C5",), **_PAPER},
     "resnet101": {"depth": "101", "dilated": (), **_PAPER},
     "resnet101_dc5": {"depth": "101", "dilated": ("C5",), **_PAPER},
-    "tiny": {
-        "depth": "tiny",
-        "dilated": (),
-        "num_queries": 5,
-        "channels": 16,
-        "num_heads": 2,
-        "hidden_units": 32,
-        "num_encoder_layers": 1,
-        "num_decoder_layers": 2,
-    },
+    "tiny": {"depth": "tiny", "dilated": (), **dict(zip(_PAPER, (5, 16, 2, 32, 1, 2), strict=True))},
 }
 
 # In the authors' files: the names of torchvision's backbone, of torch's transformer blocks and of two layers of ours.
@@ -195,13 +186,8 @@ def DETR(
         )
     maps = backbone_maps("DETR", backbone, (level,), images, preprocess, any_stride=True)
     projected = Conv2D(row["channels"], 1, kernel_initializer=_torch_uniform(), name="input_proj")(maps[level])
-    network = DETRTransformer(
-        classes,
-        projected.shape[1:3],
-        **{key: row[key] for key in _PAPER},
-        dropout_rate=dropout_rate,
-        name="transformer",
-    )
+    sizes = {key: row[key] for key in _PAPER}
+    network = DETRTransformer(classes, projected.shape[1:3], dropout_rate=dropout_rate, name="transformer", **sizes)
     head = SetHead(
         network,
         classes,
@@ -273,12 +259,8 @@ class DETRTransformer(Part):
             for index in range(num_decoder_layers)
         ]
         self._norm = LayerNormalization(epsilon=1e-5, name="transformer.decoder.norm")
-        self._queries = keras.layers.Embedding(
-            num_queries,
-            channels,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0),
-            name="query_embed",
-        )
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        self._queries = keras.layers.Embedding(num_queries, channels, normal, name="query_embed")
         self._class = self._dense(classes + 1, "class_embed", dtype="float32")
         self._box = [
             self._dense(channels, "bbox_embed.layers.0", activation="relu"),
