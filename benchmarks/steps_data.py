@@ -70,12 +70,15 @@ def keras_layers():
 
 
 def passes(build, images=photos.COUNT):
+    """A pass is as in the midst of a training: that an epoch begins costs long ones next to nothing."""
+
     def factory():
         dataset = build()
+        batches, endless = len(dataset), iter(dataset.repeat())
 
         def step():
-            for _ in dataset:
-                pass
+            for _ in range(batches):
+                next(endless)
 
         return step, {"images": images}
 
