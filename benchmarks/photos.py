@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 
 COUNT, LABELLED, OBJECTS = 256, 64, 6  # images, those of them with objects, objects each
+EPOCHS = 3  # a step
 HOME = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "photos"
 
 

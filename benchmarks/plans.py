@@ -239,7 +239,7 @@ COMPARISONS = [
     ),
     Comparison(
         "input",
-        "256 JPEGs of 500x400: decode, random resized crop 224, flip, colour jitter, batches of 32 in float32",
+        "3 x 256 JPEGs of 500x400: decode, random resized crop 224, flip, colour jitter, batches of 32 in float32",
         Case("kvision", "steps_data.py", "classification"),
         {
             "torchvision": Case("torch", "steps_data_torch.py", "classification"),
@@ -251,7 +251,7 @@ COMPARISONS = [
     ),
     Comparison(
         "input-detection",
-        "64 JPEGs of 500x400 with six polygons: decode, scale jitter 320, flip, mosaic, boxes and masks, batches of 8",
+        "3 x 64 JPEGs of 500x400, six polygons each: decode, scale jitter 320, flip, mosaic, masks, batches of 8",
         Case("kvision", "steps_data.py", "detection"),
         {"torchvision": Case("torch", "steps_data_torch.py", "detection")},
         {"torchvision": 0.67},
@@ -259,7 +259,7 @@ COMPARISONS = [
     ),
     Comparison(
         "records",
-        "256 images of 224x224 out of records, beside the folder of JPEGs, without augmentation",
+        "3 x 256 images of 224x224 out of records, beside the folder of JPEGs, without augmentation",
         Case("kvision", "steps_data.py", "records"),
         {"folder": Case("kvision", "steps_data.py", "folder")},
         {"folder": 0.33},

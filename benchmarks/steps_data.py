@@ -1,4 +1,4 @@
-"""Input pipelines of kvision and of Keras's layers: a step is one pass over the photos of `photos.py`."""
+"""Input pipelines of kvision and of Keras's layers: a step is a few epochs of the photos of `photos.py`."""
 
 import tempfile
 
@@ -70,17 +70,16 @@ def keras_layers():
 
 
 def passes(build, images=photos.COUNT):
-    """A pass is as in the midst of a training: that an epoch begins costs long ones next to nothing."""
+    """Several epochs by one iterator, to its end: what it would read ahead meanwhile must not count for the next."""
 
     def factory():
         dataset = build()
-        batches, endless = len(dataset), iter(dataset.repeat())
 
         def step():
-            for _ in range(batches):
-                next(endless)
+            for _ in dataset.repeat(photos.EPOCHS):
+                pass
 
-        return step, {"images": images}
+        return step, {"images": images * photos.EPOCHS}
 
     return factory
 
