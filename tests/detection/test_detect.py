@@ -203,6 +203,8 @@ def test_detections_end_where_the_image_ends(row):
         sizes = [(24, 40), (64, 64)]
         x, _ = with_sizes(row, sizes)
         features = model.features(x, training=False)
+        if "cell_boxes" in features:  # a fresh grid predicts boxes of a few pixels, none of which reaches far
+            features["cell_boxes"] = features["cell_boxes"] + 0.7
         found = {name: keras.ops.convert_to_numpy(value) for name, value in model.head.decode(features).items()}
     finally:
         model.head.score_threshold = before
