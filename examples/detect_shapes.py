@@ -17,6 +17,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import attend_to_objects as digits
 import keras
 import tensorflow as tf
 
@@ -45,7 +46,7 @@ def main():
         callbacks=[
             callbacks.LearningRate(),
             callbacks.DetectionMetrics(validation, every=max(1, epochs // 4)),
-            callbacks.DetectionImages(validation, every=epochs, classes=data.shape_names(CLASSES)),
+            callbacks.DetectionImages(validation, every=epochs),
             callbacks.Progress(),
             callbacks.Report(options.run),
         ],
@@ -66,6 +67,11 @@ def batches(options, images, epochs, size, batch_size=8):
     return *sets, epochs
 
 
+def named(model):
+    model.class_names = data.shape_names(CLASSES)
+    return model
+
+
 def adam(rate, train, epochs, **options):
     """Adam whose rate rises and falls once."""
     schedule = optimizers.OneCycle(rate, total_steps=max(2, epochs * int(train.cardinality())))
@@ -81,7 +87,7 @@ def retinanet(options):
     )
     model = applications.RetinaNet(input_shape=shape, classes=CLASSES, backbone=backbone, norm="group", channels=64)
     model.compile(adam(2e-3, train, epochs, global_clipnorm=1.0))
-    return model, train, validation, epochs
+    return named(model), train, validation, epochs
 
 
 def yolo(options):
@@ -89,7 +95,7 @@ def yolo(options):
     train, validation, epochs = batches(options, images=3000, epochs=20, size=128, batch_size=16)
     model = applications.YOLO("tiny", input_shape=(128, 128, 3), classes=CLASSES, grid_size=8)
     model.compile(adam(2e-3, train, epochs, global_clipnorm=10.0))
-    return model, train, validation, epochs
+    return named(model), train, validation, epochs
 
 
 def efficientdet(options):
@@ -103,10 +109,23 @@ def efficientdet(options):
         "d0", input_shape=shape, classes=CLASSES, backbone=backbone, channels=48, cells=2, depth=2
     )
     model.compile(adam(2e-3, train, epochs, global_clipnorm=1.0))
-    return model, train, validation, epochs
+    return named(model), train, validation, epochs
 
 
-DETECTORS = {"retinanet": retinanet, "yolo": yolo, "efficientdet": efficientdet}
+def detr(options):
+    """Six queries, on scenes of digits, and a trunk that learned which digits there are."""
+    images, epochs = (64, 1) if options.quick else (options.images or 12_000, options.epochs or 6)
+    steps = 4 if options.quick else 1500
+    scenes, held_out = digits.scenes(images), digits.scenes(16 if options.quick else 200, held_out=True)
+    model = digits.detector(digits.pretrained_trunk(scenes, steps // 4))
+    model.class_names = tuple(map(str, range(10)))
+    schedule = optimizers.MultiStep(5e-4, [round(0.8 * steps)], warmup_steps=steps // 15, warmup_factor=0.01)
+    model.compile(optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0))
+    validation = tf.data.Dataset.from_tensor_slices((held_out[0].astype("float32"), held_out[1])).batch(32)
+    return model, digits.batches(scenes).take(steps // epochs), validation, epochs
+
+
+DETECTORS = {"retinanet": retinanet, "yolo": yolo, "efficientdet": efficientdet, "detr": detr}
 
 
 if __name__ == "__main__":

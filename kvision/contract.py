@@ -7,6 +7,7 @@ background, padding rows −1; optional `"masks"` [b, n, h, w] or `"box_masks"` 
 A box without area is no object: the check refuses it, and in batches that were not checked it counts as padding.
 """
 
+import difflib
 import itertools
 import warnings
 
@@ -30,9 +31,9 @@ def check_targets(images, targets, classes=None, names=None):
         names: [b] names of the images for the message; None names them by index.
 
     Raises:
-        ValueError: on a missing entry, a wrong rank or size, boxes that are NaN, inverted or without area, labels that
-            are not integers or out of range, relative boxes (at least 10 in the batch, all within 1.5), and masks of
-            another size.
+        ValueError: on a missing entry, one whose name is nearly one of the contract's, a wrong rank or size, boxes that
+            are NaN, inverted, without area or wholly outside, labels that are not integers or out of range, relative
+            boxes (at least 10 in the batch, all within 1.5), and masks of another size.
 
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 32.0, 40.0]]], "labels": [[0]]}, classes=1)
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 2.0, 40.0]]], "labels": [[0]]}, classes=1)
@@ -82,6 +83,15 @@ def check_targets(images, targets, classes=None, names=None):
         empty & present,
         "without area",
         "Leave them out, or mark the rows as padding by the label -1 (not 0, which is the first class).",
+    )
+    height, width = shape[1:3]
+    outside = (boxes[..., 2:] <= 0).any(-1)
+    for side, limit in enumerate((width, height)):
+        outside |= False if limit is None else boxes[..., side] >= limit
+    refuse(
+        outside & present,
+        f"wholly outside the images of {height}x{width} pixels",
+        "Scale and cut boxes with their images, or mark the rows as padding by the label -1.",
     )
     if present.sum() >= MIN_BOXES_FOR_RELATIVE_CHECK and np.abs(boxes[present]).max() <= MAX_RELATIVE_COORDINATE:
         raise ValueError(
@@ -246,7 +256,11 @@ def _check_shapes(shape, boxes, labels, targets):
     expected |= dict.fromkeys(_PER_BOX, expected["labels"])
     expected |= {name: (batch, *rest) for name, rest in _PER_IMAGE.items()}
     expected["masks"] = (*expected["labels"], height, width)
+    known = {*expected, "box_masks"}
     for name, value in targets.items():
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.85) if name not in known else ()
+        if near:
+            raise ValueError(f"The targets have {name!r}, which nothing reads: did you mean {near[0]!r}?")
         got = tuple(np.shape(value))
         if name == "box_masks":
             fits = len(got) == 4 and got[:2] == expected["labels"] and got[2] == got[3]

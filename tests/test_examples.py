@@ -151,6 +151,8 @@ def test_a_backbone_of_another_library(tmp_path):
     [
         ("detect_shapes", "--detector", "retinanet"),
         ("detect_shapes", "--detector", "yolo"),
+        ("detect_shapes", "--detector", "efficientdet"),
+        ("detect_shapes", "--detector", "detr"),
         pytest.param(("detect_trees",), marks=pytest.mark.real),
     ],
     ids="-".join,

@@ -79,7 +79,7 @@ def image_input(family, input_shape, *, stride=1, smallest=None, classes=1):
     """
     require_channels_last(family)
     smallest = smallest or stride
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else (input_shape,)
     if len(shape) != 3 or not all(_is_whole(size) and size > 0 for size in shape):
         raise ValueError(
             f"{family}: input_shape must be (height, width, channels), three positive whole numbers without the batch; "
@@ -171,12 +171,17 @@ def load_weights(model, weights, published=()):
     elif is_text and os.path.exists(weights):
         weight_files.load(model, weights)
     else:
-        known = ", ".join(repr(name) for name in published) or "none for this variant"
-        raise ValueError(
-            f"{model.name}: weights={weights!r} is neither a file nor published weights (those are: {known}). "
-            "Pass None to train from scratch, the path of a weight file, or a published name."
-        )
+        raise unknown_weights(model.name, weights, published)
     return model
+
+
+def unknown_weights(name, weights, published=()):
+    """The error for weights that are neither a file nor published."""
+    known = ", ".join(repr(name) for name in published) or "none for this variant"
+    return ValueError(
+        f"{name}: weights={weights!r} is neither a file nor published weights (those are: {known}). Pass None to train "
+        "from scratch, the path of a weight file, or a published name."
+    )
 
 
 def round_channels(channels, multiple=8):

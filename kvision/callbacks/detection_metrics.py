@@ -62,6 +62,8 @@ class DetectionMetrics(keras.callbacks.Callback):
         super().__init__()
         if every < 1:
             raise ValueError(f"DetectionMetrics measures every so many epochs: got every={every}, expected at least 1.")
+        if validation_data is None:
+            raise ValueError("DetectionMetrics needs validation data: got None. Give those that fit validates on.")
         if hasattr(validation_data, "__next__"):
             raise ValueError(
                 f"Validation data are read at the end of every epoch: got a {type(validation_data).__name__}, which "
@@ -87,6 +89,8 @@ class DetectionMetrics(keras.callbacks.Callback):
         if images is None or not len(keras.tree.flatten(images)[0]):
             raise ValueError("Validation data are empty: got no batch. Give at least one batch (images, targets).")
         classes = self.model.head.classes if isinstance(self.model, Detector) else None
+        if isinstance(self.model, Detector):
+            self.model.check_image_size(images)
         check_targets(tuple(np.shape(images_of(images))), targets, classes)
         if self._masks and not {"masks", "box_masks"} & set(targets.keys()):
             raise ValueError(

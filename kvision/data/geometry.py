@@ -62,5 +62,6 @@ def fit(size, image_size):
 def check_size(source, image_size):
     """Raises unless `image_size` is a pair of whole numbers."""
     if np.shape(image_size) != (2,) or not all(isinstance(side, numbers.Integral) for side in image_size):
-        remedy = f"Pass ({image_size}, {image_size})." if np.ndim(image_size) == 0 else "Pass two whole numbers."
+        one = isinstance(image_size, numbers.Integral)
+        remedy = f"Pass ({image_size}, {image_size})." if one else "Pass two whole numbers, such as (512, 512)."
         raise ValueError(f"{source}: image_size is (height, width) in pixels: got {image_size!r}. {remedy}")

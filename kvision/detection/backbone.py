@@ -1,6 +1,7 @@
 """A detector's backbone, its named maps and the pyramid on them; and which norm is frozen, which trains."""
 
 import dataclasses
+import os
 import re
 
 import keras
@@ -75,7 +76,7 @@ def choose_norms(family, *, backbone, weights, backbone_norm, norm, initializer=
 
 def _saved_norms(weights):
     """(norm of the backbone, norm of neck and heads) of the detector in a Keras file; None for other weights."""
-    layers = () if weights is None else saved_layers(weights)
+    layers = saved_layers(weights) if isinstance(weights, str | os.PathLike) else ()
     if not any(place.startswith(_TRUNK) for place in layers):
         return None
     kinds = {"group_normalization": "group", "batch_normalization": "batch"}
@@ -103,6 +104,11 @@ def backbone_preprocessing(family, backbone, preprocess, default):
         raise ValueError(f"{family}: preprocess is a function of images in 0…255, None or 'auto': got {preprocess!r}.")
     if backbone is None:
         return default
+    if not isinstance(backbone, keras.Model):
+        raise ValueError(
+            f"{family}: backbone is a keras.Model that returns a dict of named levels, or None for the paper's: got "
+            f"{backbone!r}. Build one, such as kvision.applications.ResNet50(include_top=False, features=(...), …)."
+        )
     if getattr(backbone, "preprocessing", None) is None:
         raise ValueError(
             f"{family}: {getattr(backbone, 'name', backbone)!r} does not say how its images are prepared. Pass "

@@ -63,6 +63,8 @@ class Detector(TaskModel):
         if self.trunk is None:
             raise ValueError(f"{self.name} is fed with features, not with images: call predict.")
         *size, channels = self.trunk.inputs[0].shape[1:]
+        if hasattr(photos, "element_spec"):
+            raise ValueError(f"{self.name}.detect takes photos: got a data set, which is for predict.")
         one = isinstance(photos, str | os.PathLike)
         one = one or (not isinstance(photos, list | tuple) and len(np.shape(photos)) in (2, 3))
         photos = [photos] if one else list(photos)
@@ -95,7 +97,7 @@ class Detector(TaskModel):
 
     def predict(self, x, *arguments, **options):
         """As `keras.Model.predict`: detections in pixels of the padded images; of photos, see `detect`."""
-        self._refuse_size(x)
+        self.check_image_size(x)
         self._warn_of_unit_range(x)
         return super().predict(x, *arguments, **options)
 
@@ -104,26 +106,36 @@ class Detector(TaskModel):
         super()._check(x, y, what)
 
     def features(self, inputs, training=None):
-        self._refuse_size(inputs)
+        self.check_image_size(inputs)
         return super().features(inputs, training)
 
     def check(self, x, y):
         """Raise on a batch that breaks the data contract or lacks what the head needs."""
+        self.check_image_size(x)
         check_targets(tuple(images_of(x).shape), y, self.head.classes)
         if tuple(y["labels"].shape)[1] == 0:
             raise ValueError(
                 f"{self.name}: the targets have no rows, boxes {tuple(y['boxes'].shape)}: a batch needs at least one, "
                 "for images without boxes a row of zeros with the label -1."
             )
-        self._refuse_size(x)
         self._warn_of_unit_range(x)
         super().check(x, y)
 
-    def _refuse_size(self, x):
+    def check_image_size(self, x):
         """Raise on images of another size than the detector was built for, before Keras meets them in its midst."""
         images = x.get("images") if hasattr(x, "keys") else x
+        if isinstance(images, list | tuple):
+            raise ValueError(
+                f"{self.name} takes a batch of images as one array: got a {type(images).__name__} of {len(images)}. "
+                "Stack images of one size by np.stack(images); give photos of any size to `detect`."
+            )
         if self.trunk is None or not hasattr(images, "shape"):
             return
+        if len(images.shape) == 3:
+            raise ValueError(
+                f"{self.name} takes batches of images: got one image of shape {tuple(images.shape)}. Give image[None], "
+                "or call `detect`."
+            )
         expected, got = tuple(self.trunk.inputs[0].shape[1:]), tuple(images.shape[1:])
         differs = any(None not in pair and pair[0] != pair[1] for pair in zip(expected, got, strict=False))
         if len(got) != len(expected) or differs:

@@ -62,8 +62,10 @@ class BiFPN(keras.layers.Layer):
     ):
         super().__init__(**options)
         self.fusion = choose("fusion", {name: name for name in FUSIONS}, fusion)
-        if repeats < 1:
-            raise ValueError(f"BiFPN needs at least one cell: got repeats={repeats}.")
+        if repeats < 1 or not isinstance(channels, int) or channels < 1:
+            raise ValueError(
+                f"BiFPN needs at least one cell and one channel: got repeats={repeats!r} and channels={channels!r}."
+            )
         self.channels = channels
         self.repeats = repeats
         self.num_levels = num_levels
@@ -77,6 +79,11 @@ class BiFPN(keras.layers.Layer):
 
     def _shapes(self, input_shape):
         """`{level: shape}` of all levels as they enter the first cell."""
+        if not hasattr(input_shape, "items"):
+            raise ValueError(
+                'BiFPN takes a dict of levels such as {"C3": …, "C4": …}: got a '
+                f"{type(input_shape).__name__}. Name the maps by their strides, 2^k."
+            )
         letter = "C" if any(name.startswith("C") for name in input_shape) else "P"
         shapes = {number: tuple(input_shape[f"{letter}{number}"]) for number in pyramid_levels(input_shape, letter)}
         first, count = min(shapes), self.num_levels or len(shapes)
@@ -88,6 +95,13 @@ class BiFPN(keras.layers.Layer):
         for number, shape in shapes.items():
             if None in shape[1:]:
                 raise ValueError(f"BiFPN needs static sizes, got {letter}{number} of shape {shape}.")
+        for number in list(shapes)[1:]:
+            pairs = list(zip(shapes[number - 1][1:3], shapes[number][1:3], strict=True))
+            if any(coarse not in (fine // 2, -(-fine // 2)) for fine, coarse in pairs):
+                raise ValueError(
+                    f"BiFPN takes levels each half as large as the one before: got {letter}{number - 1} of shape "
+                    f"{shapes[number - 1]} and {letter}{number} of shape {shapes[number]}."
+                )
         for number in range(max(shapes) + 1, first + count):
             batch, height, width, _ = shapes[number - 1]
             shapes[number] = (batch, -(-height // 2), -(-width // 2), self.channels)

@@ -37,6 +37,7 @@ class LocallyConnected2D(keras.layers.Layer):
         self.kernel_size = pair(kernel_size)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
         if filters < 1 or min(self.kernel_size) < 1 or not all(size % 2 for size in self.kernel_size):
             raise ValueError(
                 "LocallyConnected2D needs at least 1 filter and a window of odd sizes, which keeps the map's size: got "
@@ -59,6 +60,7 @@ class LocallyConnected2D(keras.layers.Layer):
         self.kernel = self.add_weight(shape=(positions, window, self.filters), initializer=initialize, name="kernel")
         bias_shape = (height, width, self.filters)
         self.bias = self.add_weight(shape=bias_shape, initializer=self.bias_initializer, name="bias")
+        self.input_spec = keras.layers.InputSpec(shape=(None, height, width, channels))
         self.built = True
 
     def call(self, inputs):

@@ -104,14 +104,14 @@ class Grid:
         return self._columns.entries
 
     def page(self):
-        """As JSON can hold it: cells are hundredths of a decade, or thousandths where the scale is linear."""
+        """As JSON can hold it: cells are hundredths of a decade of the magnitude, or thousandths on a linear scale."""
         linear = self.healthy is not None and self.healthy[0] == 0
         columns = [entry[3] for entry in self._columns.entries]
         cells = np.full((len(columns), len(self._rows)), np.nan)
         for row, column in zip(cells, columns, strict=True):
             row[: len(column)] = column
         with np.errstate(divide="ignore", invalid="ignore"):
-            codes = np.round(cells * 1000 if linear else np.log10(cells) * 100)
+            codes = np.round(cells * 1000 if linear else np.log10(np.abs(cells)) * 100)
         codes[np.isposinf(cells)] = NOT_FINITE
         codes[cells == 0] = 0 if linear else ZERO
         codes[np.isnan(cells)] = MISSING

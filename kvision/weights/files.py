@@ -69,7 +69,8 @@ def read_state(state_dict_or_path):
         return dict(state_dict_or_path)
     path = pathlib.Path(state_dict_or_path)
     if not path.is_file():
-        raise Refused(f"There is no weight file {str(path)!r}.")
+        what = "is a folder: give the path of a file in it" if path.is_dir() else "does not exist"
+        raise Refused(f"There is no weight file {str(path)!r}: it {what}.")
     if path.name.endswith(INDEX_ENDING):
         return _read_shards(path)
     if part := re.search(r"-\d+-of-0*(\d+)(?=\.\w+$)", path.name):

@@ -84,7 +84,8 @@ def _opened(path):
     import h5py
 
     if not path.is_file():
-        raise Refused(f"There is no weight file {str(path)!r}.")
+        what = "is a folder: give the path of a file in it" if path.is_dir() else "does not exist"
+        raise Refused(f"There is no weight file {str(path)!r}: it {what}.")
     with reading(path), contextlib.ExitStack() as stack:
         file = path
         if path.suffix == ".keras":

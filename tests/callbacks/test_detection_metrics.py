@@ -20,7 +20,7 @@ from tests.callbacks.runs import tiny_model
 
 TWELVE = "AP AP50 AP75 AP_small AP_medium AP_large AR1 AR10 AR100 AR_small AR_medium AR_large".split()
 DECIDED = [name for name in TWELVE if not name.endswith("large")]  # the objects of the tests are small and medium
-SIDE = 8
+SIDE = 112
 
 
 class Finder(keras.Model):

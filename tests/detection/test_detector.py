@@ -87,6 +87,16 @@ def test_images_of_another_size_than_it_was_built_for_are_refused(shared):
         shared(smaller)
 
 
+def test_what_is_no_batch_of_images_is_refused(shared):
+    images, targets = batch_of(ROW)
+    with pytest.raises(ValueError, match=r"one array: got a list of 2\. Stack images of one size by np\.stack"):
+        shared.fit(list(images), targets, verbose=0)
+    with pytest.raises(ValueError, match=r"got one image of shape \(64, 64, 3\)\. Give image\[None\]"):
+        shared.predict(images[0], verbose=0)
+    with pytest.raises(ValueError, match="detect takes photos: got a data set, which is for predict"):
+        shared.detect(type("DataSet", (), {"element_spec": None})())
+
+
 def test_its_messages_name_what_a_detector_has(shared):
     with pytest.raises(ValueError, match=r"brings its own losses \(classification_loss, box_loss\).*DetectionMetrics"):
         detector().compile("sgd", metrics=["accuracy"])

@@ -173,8 +173,11 @@ def test_it_trains_and_is_saved(policy, tmp_path):
     ("options", "shapes", "message"),
     [
         ({"fusion": "fats"}, None, "Unknown fusion: got 'fats'.*'fast', 'sum'"),
-        ({"repeats": 0}, None, "at least one cell: got repeats=0"),
+        ({"repeats": 0}, None, "at least one cell .*: got repeats=0"),
         ({"norm": "bach"}, None, "Unknown norm"),
+        ({"channels": "16"}, None, "one channel: got repeats=3 and channels='16'"),
+        ({}, {"C3": (None, 8, 8, 4), "C4": (None, 8, 8, 4)}, "half as large as the one before: got C3 of shape"),
+        ({}, [(None, 8, 8, 4), (None, 4, 4, 4)], "takes a dict of levels .*: got a list"),
         ({}, {"C3": (None, 8, 8, 4)}, "at least two levels.*got C3 and num_levels=None"),
         ({"num_levels": 2}, {f"C{k}": (None, 64 >> k, 64 >> k, 4) for k in (3, 4, 5)}, "all that are given"),
         ({}, {"C3": (None, 8, 8, 4), "C5": (None, 2, 2, 4)}, "consecutive levels"),
@@ -183,4 +186,4 @@ def test_it_trains_and_is_saved(policy, tmp_path):
 )
 def test_bad_arguments(options, shapes, message):
     with pytest.raises(ValueError, match=message):
-        BiFPN(4, **options).build(shapes)
+        BiFPN(**{"channels": 4, **options}).build(shapes)

@@ -65,6 +65,13 @@ def test_windows_that_would_change_the_size_are_refused(filters, kernel_size):
         layers.LocallyConnected2D(filters, kernel_size)
 
 
+def test_a_map_of_another_size_is_refused():
+    layer = layers.LocallyConnected2D(4, 3)
+    layer(keras.ops.ones((2, 9, 9, 3)))
+    with pytest.raises(ValueError, match="incompatible with the layer: expected shape"):
+        layer(keras.ops.ones((1, 12, 12, 3)))
+
+
 def test_a_map_of_unknown_size_is_refused():
     with pytest.raises(ValueError, match=r"every position of the map: got the shape \(None, None, 7, 3\)"):
         layers.LocallyConnected2D(4, 3).build((None, None, 7, 3))

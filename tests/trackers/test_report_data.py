@@ -100,6 +100,12 @@ def test_zero_missing_and_infinite_cells_have_codes_of_their_own():
     assert page["latest"] == {"late": 1e-3, "early": 1.0, "broken": "Infinity"}
 
 
+def test_a_negative_number_counts_by_its_magnitude():
+    grid = Grid()
+    grid.add(1, {"mean": -0.01})
+    assert grid.page()["cells"] == [[-200]]
+
+
 def test_many_rows_have_few_columns():
     grid = Grid()
     for step in range(200):

@@ -1,6 +1,7 @@
 """What the COCO networks share: the names of the categories, and how torchvision publishes and names its detectors."""
 
 import dataclasses
+import os
 
 import keras
 
@@ -145,6 +146,8 @@ def finish(detector, weights, published=None, changed=(), renames=RENAMES, older
         ValueError: on a published name together with such arguments, and as `building.finish`.
     """
     is_published = isinstance(weights, str) and weights in (published or {})
+    if isinstance(weights, str) and not is_published and not os.path.exists(weights):
+        raise building.unknown_weights(detector.name, weights, published or {})
     if changed and is_published:
         raise ValueError(
             f"{detector.name}: weights={weights!r} are published for the network as it is by default, but "
@@ -166,12 +169,14 @@ def num_classes(family, classes, weights, published=()):
         published: Names of the family's published weights.
 
     Raises:
-        ValueError: on None with the path of a file, which does not say it.
+        ValueError: on None with the path of a file, which does not say it, or with unknown weights.
     """
     if classes is not None:
         return classes
     if weights is None or weights in published:
         return len(CATEGORY_IDS)
+    if not isinstance(weights, str | os.PathLike) or not os.path.exists(weights):
+        raise building.unknown_weights(family, weights, published)
     raise ValueError(f"{family}: classes=None takes the number of published weights; of a file of yours, pass it.")
 
 

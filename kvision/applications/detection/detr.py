@@ -339,7 +339,9 @@ def _torch_uniform():
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
-DETRResNet50 = variant_of(DETR, "resnet50", "DETRResNet50", "DETR on ResNet-50: 41,524,768 parameters.")
+DETRResNet50 = variant_of(
+    DETR, "resnet50", "DETRResNet50", "DETR on ResNet-50: 41,524,768 parameters with 91 classes and frozen batch norm."
+)
 DETRResNet50DC5 = variant_of(DETR, "resnet50_dc5", "DETRResNet50DC5", "DETR on ResNet-50 with a dilated last stage.")
 DETRResNet101 = variant_of(DETR, "resnet101", "DETRResNet101", "DETR on ResNet-101.")
 DETRResNet101DC5 = variant_of(

@@ -74,7 +74,7 @@ def YOLO(
     Args:
         variant: A row of `VARIANTS`: `"24"`, the network of figure 3; `"fast"`, Fast YOLO; `"darknet"`, that of the
             authors' code, with a locally connected layer and three boxes a cell; `"tiny"`, for small images.
-        input_shape: (height, width, channels), at least 64 pixels a side (`"tiny"` 16); `grid_size` divides both.
+        input_shape: (height, width, channels), at least 64 pixels a side (`"tiny"` 32); `grid_size` divides both.
         classes: Number of classes, without a background; the paper's VOC has 20.
         backbone: A `keras.Model` from images of `input_shape` to a dict of maps with `"C5"` (`"tiny"`: `"C4"`), such
             as `ResNet50(include_top=False, features=("C5",), …)`. None is an `Extraction` of `backbone_norm`.
@@ -116,6 +116,8 @@ def YOLO(
     stride = math.prod(2 if step == "pool" else step[1] for step in row["neck"]) * 2 ** int(level[1:])
     images = image_input("YOLO", input_shape, stride=stride, classes=classes)
     check_grid(images.shape[1:3], grid_size, boxes_per_cell)
+    if not isinstance(row["units"], tuple | list):
+        raise ValueError(f"YOLO: units are those of the dense layers, such as (4096,): got {row['units']!r}.")
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"YOLO: dropout_rate lies in [0, 1): got {dropout_rate!r}.")
     norms = choose_norms(

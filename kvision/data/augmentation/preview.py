@@ -36,7 +36,8 @@ def preview(dataset, count=6, *, classes=None):
     if pairs is None:
         raise ValueError(
             "preview: expected the data set that kvision.data.augment returned, as it is: `batch`, `map` and the like "
-            "make another, which no longer knows what its samples were."
+            "make another, which no longer knows what its samples were. Of a data set of kvision's readers, give "
+            "augment(dataset, [])."
         )
     if not isinstance(count, numbers.Integral) or count < 1:
         raise ValueError(f"preview: count is a number of samples, at least 1, got {count!r}.")

@@ -173,6 +173,9 @@ def test_arguments_reach_the_parts():
         ({"backbone": "C3 C4"}, r"EfficientDet needs a backbone that returns C3, C4, C5: got \['C3', 'C4'\]"),
         ({"input_shape": (16, 64, 3)}, "EfficientDet: got input_shape"),
         ({"weights": "coco"}, "neither a file nor published"),
+        ({"classes": None, "weights": "cocoo"}, "weights='cocoo' is neither a file nor published"),
+        ({"weights": True}, "weights=True is neither a file nor published"),
+        ({"input_shape": 64}, "input_shape must be .*got 64"),
     ],
     ids=str,
 )

@@ -133,6 +133,7 @@ def test_outputs_are_float32_in_16_bits():
         ({"input_shape": (8, 8, 3)}, "its last map has stride 16"),
         ({"classes": 0}, "classes must be a whole number of at least 1"),
         ({"nms_threshold": 2}, "nms_threshold lies in 0 to 1"),
+        ({"units": 32}, r"units are those of the dense layers, such as \(4096,\): got 32"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(options, message):
