@@ -21,7 +21,7 @@ COMPILED = {
     "mixed_float16": ("retinanet", "efficientdet", "mask_rcnn", "yolo", "detr"),
     "mixed_bfloat16": ("fast_rcnn", "cascade_rcnn with masks", "yolo", "detr"),
 }
-EXPORTED = ("retinanet", "fast_rcnn", "mask_rcnn", "yolo")  # a cascade adds nothing to them but minutes
+EXPORTED = ("retinanet", "fast_rcnn", "mask_rcnn", "yolo", "detr")  # a cascade adds nothing to them but minutes
 
 
 def cases(*modes):
