@@ -139,13 +139,12 @@ def as_transformers_names(state, keys):
     return renamed
 
 
+@pytest.mark.parametrize("reference", ["resnet50"], indirect=True)  # it knows the undilated backbone
 def test_equals_the_transformers_library(reference):
     import torch
     from transformers import DetrConfig, DetrForObjectDetection
 
     variant, state, _ = reference
-    if variant != "resnet50":
-        pytest.skip("its configuration knows the undilated backbone")
     theirs = DetrForObjectDetection(DetrConfig(num_labels=CLASSES)).eval()
     renamed = as_transformers_names(state, theirs.state_dict())
     left = theirs.load_state_dict({key: torch.from_numpy(value) for key, value in renamed.items()}, strict=False)
