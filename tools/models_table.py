@@ -58,7 +58,7 @@ def main():
     ]
     builders = [getattr(applications, row.name) for row in models]
     modules = list(dict.fromkeys(sys.modules[builder.__module__] for builder in builders))
-    weights = [weights_line(module, *found) for module in modules for found in published(module)]
+    weights = [weights_line(*found) for module in modules for found in published(module)]
     path.write_text(HEAD + "\n".join(rows) + "\n" + WEIGHTS + "\n".join(weights) + "\n" + SAVED, encoding="utf-8")
 
 

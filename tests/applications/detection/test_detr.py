@@ -156,7 +156,7 @@ def test_the_bare_default_trains_by_the_papers_optimizer():
     x, targets = batch("DETR")
     losses = model.fit(x, targets, batch_size=2, epochs=40, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     layers = list(model._flatten_layers())
     assert any(isinstance(layer, GroupNormalization) for layer in layers)
     assert not any(isinstance(layer, BatchNormalization) for layer in layers)
