@@ -181,7 +181,7 @@ def test_the_nuclei(tmp_path):
 
 CLAIMS = {  # what each prints and draws
     "attend_to_objects": (
-        r"as in the paper: trunk after .*\nas in the paper +AP50 0\.\d{3} after",
+        r"as in the paper: trunk after .*\n(  AP50 0\.\d{3} after .*\n)+as in the paper +AP50 0\.\d{3} after",
         ("attention.png", "losses.png"),
     ),
     "cascade_quality": (
