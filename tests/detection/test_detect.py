@@ -217,7 +217,7 @@ def test_detections_end_where_the_image_ends(row):
     furthest = found["boxes"][0].max(axis=0)[2:]
     if "cascade" in row.name:  # whose last stage may move back from where the first was cut
         assert (furthest > [36, 21]).all()
-    else:
+    elif row.name != "detr":  # whose boxes are fractions of the valid image
         assert (furthest == [40, 24]).all()  # some did reach further
 
 
