@@ -7,7 +7,7 @@ AP50 on held-out images and seconds of training, on two CPU cores, more than one
     retinanet    0.959    263 s    128 px, 600 images, 12 epochs, narrow ResNet-18 (2026-11-22)
     yolo         0.803    322 s    128 px, 3,000 images, 20 epochs, a grid of 8x8 cells (2026-11-29)
 
-YOLO has no anchors, a dense last layer and one object a cell: it needs five times the images and stays behind.
+`efficientdet`, and `detr` on scenes of digits, run but were not trained to the end yet. YOLO has no anchors, a dense last layer and one object a cell: it needs five times the images and stays behind.
 `--quick` only checks that everything runs; most of its 45 s are compilation. Needs `pip install "kvision[examples]"`.
 """
 
@@ -17,7 +17,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import attend_to_objects as digits
+import attend_to_objects
 import keras
 import tensorflow as tf
 
@@ -116,13 +116,16 @@ def detr(options):
     """Six queries, on scenes of digits, and a trunk that learned which digits there are."""
     images, epochs = (64, 1) if options.quick else (options.images or 12_000, options.epochs or 6)
     steps = 4 if options.quick else 1500
-    scenes, held_out = digits.scenes(images), digits.scenes(16 if options.quick else 200, held_out=True)
-    model = digits.detector(digits.pretrained_trunk(scenes, steps // 4))
+    scenes, held_out = (
+        attend_to_objects.scenes(images),
+        attend_to_objects.scenes(16 if options.quick else 200, held_out=True),
+    )
+    model = attend_to_objects.detector(attend_to_objects.pretrained_trunk(scenes, steps // 4))
     model.class_names = tuple(map(str, range(10)))
     schedule = optimizers.MultiStep(5e-4, [round(0.8 * steps)], warmup_steps=steps // 15, warmup_factor=0.01)
     model.compile(optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0))
     validation = tf.data.Dataset.from_tensor_slices((held_out[0].astype("float32"), held_out[1])).batch(32)
-    return model, digits.batches(scenes).take(steps // epochs), validation, epochs
+    return model, attend_to_objects.batches(scenes).take(steps // epochs), validation, epochs
 
 
 DETECTORS = {"retinanet": retinanet, "yolo": yolo, "efficientdet": efficientdet, "detr": detr}

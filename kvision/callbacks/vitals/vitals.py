@@ -55,7 +55,8 @@ class Vitals(Vital):
         self.saturation = Saturation(every)
         self.precision = PrecisionHealth(every)
         self.advice = []
-        self._parts = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation)
+        self._parts = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation)  # those of this fit
+        self._all_parts = (*self._parts, self.precision)
         self._adviser = None
         self._unprinted = []
 
@@ -64,23 +65,21 @@ class Vitals(Vital):
         return "too early" if self._adviser is None else self._adviser.curve
 
     def get_state(self):
-        every = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation, self.precision)
-        return super().get_state() | {"parts": [part.get_state() for part in every]}
+        return super().get_state() | {"parts": [part.get_state() for part in self._all_parts]}
 
     def set_state(self, state):
         super().set_state({name: value for name, value in state.items() if name != "parts"})
-        every = (self.update_ratio, self.dead_relu, self.gradient_norm, self.saturation, self.precision)
-        for part, memory in zip(every, state.get("parts", [{}] * len(every)), strict=True):
+        for part, memory in zip(self._all_parts, state.get("parts", ()), strict=False):
             part.set_state(memory)
 
     def set_params(self, params):
         super().set_params(params)
-        for part in {*self._parts, self.precision}:
+        for part in self._all_parts:
             part.set_params(params)
 
     def set_model(self, model):
         super().set_model(model)
-        for part in {*self._parts, self.precision}:
+        for part in self._all_parts:
             part.set_model(model)
 
     def on_train_begin(self, logs=None):
