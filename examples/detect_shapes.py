@@ -7,7 +7,8 @@ AP50 on held-out images and seconds of training, on two CPU cores, more than one
     retinanet    0.959    263 s    128 px, 600 images, 12 epochs, narrow ResNet-18 (2026-11-22)
     yolo         0.803    322 s    128 px, 3,000 images, 20 epochs, a grid of 8x8 cells (2026-11-29)
 
-`efficientdet`, and `detr` on scenes of digits, run but were not trained to the end yet. YOLO has no anchors, a dense last layer and one object a cell: it needs five times the images and stays behind.
+YOLO has no anchors, a dense last layer and one object a cell: it needs five times the images and stays behind.
+`efficientdet`, and `detr` on scenes of digits, have not been measured yet.
 `--quick` only checks that everything runs; most of its 45 s are compilation. Needs `pip install "kvision[examples]"`.
 """
 
