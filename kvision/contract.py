@@ -136,29 +136,54 @@ def images_of(inputs):
     return inputs["images"] if hasattr(inputs, "keys") else inputs
 
 
-def warn_of_unit_range(images, who):
-    """Warn where images look prepared for 0…1, which a network that prepares them itself sees as black.
+def check_pixels(images, who):
+    """Refuse images that are not finite, and warn where they look prepared for 0…1 or −1…1.
+
+    A network that prepares its images itself sees prepared ones as black.
 
     Args:
         images: [b, h, w, c]; of whole numbers, or beyond the first 8 images, nothing is looked at.
         who: Name of the network, for the message.
+
+    Raises:
+        ValueError: on pixels that are NaN or infinite.
+
+    >>> check_pixels(np.full((2, 8, 8, 3), 255.0), "detector")
+    >>> check_pixels(np.full((2, 8, 8, 3), np.nan), "detector")
+    Traceback (most recent call last):
+        ...
+    ValueError: detector: image 0 has 192 pixel values of 192 that are NaN or infinite. ...
     """
-    found = unit_range(images)
+    images = np.asarray(images[:8])
+    if images.dtype.kind in "iub":
+        return
+    broken = ~np.isfinite(images.astype("float32"))
+    if broken.any():
+        image = int(np.argwhere(broken)[0][0])
+        raise ValueError(
+            f"{who}: image {image} has {int(broken[image].sum())} pixel values of {broken[image].size} that are NaN or "
+            "infinite. Give RGB images of 0…255; a division by a deviation of 0 makes such, and so does a broken file."
+        )
+    found = unit_range(images, lowest=-1)
     if found:
+        remedy = "Multiply them by 255." if found[0] >= 0 else "Give them as they were read, or (images + 1) * 127.5."
         warnings.warn(
             f"{who}: the images lie within {found[0]:.3g} to {found[1]:.3g}. Detectors take RGB images of 0…255 and "
-            "prepare them themselves: all of these look black to it. Multiply them by 255.",
+            f"prepare them themselves: all of these look black to it. {remedy}",
             stacklevel=3,
         )
 
 
-def unit_range(images):
-    """(lowest, highest) of the first 8 images where they look prepared for 0…1, else None; whole numbers never do."""
+def unit_range(images, lowest=0):
+    """(lowest, highest) of the first 8 images where they look prepared for 0…1, else None; whole numbers never do.
+
+    With `lowest=-1` also where they look prepared for −1…1.
+    """
     images = np.asarray(images[:8])
     if images.dtype.kind in "iub" or not images.size:
         return None
     low, high = images.min(), images.max()
-    return (low, high) if low >= 0 and 0 < high <= 1 else None
+    return (low, high) if low >= lowest and 0 < high <= 1 else None
 
 
 def paste_masks(box_masks, boxes_xyxy, size):

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from kvision.contract import check_targets, paste_mask_scores, paste_masks, warn_of_unit_range
+from kvision.contract import check_pixels, check_targets, paste_mask_scores, paste_masks
 
 SHAPE = (2, 32, 48, 3)
 
@@ -160,14 +160,24 @@ def test_masks_without_a_box_are_empty():
         (np.full((2, 4, 4, 3), 0.7, "float32"), True),
         (np.full((2, 4, 4, 3), 1.0, "float32"), True),
         (np.full((2, 4, 4, 3), 1.1, "float32"), False),
-        (np.linspace(-1, 1, 96).reshape(2, 4, 4, 3), False),
+        (np.linspace(-1, 1, 96).reshape(2, 4, 4, 3), True),
+        (np.linspace(-2, 1, 96).reshape(2, 4, 4, 3), False),
         (np.ones((2, 4, 4, 3), "uint8"), False),
         (np.zeros((2, 4, 4, 3), "float32"), False),  # black
     ],
 )
-def test_images_of_0_to_1_are_told(images, warned):
+def test_images_prepared_for_another_network_are_told(images, warned):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        warn_of_unit_range(images, "net")
+        check_pixels(images, "net")
     assert len(told) == warned
     assert all("net: the images lie within" in str(warning.message) for warning in told)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_images_that_are_not_finite_are_refused_by_index(value, dtype):
+    images = np.full((3, 4, 4, 3), 9, dtype)
+    images[1, 2, 2] = value
+    with pytest.raises(ValueError, match="net: image 1 has 3 pixel values of 48 that are NaN or infinite"):
+        check_pixels(images, "net")

@@ -5,7 +5,7 @@ import os
 import keras
 import numpy as np
 
-from kvision.contract import check_class_names, check_targets, images_of, paste_mask_scores, warn_of_unit_range
+from kvision.contract import check_class_names, check_pixels, check_targets, images_of, paste_mask_scores
 from kvision.task_model import TaskModel
 
 
@@ -98,7 +98,7 @@ class Detector(TaskModel):
     def predict(self, x, *arguments, **options):
         """As `keras.Model.predict`: detections in pixels of the padded images; of photos, see `detect`."""
         self.check_image_size(x)
-        self._warn_of_unit_range(x)
+        self._check_pixels(x)
         return super().predict(x, *arguments, **options)
 
     def _check(self, x, y, what):
@@ -118,7 +118,7 @@ class Detector(TaskModel):
                 f"{self.name}: the targets have no rows, boxes {tuple(y['boxes'].shape)}: a batch needs at least one, "
                 "for images without boxes a row of zeros with the label -1."
             )
-        self._warn_of_unit_range(x)
+        self._check_pixels(x)
         super().check(x, y)
 
     def check_image_size(self, x):
@@ -145,10 +145,10 @@ class Detector(TaskModel):
                 f"input_shape={got}."
             )
 
-    def _warn_of_unit_range(self, x):
+    def _check_pixels(self, x):
         images = x.get("images") if hasattr(x, "keys") else x
         if self.trunk is not None and hasattr(images, "shape") and len(images.shape) == 4:
-            warn_of_unit_range(images, self.name)
+            check_pixels(images, self.name)
 
     def check_step(self, x, y):
         """One number of boxes an image: each other would be compiled anew."""
