@@ -90,7 +90,10 @@ def test_on_c4_it_trains_and_is_saved(tmp_path):
         ({"neck": "c4", "initializer": "he"}, r"initializer='he' has no use with neck=\"c4\""),
         ({"channels": -1}, "channels must be a whole number of at least 1, got -1"),
         ({"weights": "own.weights.h5", "classes": None}, "neither a file nor published weights .those are: .coco"),
-        ({"weights": __file__, "classes": None}, "classes=None takes the number of published weights; of a file of yours"),
+        (
+            {"weights": __file__, "classes": None},
+            "classes=None takes the number of published weights; of a file of yours",
+        ),
         ({"matching_iou_threshold": 1.5}, "Overlaps must rise"),
         ({"input_shape": (16, 64, 3)}, "FasterRCNN: got input_shape.*its last map has stride 32"),
         ({"classes": 0}, "FasterRCNN: classes"),
