@@ -73,6 +73,7 @@ class Report(Tracker):
 
     def set_state(self, state):
         """Take over what `get_state` gave, before training begins."""
+        super().set_state(state)
         self.history.set_state(state)
 
     def set_model(self, model):

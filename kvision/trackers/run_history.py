@@ -66,10 +66,13 @@ class RunHistory(Tracker):
 
     def get_state(self):
         """Where the run stands, to go on from in another process."""
-        return {"step": optimizer_steps(self.model), "epoch": self._epoch_recorded}
+        size = self.jsonl.stat().st_size if self.jsonl.exists() else 0
+        written = {"step": optimizer_steps(self.model), "epoch": self._epoch_recorded, "size": size}
+        return super().get_state() | written
 
     def set_state(self, state):
         """Take over what `get_state` gave, before training begins: what was written of later steps is taken out."""
+        super().set_state(state)
         self._restored = dict(state)
 
     @property
@@ -114,12 +117,9 @@ class RunHistory(Tracker):
         """Take out what the run does again: the end of both files."""
         state, self._restored = self._restored, None
         self._epoch_recorded = state["epoch"]
-        lines = self.jsonl.read_bytes().splitlines(keepends=True)
-        while lines and _is_after(_parse(lines[-1]), state):
-            lines.pop()
-        os.truncate(self.jsonl, sum(map(len, lines)))
+        os.truncate(self.jsonl, min(state["size"], self.jsonl.stat().st_size))
         rows = kept = _rows_of(self.csv)
-        while kept and _is_after({"event": "epoch"} | {n: int(kept[-1][n]) for n in ("epoch", "step")}, state):
+        while kept and _is_after(kept[-1], state):
             kept = kept[:-1]
         if len(kept) < len(rows):
             head = dict(zip(self._columns, self._columns, strict=True))
@@ -231,12 +231,9 @@ def _parse(line):
     return event if isinstance(event, dict) and "event" in event else None
 
 
-def _is_after(event, state):
-    """Whether an event is of a step or an epoch's end after the place that `RunHistory.get_state` tells."""
-    if event is None:
-        return True
-    is_later_end = event["event"] == "epoch" and event["epoch"] > state["epoch"]
-    return is_later_end or event.get("step", 0) > state["step"]
+def _is_after(row, state):
+    """Whether a row of the table is of an epoch's end after the place that `RunHistory.get_state` tells."""
+    return int(row["epoch"]) > state["epoch"] or int(row["step"]) > state["step"]
 
 
 def _ends_of(path):

@@ -50,7 +50,7 @@ class Tracker(keras.callbacks.Callback):
 
     writes = True
     _epoch = None  # number, logs and recorded entries of the epoch that has just ended
-    _pace = None
+    _pace = _restored_pace = None
     _number = 0  # of the epoch, in the run
 
     @property
@@ -64,6 +64,14 @@ class Tracker(keras.callbacks.Callback):
         self.writes = is_first_process(model)
         if self.writes:
             _trackers.add(self)
+
+    def get_state(self):
+        """What a run needs to go on in another process, where `Resume` keeps it: how its curves are thinned."""
+        return {} if self._pace is None else {"pace": self._pace.get_state()}
+
+    def set_state(self, state):
+        """Take over what `get_state` gave, before training begins."""
+        self._restored_pace = state.get("pace")
 
     def record(self, event):
         """Receive one event; by default it is dropped."""
@@ -81,6 +89,9 @@ class Tracker(keras.callbacks.Callback):
         self._record_late_logs()
         clock_of(self.model).begin(self, epoch)
         self._number = clock_of(self.model).epoch(epoch)
+        if self._restored_pace is not None:
+            self._pace.set_state(self._restored_pace)
+            self._restored_pace = None
         self._pace.begin_epoch()
 
     def on_train_batch_begin(self, batch, logs=None):

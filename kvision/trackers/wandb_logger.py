@@ -135,10 +135,12 @@ class WandbLogger(Tracker):
 
     def get_state(self):
         """The run's id, and the best values so far, to go on in the same run from another process."""
-        return {"id": getattr(self.run, "id", None), "best": self._best.values, "epochs": self._best.epochs}
+        best = {"best": self._best.values, "epochs": self._best.epochs}
+        return super().get_state() | best | {"id": getattr(self.run, "id", None)}
 
     def set_state(self, state):
         """Take over what `get_state` gave, before training begins."""
+        super().set_state(state)
         self._restored = dict(state)
 
     def set_model(self, model):
