@@ -71,6 +71,12 @@ def producer(tensor):
     return tensor._keras_history.operation
 
 
+def call_of(tensor):
+    """The operation of a functional graph that gave a tensor, and the tensors of that call."""
+    history = tensor._keras_history
+    return history.operation, list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
 def compiled_loss(model, y, outputs, sample_weight=None):
     """The loss given to `compile`, of one batch, without the regularisation losses of the layers."""
     return model._compile_loss(y, outputs, sample_weight)

@@ -63,6 +63,13 @@ def walks_the_graph_back(capsys):
     return [_keras.producer(tensor).name for tensor in node.input_tensors] == ["inputs"]
 
 
+def gives_the_call_of_a_tensor(capsys):
+    model = network()
+    first, second = (_keras.call_of(tensor) for tensor in model.outputs)
+    names = [[_keras.producer(tensor).name for tensor in given] for _, given in (first, second)]
+    return first[0] is second[0] and names[0] == ["hidden"] != names[1]
+
+
 def gives_the_compiled_loss(capsys):
     model = network()
     model.compile("sgd", ["mse", "mae"])
@@ -311,6 +318,7 @@ PRIVATE = {
     "Layer._trainable_variables and Layer._non_trainable_variables": lists_own_variables,
     "Sequential._functional": opens_a_sequential_model,
     "Operation._inbound_nodes and KerasTensor._keras_history": walks_the_graph_back,
+    "KerasTensor._keras_history.node_index": gives_the_call_of_a_tensor,
     "Model._compile_loss": gives_the_compiled_loss,
     "Model._compute_loss": computes_the_loss_of_a_step,
     "Model._loss_tracker": gives_the_step_its_own_loss,

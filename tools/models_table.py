@@ -38,9 +38,9 @@ WEIGHTS = """
 ## Published weights
 
 `weights="imagenet"` or another name below fetches the file on first use. Top-1 is on the 50,000 validation images of
-ImageNet, AP on COCO's val2017, as published: by torchvision, for ViT by timm, for EfficientDet by effdet, for DETR by
-its authors. After resizing, images go through `model.preprocessing`. A `.pth` file needs torch to be read,
-`model.safetensors` needs `pip install 'kvision[weights]'`.
+ImageNet, AP and mean IoU (of VOC's 21 classes) on COCO's val2017, as published: by torchvision, for ViT by timm, for
+EfficientDet by effdet, for DETR by its authors. After resizing, images go through `model.preprocessing`. A `.pth` file
+needs torch to be read, `model.safetensors` needs `pip install 'kvision[weights]'`.
 
 | network | name | percent | resizing | licence | file |
 | --- | --- | --- | --- | --- | --- |
@@ -78,7 +78,11 @@ def published(module):
 
 def weights_line(module, network, name, row):
     masks = f", masks {row.mask_ap} AP" if row.mask_ap else ""
-    percent = f"boxes {row.accuracy} AP{masks}" if ".detection." in module.__name__ else f"{row.accuracy:.3f} top-1"
+    percent = {
+        "classification": f"{row.accuracy:.3f} top-1",
+        "detection": f"boxes {row.accuracy} AP{masks}",
+        "segmentation": f"{row.accuracy} mean IoU",
+    }[module.__name__.split(".")[-2]]
     address = f"{row.repository}/{row.file}" if "://" in row.repository else f"https://huggingface.co/{row.repository}"
     return f"| {network} | {name} | {percent} | {row.resizing} | {row.licence} | [{row.file}]({address}) |"
 

@@ -1,4 +1,4 @@
-"""Networks, one file per paper. Classifiers and backbones are functional models: `kvision.network.Network`."""
+"""Networks, one file per paper. All but the detectors are functional models: `kvision.network.Network`."""
 
 from kvision.applications.building import cut as cut
 from kvision.applications.classification import alexnet as alexnet
@@ -94,3 +94,15 @@ from kvision.applications.detection.mask_rcnn import MaskRCNN as MaskRCNN
 from kvision.applications.detection.retinanet import RetinaNet as RetinaNet
 from kvision.applications.detection.yolo import YOLO as YOLO
 from kvision.applications.listing import list_models as list_models
+from kvision.applications.segmentation import fcn as fcn
+from kvision.applications.segmentation import fcn_resnet as fcn_resnet
+from kvision.applications.segmentation import patch_classifier as patch_classifier
+from kvision.applications.segmentation.fcn import FCN as FCN
+from kvision.applications.segmentation.fcn import FCN8s as FCN8s
+from kvision.applications.segmentation.fcn import FCN16s as FCN16s
+from kvision.applications.segmentation.fcn import FCN32s as FCN32s
+from kvision.applications.segmentation.fcn_resnet import FCNResNet as FCNResNet
+from kvision.applications.segmentation.fcn_resnet import FCNResNet50 as FCNResNet50
+from kvision.applications.segmentation.fcn_resnet import FCNResNet101 as FCNResNet101
+from kvision.applications.segmentation.patch_classifier import PatchClassifier as PatchClassifier
+from kvision.applications.segmentation.patch_classifier import dense as dense

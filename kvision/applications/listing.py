@@ -18,7 +18,7 @@ class ModelRow:
 
     Args:
         name: Of the builder.
-        task: `"classification"` or `"detection"`.
+        task: `"classification"`, `"detection"` or `"segmentation"`.
         parameters: Trainable ones, at the builder's own number of classes.
         paper: First line of its file: the paper.
         proof: What its outputs are compared with in the tests.
@@ -40,7 +40,7 @@ def list_models(pattern="*", task=None):
 
     Args:
         pattern: As in a shell, in capitals or not: `"resnet*"`, `"*50*"`.
-        task: `"classification"` or `"detection"`; None lists all.
+        task: `"classification"`, `"detection"` or `"segmentation"`; None lists all.
 
     Returns:
         A list of `ModelRow`, by name.

@@ -4,10 +4,13 @@ from kvision.layers.adaptive_pooling import AdaptiveAveragePooling2D as Adaptive
 from kvision.layers.attention import MultiHeadAttention as MultiHeadAttention
 from kvision.layers.attention import WindowAttention as WindowAttention
 from kvision.layers.bifpn import BiFPN as BiFPN
+from kvision.layers.bilinear_upsampling import BilinearResizing as BilinearResizing
+from kvision.layers.bilinear_upsampling import BilinearUpsampling as BilinearUpsampling
 from kvision.layers.convolution import Conv2D as Conv2D
 from kvision.layers.convolution import DepthwiseConv2D as DepthwiseConv2D
 from kvision.layers.convolution import MaxPooling2D as MaxPooling2D
 from kvision.layers.deformable import DeformableConv2D as DeformableConv2D
+from kvision.layers.dilated_pooling import DilatedPooling2D as DilatedPooling2D
 from kvision.layers.dropout import DropConnect as DropConnect
 from kvision.layers.dropout import DropoutScaledAtTest as DropoutScaledAtTest
 from kvision.layers.feature_pyramid import FeaturePyramid as FeaturePyramid

@@ -16,7 +16,7 @@ class Published:
         source: Whose names the file carries: `"torchvision"`, `"timm"`, `"transformers"`, `"effdet"` or `"detr"`.
         licence: Of the weights.
         accuracy: Published, in percent: top-1 on the 50,000 validation images of ImageNet; of a detector, the AP of
-            its boxes on COCO's val2017.
+            its boxes on COCO's val2017; of semantic segmentation, the mean IoU.
         resizing: What the images go through before `preprocessing`, in words.
         mask_ap: The AP of its masks on COCO's val2017, in percent, if it has masks.
         epsilon: Of the batch normalisations in use with these weights; None: the model's own.

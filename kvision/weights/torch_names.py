@@ -88,7 +88,17 @@ def _from_torch(layer, variable, array):
         return array.reshape(-1, array.shape[-1]) if isinstance(layer, keras.layers.Dense) else array
     if leaf == "kernel" and array.ndim == 2 and isinstance(layer, keras.layers.Dense):
         return _after_flatten(layer, array).T
+    if leaf == "kernel" and array.ndim == 2 and isinstance(layer, keras.layers.Conv2D):
+        return _as_window(variable.shape, array)
     return array
+
+
+def _as_window(shape, array):
+    """A dense kernel [out, c·h·w] as that of a convolution whose window is the flattened map."""
+    height, width, channels, _ = shape
+    if array.shape[1] != height * width * channels:
+        return array
+    return np.transpose(array.reshape(-1, channels, height, width), (2, 3, 1, 0))
 
 
 def _after_flatten(layer, array):

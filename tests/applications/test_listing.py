@@ -19,11 +19,12 @@ def test_patterns_choose_by_name():
 def test_a_task_chooses_by_subpackage():
     assert {row.task for row in A.list_models("*net*b0", task="classification")} == {"classification"}
     assert [row.name for row in A.list_models("retina*", task="detection")] == ["RetinaNet"]
+    assert [row.name for row in A.list_models("fcn*s", task="segmentation")] == ["FCN16s", "FCN32s", "FCN8s"]
     assert A.list_models("vgg*", task="detection") == []
 
 
 def test_unknown_tasks_list_the_nearest():
-    with pytest.raises(ValueError, match="Unknown task: got 'detecting'.*'classification', 'detection'"):
+    with pytest.raises(ValueError, match="Unknown task: got 'detecting'.*'classification', .*, 'segmentation'"):
         A.list_models(task="detecting")
 
 

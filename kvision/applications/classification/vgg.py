@@ -102,17 +102,9 @@ def VGG(
     images = image_input("VGG", input_shape, stride=2 ** len(row["depths"]), classes=classes)
     bound = conventions(norm, activation, initializer, bias_initializer)
 
-    levels, x = {}, images
-    index = itertools.count()
-    for stage, (depth, width) in enumerate(zip(row["depths"], row["widths"], strict=True)):
-        for _ in range(depth):
-            x = bound.conv(width, 3, use_bias=True, name=f"features.{next(index)}")(x)
-            if norm is not None:
-                x = bound.norm(name=f"features.{next(index)}")(x)
-            x = bound.activation(name=f"features.{next(index)}")(x)
-        levels[f"C{stage}"] = x
-        x = keras.layers.MaxPooling2D(2, name=f"features.{next(index)}")(x)
-    levels[f"C{len(row['depths'])}"] = x
+    stages = convolutional_stages(images, row["depths"], row["widths"], bound, norm)
+    levels = {f"C{stage}": last for stage, (last, _) in enumerate(stages)}
+    x = levels[f"C{len(stages)}"] = stages[-1][1]
 
     if include_top:
         if x.shape[1:3] != (7, 7):
@@ -134,6 +126,32 @@ def VGG(
     )
     form = {None: variant, "group": None}.get(norm, f"{variant} with batch norm")
     return finish(model, weights, WEIGHTS.get(form), RENAMES, top=TOP)
+
+
+def convolutional_stages(x, depths, widths, bound, norm=None, pool_padding="valid"):
+    """The stages of table 1, without the classifier.
+
+    Args:
+        x: Images.
+        depths, widths: Convolutions and channels of each stage.
+        bound: What `conventions(norm, …)` gives.
+        norm: The name it was given.
+        pool_padding: Of the max pooling: `"valid"` leaves out an odd last row, `"same"` keeps it (Caffe's rule).
+
+    Returns:
+        `[(last map, the same pooled), …]`, one pair a stage.
+    """
+    stages, index = [], itertools.count()
+    for depth, width in zip(depths, widths, strict=True):
+        for _ in range(depth):
+            x = bound.conv(width, 3, use_bias=True, name=f"features.{next(index)}")(x)
+            if norm is not None:
+                x = bound.norm(name=f"features.{next(index)}")(x)
+            x = bound.activation(name=f"features.{next(index)}")(x)
+        pooled = keras.layers.MaxPooling2D(2, padding=pool_padding, name=f"features.{next(index)}")(x)
+        stages.append((x, pooled))
+        x = pooled
+    return stages
 
 
 VGG11 = variant_of(VGG, "11", "VGG11", "VGG-11 (A): 132,863,336 parameters.")

@@ -16,6 +16,7 @@ from kvision.applications import cut
 from kvision.layers.conventions import activation_layer
 from tests.applications.classification.rows import ROWS
 from tests.applications.detection import rows as detector_rows
+from tests.applications.segmentation import rows as segmentation_rows
 from tests.support import assert_close
 from tests.weights.states import values
 
@@ -55,15 +56,11 @@ def images_of(shape, count=4):
     return np.random.default_rng(0).normal(size=(count, *shape)).astype("float32")
 
 
-def test_every_architecture_has_a_row():
+def test_every_architecture_has_a_row_with_its_proof():
     folder = pathlib.Path(kvision.applications.__file__).parent
-    assert {path.stem for path in folder.glob("*/*.py")} - SHARED == {
-        row.module for row in [*ROWS, *detector_rows.ROWS]
-    }
-
-
-def test_every_row_tells_its_proof():
-    assert all(row.proof for row in [*ROWS, *detector_rows.ROWS])
+    rows = [*ROWS, *detector_rows.ROWS, *segmentation_rows.ROWS]
+    assert {path.stem for path in folder.glob("*/*.py")} - SHARED == {row.module for row in rows}
+    assert all(row.proof for row in rows)
 
 
 @by_module
