@@ -188,6 +188,18 @@ COMPARISONS = [
         rounds=3,
     ),
     Comparison(
+        "mean-iou",
+        "mean IoU of 500 label maps of 512x512 pixels, 21 classes, in batches of 20",
+        Case("kvision", "steps_metrics.py", "kvision"),
+        {
+            "torchmetrics": Case("torch", "steps_metrics.py", "torchmetrics"),
+            "torchmetrics, labels unchecked": Case("torch", "steps_metrics.py", "torchmetrics-unchecked"),
+            "Keras": Case("keras", "steps_metrics.py", "keras"),
+        },
+        {"torchmetrics": 0.5},
+        rounds=3,
+    ),
+    Comparison(
         "vitals",
         "`fit` of ResNet-18, batch 32, 64x64, with `Vitals` at its defaults, 100 steps",
         Case("kvision", "steps_kvision.py", "resnet18-fit:vitals"),

@@ -257,6 +257,11 @@ _MEMORY = {
 }
 
 
+def more_is_better(metric):
+    """Let `EarlyStopping` and its like know that a higher number of a metric is a better one."""
+    metric._direction = "up"
+
+
 def callback_memory(callback):
     """The names of the attributes in which one of Keras's callbacks remembers what it saw."""
     return [name for kind, names in _MEMORY.items() if isinstance(callback, kind) for name in names]

@@ -21,6 +21,8 @@ from kvision.ops.deform import deform_conv2d as deform_conv2d
 from kvision.ops.export import operations_for as operations_for
 from kvision.ops.fusion import fuse_boxes as fuse_boxes
 from kvision.ops.hungarian import hungarian as hungarian
+from kvision.ops.label_maps import boundaries as boundaries
+from kvision.ops.label_maps import confusion_matrix as confusion_matrix
 from kvision.ops.matching import BACKGROUND as BACKGROUND
 from kvision.ops.matching import IGNORED as IGNORED
 from kvision.ops.matching import match as match

@@ -47,6 +47,16 @@ def fused_batch_normalize(x, gamma, beta, epsilon):
     """None: JAX has no such kernel, XLA fuses the formula."""
 
 
+def bincount(x, size):
+    """How often each of 0 … size − 1 occurs in integers, which are in that range: int32 [size]."""
+    return jnp.bincount(jnp.ravel(x), length=size).astype("int32")
+
+
+def is_known(tensor):
+    """Whether a tensor has a value now, and is no step of a graph."""
+    return not isinstance(tensor, jax.core.Tracer)
+
+
 def multiply_add(x, scale, offset):
     """`x * scale + offset` by channel, computed in the dtype of `scale`, returned in that of `x`."""
     return (x.astype(scale.dtype) * scale + offset).astype(x.dtype)

@@ -140,6 +140,18 @@ def compiled(function):
     return call
 
 
+def bincount(x, size):
+    """How often each of 0 … size − 1 occurs in integers, which are in that range: int32 [size]."""
+    return tf.raw_ops.DenseBincount(
+        input=tf.reshape(x, [-1]), size=size, weights=tf.zeros([0], tf.int32), binary_output=False
+    )
+
+
+def is_known(tensor):
+    """Whether a tensor has a value now, and is no step of a graph."""
+    return tf.executing_eagerly()
+
+
 def roll(x, shift, axis):
     """`x` with its elements shifted cyclically along two axes."""
     if not _runtime.get():
