@@ -31,6 +31,7 @@ from kvision.layers.positions import resize_position_embeddings as resize_positi
 from kvision.layers.prelu import PReLU as PReLU
 from kvision.layers.roi import RoIAlign as RoIAlign
 from kvision.layers.roi import RoIPooling as RoIPooling
+from kvision.layers.roi import RoIWarp as RoIWarp
 from kvision.layers.spatial_pyramid_pooling import SpatialPyramidPooling as SpatialPyramidPooling
 from kvision.layers.spatial_transformer import SpatialTransformer as SpatialTransformer
 from kvision.layers.squeeze_excite import SqueezeExcite as SqueezeExcite

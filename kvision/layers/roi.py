@@ -1,11 +1,11 @@
-"""The features of regions as layers: RoIAlign (He et al. 2017) and RoI max pooling (Girshick 2015)."""
+"""The features of regions as layers: RoIAlign (He 2017), RoI max pooling (Girshick 2015), RoI warping (Dai 2016)."""
 
 import numbers
 
 import keras
 from keras import ops
 
-from kvision.ops.roi import multilevel_roi_align, pyramid_levels, roi_align, roi_pool
+from kvision.ops.roi import multilevel_roi_align, pyramid_levels, roi_align, roi_pool, roi_warp
 
 
 class _Regions(keras.layers.Layer):
@@ -111,3 +111,28 @@ class RoIPooling(_Regions):
 
     def call(self, features, boxes_xyxy):
         return roi_pool(ops.cast(features, self.compute_dtype), boxes_xyxy, self.output_size, self.spatial_scale)
+
+
+@keras.saving.register_keras_serializable("kvision")
+class RoIWarp(_Regions):
+    """The features inside each box, warped to one size, with a gradient for the box: Dai et al. 2016, section 4.
+
+    See `kvision.ops.roi_warp`. The maxima that the paper pools afterwards are a `MaxPooling2D(2)` of the regions.
+
+    Args:
+        output_size: Cells along each side of a region.
+        spatial_scale: Cells per pixel, 1/stride of the map.
+
+    Call: `layer(features, boxes_xyxy)`; features [b, h, w, c], boxes [b, n, 4] in pixels. Gives
+    [b, n, output_size, output_size, c].
+
+    >>> layer = RoIWarp(14, spatial_scale=1 / 16)
+    >>> tuple(layer(keras.ops.ones((2, 32, 32, 8)), keras.ops.ones((2, 5, 4))).shape)
+    (2, 5, 14, 14, 8)
+    """
+
+    def __init__(self, output_size, spatial_scale, **options):
+        super().__init__(output_size, spatial_scale, **options)
+
+    def call(self, features, boxes_xyxy):
+        return roi_warp(ops.cast(features, self.compute_dtype), boxes_xyxy, self.output_size, self.spatial_scale)

@@ -1,12 +1,13 @@
-"""Features of regions: RoIAlign (He 2017), RoI max pooling (Girshick 2015) and the pyramid level of a box (Lin 2017).
+"""Features of regions: RoIAlign (He 2017), RoI max pooling (Girshick 2015), RoI warping (Dai 2016), levels (Lin 2017).
 
-Equal to `torchvision.ops` in values and in gradients to the features. Boxes get no gradient.
+The first two equal `torchvision.ops` in values and in gradients to the features. Only warping has one for the boxes.
 """
 
 import numpy as np
 from keras import ops
 
 from kvision.ops._backend import kernels
+from kvision.ops._roi import align_by_gather
 
 _EXACT_SIZES = 4096
 
@@ -147,6 +148,34 @@ def roi_pool(features, boxes_xyxy, output_size, spatial_scale):
     return ops.cast(pooled, features.dtype)
 
 
+def roi_warp(features, boxes_xyxy, output_size, spatial_scale):
+    """The features inside each box, warped to a fixed size, with a gradient for the box too.
+
+    Dai et al. 2016 ("Instance-Aware Semantic Segmentation via Multi-task Network Cascades"), section 4, "RoI warping":
+    one bilinear sample for each cell of the output. Here a sample lies in the middle of its cell, so that the values
+    are those of `roi_align` with `sampling_ratio=1`, its rule beyond the border of the map included; there the sides of
+    a box have no gradient.
+
+    Args:
+        features: [b, h, w, c] with static h, w and c.
+        boxes_xyxy: [b, n, 4] in pixels of the image, n static; n = 0 is allowed.
+        output_size: Cells along each side.
+        spatial_scale: Cells per pixel, 1/stride of the map.
+
+    Returns:
+        [b, n, output_size, output_size, c] in the dtype of `features`; computed in float32.
+
+    Raises:
+        ValueError: on a wrong rank or a size that is not static.
+
+    >>> tuple(kvision.ops.roi_warp(keras.ops.ones((1, 16, 16, 8)), [[[0.0, 0.0, 64.0, 64.0]]], 14, 1 / 16).shape)
+    (1, 1, 14, 14, 8)
+    """
+    features, boxes = ops.convert_to_tensor(features), _boxes(boxes_xyxy, has_gradient=True)
+    _check_map(features)
+    return align_by_gather((features,), boxes, None, (spatial_scale,), output_size, sampling_ratio=1, aligned=True)
+
+
 def _bins(low, high, scale, size, count):
     """First cell and end (exclusive) of each bin along one axis, int32 [b, n, count], rounded as in float32."""
     first, last = _round(low * scale), _round(high * scale)
@@ -203,8 +232,9 @@ def _two_windows(start, end, size):
     return tuple(power * size + ops.clip(index, 0, size - 1) for index in (start, second))
 
 
-def _boxes(boxes_xyxy, rank=3):
-    boxes = ops.stop_gradient(ops.cast(boxes_xyxy, "float32"))
+def _boxes(boxes_xyxy, rank=3, has_gradient=False):
+    boxes = ops.cast(boxes_xyxy, "float32")
+    boxes = boxes if has_gradient else ops.stop_gradient(boxes)
     if boxes.shape[-1] != 4 or (rank is not None and len(boxes.shape) != rank):
         raise ValueError(f"Expected boxes of shape [{'b, n' if rank else '...'}, 4], got {tuple(boxes.shape)}.")
     return boxes

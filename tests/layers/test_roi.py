@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kvision.layers import RoIAlign, RoIPooling
-from kvision.ops import multilevel_roi_align, roi_align, roi_pool
+from kvision.layers import RoIAlign, RoIPooling, RoIWarp
+from kvision.ops import multilevel_roi_align, roi_align, roi_pool, roi_warp
 from tests.support import SLOW, TOLERANCES, assert_close
 
 RNG = np.random.default_rng(0)
@@ -23,6 +23,7 @@ ROWS = {
     ),
     "align by level": (lambda: RoIAlign(2), MAPS, lambda x: multilevel_roi_align(x, BOXES, 2)),
     "pool": (lambda: RoIPooling(3, 1 / 4), MAPS["P2"], lambda x: roi_pool(x, BOXES, 3, 1 / 4)),
+    "warp": (lambda: RoIWarp(3, 1 / 4), MAPS["P2"], lambda x: roi_warp(x, BOXES, 3, 1 / 4)),
 }
 EVERY_ROW = pytest.mark.parametrize("name", ROWS)
 
@@ -106,6 +107,6 @@ def test_scale_and_features_must_fit(scale, features):
     ],
 )
 def test_numbers_that_cannot_be_are_refused(options, message):
-    for layer in (RoIAlign, RoIPooling):
+    for layer in (RoIAlign, RoIPooling, RoIWarp):
         with pytest.raises(ValueError, match=f"{layer.__name__}: {message}"):
             layer(*(options if len(options) > 1 else (*options, 1 / 16)))
