@@ -8,6 +8,7 @@ from kvision.detection.dense_head import DenseHead as DenseHead
 from kvision.detection.detector import Detector as Detector
 from kvision.detection.grid_head import GridHead as GridHead
 from kvision.detection.mask_branch import MaskBranch as MaskBranch
+from kvision.detection.network_cascade import NetworkCascadeHead as NetworkCascadeHead
 from kvision.detection.proposals import GivenProposals as GivenProposals
 from kvision.detection.proposals import RegionProposals as RegionProposals
 from kvision.detection.set_head import SetHead as SetHead

@@ -143,20 +143,9 @@ class BoxBranch(Part):
 
     def losses(self, logits, deltas, sample, targets):
         """Section 2.3: cross-entropy and smooth L1, both over all rows drawn in the batch."""
-        boxes, labels, _ = read_targets(targets)
-        drawn = ops.cast(sample.drawn, "float32")
-        number = ops.maximum(ops.sum(drawn), 1.0)
-        label = ops.where(sample.positive, matched(labels, sample.matches) + 1, 0)
-        label = ops.one_hot(label, self.classes + 1, dtype="float32")
-        entropy = -ops.sum(label * ops.log_softmax(logits), axis=-1)
-
-        target_deltas = encode_deltas(matched(boxes, sample.matches), sample.boxes, self.delta_weights)
-        deltas = deltas[:, :, 0] if deltas.shape[2] == 1 else ops.einsum("bncd,bnc->bnd", deltas, label)
-        errors = smooth_l1_loss(target_deltas, deltas, self.beta)
-        errors = ops.where(sample.positive[..., None], errors, 0.0)
         return {
-            "classification_loss": ops.sum(entropy * drawn) / number,
-            "box_loss": ops.sum(errors) / number,
+            "classification_loss": classification_loss(logits, sample_labels(sample, targets), sample.drawn),
+            "box_loss": box_loss(deltas, sample, targets, self.delta_weights, self.beta),
         }
 
     def refine(self, deltas, boxes_xyxy, image_size=None):
@@ -192,3 +181,30 @@ def read_regions(pooling, features, levels, boxes_xyxy):
     maps = {level: features[level] for level in levels}
     regions = pooling(maps if len(levels) > 1 else maps[levels[0]], boxes_xyxy)
     return ops.reshape(regions, (-1, *regions.shape[2:]))
+
+
+def sample_labels(sample, targets):
+    """What the rows of a sample are, [b, n]: 0 background, from 1 on the classes."""
+    return ops.where(sample.positive, matched(read_targets(targets).labels, sample.matches) + 1, 0)
+
+
+def classification_loss(logits, labels, drawn):
+    """Cross-entropy of logits [b, n, 1 + classes] and labels [b, n], the mean over the rows drawn in the batch."""
+    drawn = ops.cast(drawn, "float32")
+    entropy = -ops.sum(ops.one_hot(labels, logits.shape[-1], dtype="float32") * ops.log_softmax(logits), axis=-1)
+    return ops.sum(entropy * drawn) / ops.maximum(ops.sum(drawn), 1.0)
+
+
+def box_loss(deltas, sample, targets, delta_weights, beta):
+    """Smooth L1 of deltas [b, n, 1 + classes or 1, 4] of the positives, over the number of rows drawn in the batch."""
+    target_deltas = encode_deltas(matched(read_targets(targets).boxes, sample.matches), sample.boxes, delta_weights)
+    errors = smooth_l1_loss(target_deltas, deltas_of(deltas, sample_labels(sample, targets)), beta)
+    number = ops.maximum(ops.sum(ops.cast(sample.drawn, "float32")), 1.0)
+    return ops.sum(ops.where(sample.positive[..., None], errors, 0.0)) / number
+
+
+def deltas_of(deltas, labels):
+    """The deltas [b, n, 4] of each region's label [b, n]; of all classes the same, if there is one box for all."""
+    if deltas.shape[2] == 1:
+        return deltas[:, :, 0]
+    return ops.einsum("bncd,bnc->bnd", deltas, ops.one_hot(labels, deltas.shape[2], dtype="float32"))

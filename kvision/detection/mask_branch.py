@@ -67,11 +67,7 @@ class MaskBranch(Part):
 
     def check(self, x, y):
         """Raises unless the targets have masks."""
-        if y.get("masks") is None and y.get("box_masks") is None:
-            raise ValueError(
-                'Training masks needs targets with "masks" [b, n, h, w] or "box_masks" [b, n, s, s]: got '
-                f"{sorted(y)}. Pass masks=True to the reader (`kvision.data.coco`, `kvision.data.shapes`, …)."
-            )
+        check_masks(y)
 
     def predict(self, features, boxes_xyxy, labels, training=False):
         """Logits [b, n, size, size], float32: the mask of each box [b, n, 4] for its label [b, n], from 0."""
@@ -102,19 +98,40 @@ class MaskBranch(Part):
         return entropy / ops.maximum(ops.sum(counted), 1.0)
 
     def _targets(self, targets, matches, boxes, size):
-        """What the masks should be, [b, s, size, size] in 0…1."""
-        if targets.get("masks") is not None:
-            return crop_masks(targets["masks"], matches, boxes, size, aligned=self.pooling.aligned)
-        self.check(None, targets)
-        masks = targets["box_masks"]
-        around = matched(read_targets(targets).boxes, matches)
-        corner, sides = around[..., :2], ops.maximum(around[..., 2:] - around[..., :2], 1e-3)
-        corner, sides = ops.tile(corner, (1, 1, 2)), ops.tile(sides, (1, 1, 2))
-        shift = 0.0 if self.pooling.aligned else 0.5  # of a pixel, which is not half a cell of these masks
-        boxes = (boxes + shift - corner) / sides * float(masks.shape[-1])
-        return crop_masks(masks, matches, boxes, size, aligned=True, furthest=2.0)
+        return mask_targets(targets, matches, boxes, size, self.pooling.aligned)
 
     def scores(self, features, boxes_xyxy, labels):
         """Masks [b, k, size, size] of detections, scores in 0…1; zero for padding."""
         logits = self.predict(features, boxes_xyxy, ops.maximum(labels, 0))
         return ops.where((labels >= 0)[..., None, None], ops.sigmoid(logits), 0.0)
+
+
+def check_masks(targets):
+    """Raises unless the targets have masks."""
+    if targets.get("masks") is None and targets.get("box_masks") is None:
+        raise ValueError(
+            'Training masks needs targets with "masks" [b, n, h, w] or "box_masks" [b, n, s, s]: got '
+            f"{sorted(targets)}. Pass masks=True to the reader (`kvision.data.coco`, `kvision.data.shapes`, …)."
+        )
+
+
+def mask_targets(targets, matches, boxes_xyxy, size, aligned=True):
+    """What the masks of boxes [b, s, 4] should be, [b, s, size, size] in 0…1: what of the matched one lies inside.
+
+    Args:
+        targets: Those of the data contract, with `"masks"` or `"box_masks"`.
+        matches: [b, s], indices of the targets, from 0.
+        boxes_xyxy: In pixels.
+        size: Bins along each side.
+        aligned: Half-pixel alignment, as that of the regions.
+    """
+    if targets.get("masks") is not None:
+        return crop_masks(targets["masks"], matches, boxes_xyxy, size, aligned=aligned)
+    check_masks(targets)
+    masks = targets["box_masks"]
+    around = matched(read_targets(targets).boxes, matches)
+    corner, sides = around[..., :2], ops.maximum(around[..., 2:] - around[..., :2], 1e-3)
+    corner, sides = ops.tile(corner, (1, 1, 2)), ops.tile(sides, (1, 1, 2))
+    shift = 0.0 if aligned else 0.5  # of a pixel, which is not half a cell of these masks
+    boxes = (boxes_xyxy + shift - corner) / sides * float(masks.shape[-1])
+    return crop_masks(masks, matches, boxes, size, aligned=True, furthest=2.0)

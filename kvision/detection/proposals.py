@@ -1,7 +1,7 @@
 """Proposals: the boxes that a second stage looks at, the network's own or given ones, behind one interface.
 
 `loss_names`; `check(x, y)`; `losses(features, targets)` → `{name: scalar}`; `propose(features, training, image_size)` →
-boxes [b, n, 4], padded with zeros. Cut to the image, without gradient.
+boxes [b, n, 4], padded with zeros. Cut to the image; without gradient, unless they are asked for one.
 """
 
 import keras
@@ -42,6 +42,8 @@ class RegionProposals(Part):
         num_proposals: Of an image are given, in training and in inference.
         nms_threshold: Of the suppression, per level.
         beta: Of the smooth L1 loss.
+        box_gradient: Whether a gradient flows from the proposals to the deltas that made them (Dai 2016, "Multi-task
+            Network Cascades", section 4).
 
     Features: `"objectness_logits"` [b, anchors] and `"anchor_deltas"` [b, anchors, 4], float32, finest level first.
     """
@@ -58,6 +60,7 @@ class RegionProposals(Part):
         num_proposals=(2000, 1000),
         nms_threshold=0.7,
         beta=1 / 9,
+        box_gradient=False,
         **options,
     ):
         super().__init__(**options)
@@ -69,6 +72,7 @@ class RegionProposals(Part):
         self.num_proposals = tuple(num_proposals)
         self.nms_threshold = nms_threshold
         self.beta = beta
+        self.box_gradient = box_gradient
         self._anchors = anchors.boxes_xyxy(self.image_size, self.feature_sizes)
         self.complete()
 
@@ -91,10 +95,7 @@ class RegionProposals(Part):
         }
 
     def propose(self, features, training=False, image_size=None):
-        """Boxes [b, n, 4] by falling objectness, cut to `image_size` ([b, 2] or a pair), padded with zeros.
-
-        No gradient flows through them.
-        """
+        """Boxes [b, n, 4] by falling objectness, cut to `image_size` ([b, 2] or a pair), padded with zeros."""
         num_candidates, num_proposals = (
             numbers[0 if training else 1] for numbers in (self.num_candidates, self.num_proposals)
         )
@@ -112,7 +113,8 @@ class RegionProposals(Part):
 
     def _candidates(self, features, number, image_size):
         """Boxes and logits of each level's best anchors, as many of each level, padded with the logit −inf."""
-        logits, deltas = (ops.stop_gradient(features[name]) for name in ("objectness_logits", "anchor_deltas"))
+        logits, deltas = ops.stop_gradient(features["objectness_logits"]), features["anchor_deltas"]
+        deltas = deltas if self.box_gradient else ops.stop_gradient(deltas)
         number = min(number, max(len(anchors) for anchors in self._anchors))
         begin = 0
         for anchors in self._anchors:

@@ -261,7 +261,7 @@ def pyramid_base(
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norms.backbone, features=LEVELS)
     maps = backbone_maps(family, backbone, LEVELS, images, preprocess)
     levels = feature_pyramid(maps, channels, "pool", norms)
-    trunk, proposals = _proposals(
+    trunk, proposals = region_proposals(
         images,
         levels,
         tuple(levels)[:-1],
@@ -317,7 +317,7 @@ def _c4_base(
         backbone = ResNet50(include_top=False, input_shape=input_shape, norm=norms.backbone, features=("C4", "C5"))
     lower, stage = split_at_c4(family, backbone, 14)
     levels = backbone_maps(family, lower, ("C4",), images, preprocess)
-    trunk, proposals = _proposals(
+    trunk, proposals = region_proposals(
         images,
         levels,
         ("C4",),
@@ -332,7 +332,7 @@ def _c4_base(
     return Base(trunk, proposals, ("C4",), classes, tuple(input_shape[:2]), norms, geometry[1], stage=stage)
 
 
-def _proposals(images, levels, read, sizes, ratios, strides, name, *, num_samples, **numbers):
+def region_proposals(images, levels, read, sizes, ratios, strides, name, *, num_samples, **numbers):
     """The trunk, and the `RegionProposals` on all its levels."""
     anchors = Anchors(level_strides(levels) if strides == "level" else strides, sizes, ratios)
     features = {level: levels[level] for level in read} | proposal_network(levels, anchors.num_per_cell)

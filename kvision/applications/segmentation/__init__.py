@@ -1,1 +1,1 @@
-"""Networks that name the class of every pixel, one file a paper."""
+"""Networks that label pixels, of classes or of instances, one file a paper."""

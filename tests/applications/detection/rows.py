@@ -78,8 +78,35 @@ def tiny_two_stage(builder, norm=None, **options):
     )
 
 
+def tiny_cascade(stages):
+    """A small multi-task network cascade with few proposals and samples."""
+    return A.MNC(
+        input_shape=SHAPE,
+        classes=CLASSES,
+        backbone=tiny_vgg("C4"),
+        stages=stages,
+        mask_units=8,
+        units=16,
+        anchor_sizes=((16, 32),),
+        num_candidates=(60, 40),
+        num_proposals=(40, 20),
+        num_anchor_samples=1024,
+        num_samples=24,
+        num_detections=8,
+    )
+
+
 R_CNN_BOX_LOSSES = ("rpn_box_loss", "box_loss")
 CASCADE_BOX_LOSSES = ("rpn_box_loss", "box_loss_1", "box_loss_2", "box_loss_3")
+
+MNC_PARAMETERS = (
+    14_714_688  # VGG-16's convolutions
+    + (9 * 512 + 1) * 512  # those of the proposals, for 9 anchors
+    + 513 * 9 * 5
+    + (14 * 14 * 512 + 1) * 256  # the mask
+    + 257 * 28**2
+    + 2 * ((7 * 7 * 512 + 1) * 4096 + 4097 * 4096 + 8193 * 21)  # two paths, and two times 21 classes
+)
 
 ROWS = [
     Row(
@@ -171,6 +198,29 @@ ROWS = [
         counts={"CascadeRCNN-masks": (lambda: A.CascadeRCNN(masks=True, **FROZEN), 77_271_486)},
         box_losses=(*CASCADE_BOX_LOSSES, "mask_loss_1", "mask_loss_2", "mask_loss_3"),
         proof="the parts of `mask_rcnn`, and a NumPy twin: test_cascade_rcnn.py",
+        masks=True,
+        slow=True,
+    ),
+    Row(
+        name="mnc",
+        module="mnc",
+        tiny=lambda: tiny_cascade(stages=3),
+        counts={
+            # The authors' VGG-16, with one number for the objectness of an anchor; of five stages also boxes.
+            "MNC": (lambda: A.MNC(backbone_norm=None), MNC_PARAMETERS),
+            "MNC-5": (lambda: A.MNC(backbone_norm=None, stages=5), MNC_PARAMETERS + 8193 * 4 * 21),
+        },
+        box_losses=("rpn_box_loss", "mask_loss"),
+        proof="NumPy and torch twins: test_network_cascade.py, test_roi_warp.py",
+        masks=True,
+    ),
+    Row(
+        name="mnc of five stages",
+        module="mnc",
+        tiny=lambda: tiny_cascade(stages=5),
+        counts={"MNC-21": (lambda: A.MNC(backbone_norm=None, mask_size=21), MNC_PARAMETERS - 257 * (28**2 - 21**2))},
+        box_losses=("rpn_box_loss", "mask_loss_1", "box_loss_1", "mask_loss_2", "box_loss_2"),
+        proof="NumPy and torch twins: test_network_cascade.py, test_roi_warp.py",
         masks=True,
         slow=True,
     ),

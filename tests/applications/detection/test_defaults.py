@@ -23,6 +23,7 @@ BUILDERS = {
     "FasterRCNN-c4": (A.FasterRCNN, FEW | {"neck": "c4"}),
     "MaskRCNN": (A.MaskRCNN, FEW | {"num_mask_samples": 4}),
     "CascadeRCNN": (A.CascadeRCNN, FEW),
+    "MNC": (A.MNC, FEW | {"units": 64}),
     "YOLO": (A.YOLO, {"grid_size": 6}),  # 7 does not divide the small images
     "YOLO-fast": (lambda **options: A.YOLO("fast", **options), {"grid_size": 6}),
 }
@@ -36,7 +37,7 @@ def batch(name):
     for image, (rows, labels) in enumerate(zip(boxes.astype(int), targets["labels"], strict=True)):
         for (left, top, right, bottom), label in zip(rows, labels, strict=True):
             images[image, top:bottom, left:right, max(label, 0)] += 180.0 * (label >= 0)
-    if name == "MaskRCNN":
+    if name in ("MaskRCNN", "MNC"):
         rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
         left, top, right, bottom = (boxes[..., side, None, None] for side in range(4))
         inside = (columns > left) & (columns < right) & (rows > top) & (rows < bottom)
@@ -159,6 +160,12 @@ NUMBERS = {
         "box_stages.2": {"beta": 1 / 9, "delta_weights": (30, 30, 15, 15)},
         "box_stages.2.assigner": {"matching_iou_threshold": 0.7},
         "": {"stage_weights": (1.0, 0.5, 0.25)},
+    },
+    "mnc": REGION_PROPOSALS  # Dai 2016, sections 3 to 6; the fraction of positives: the authors' code
+    | {
+        "": {"matching_mask_iou": 0.5, "beta": 1.0, "delta_weights": (10, 10, 5, 5), "nms_threshold": 0.3},
+        "proposals": REGION_PROPOSALS["proposals"] | {"box_gradient": True},
+        "assigner": {"matching_iou_threshold": 0.5, "min_background_iou": 0.0, "positive_fraction": 0.3},
     },
     "yolo": {"": {"coordinate_weight": 5.0, "no_object_weight": 0.5, "nms_threshold": 0.5}},  # equation 3; darknet
 }
