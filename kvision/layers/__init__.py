@@ -4,6 +4,7 @@ from kvision.layers.adaptive_pooling import AdaptiveAveragePooling2D as Adaptive
 from kvision.layers.attention import MultiHeadAttention as MultiHeadAttention
 from kvision.layers.attention import WindowAttention as WindowAttention
 from kvision.layers.bifpn import BiFPN as BiFPN
+from kvision.layers.bilinear_sampling import BilinearSampling as BilinearSampling
 from kvision.layers.bilinear_upsampling import BilinearResizing as BilinearResizing
 from kvision.layers.bilinear_upsampling import BilinearUpsampling as BilinearUpsampling
 from kvision.layers.convolution import Conv2D as Conv2D
@@ -19,7 +20,9 @@ from kvision.layers.filter_response_normalization import ThresholdedLinearUnit a
 from kvision.layers.fitted import PCA as PCA
 from kvision.layers.fitted import MeanImage as MeanImage
 from kvision.layers.fitted import ZCAWhitening as ZCAWhitening
+from kvision.layers.laplacian_pyramid import LaplacianPyramid as LaplacianPyramid
 from kvision.layers.layer_normalization import LayerNormalization as LayerNormalization
+from kvision.layers.local_contrast_normalization import LocalContrastNormalization as LocalContrastNormalization
 from kvision.layers.local_response_normalization import LocalResponseNormalization as LocalResponseNormalization
 from kvision.layers.locally_connected import LocallyConnected2D as LocallyConnected2D
 from kvision.layers.maxout import Maxout as Maxout

@@ -32,8 +32,10 @@ from kvision.ops.nms import select_detections as select_detections
 from kvision.ops.normalization import batch_normalize as batch_normalize
 from kvision.ops.normalization import batch_normalize_train as batch_normalize_train
 from kvision.ops.normalization import group_normalize as group_normalize
+from kvision.ops.regions import pool_regions as pool_regions
 from kvision.ops.resize import resize_bilinear as resize_bilinear
 from kvision.ops.resize import resize_nearest as resize_nearest
+from kvision.ops.resize import sample_bilinear as sample_bilinear
 from kvision.ops.roi import assign_levels as assign_levels
 from kvision.ops.roi import multilevel_roi_align as multilevel_roi_align
 from kvision.ops.roi import roi_align as roi_align

@@ -1,4 +1,4 @@
-"""Resizing to static sizes, which compiles with XLA: bilinear without aliasing, and nearest neighbour."""
+"""Reading maps between their cells, which compiles with XLA: resizing to static sizes, and evenly spaced points."""
 
 import numpy as np
 from keras import ops
@@ -24,19 +24,70 @@ def resize_bilinear(images, size):
     >>> [round(float(pixel), 2) for pixel in row[0, 0, :, 0]]
     [1.43, 4.57]
     """
-    images = ops.cast(images, "float32")
-    if len(images.shape) != 4 or None in images.shape[1:] or min(size) < 1:
-        raise ValueError(
-            "resize_bilinear needs images [b, h, w, c] of a static size, and sizes of at least 1: got images "
-            f"{tuple(images.shape)} and size {tuple(size)}."
-        )
-    height, width, channels = images.shape[1:]
-    if size[0] != height:
-        rows = ops.reshape(images, (-1, height, width * channels))
-        images = ops.reshape(ops.matmul(_matrix(height, size[0]), rows), (-1, size[0], width, channels))
-    if size[1] != width:
-        images = ops.matmul(_matrix(width, size[1]), images)
-    return images
+    images = _checked("resize_bilinear", images, size)
+    rows, columns = (
+        None if new == old else _weights(old, _points(new, old / new), max(1.0, old / new))
+        for old, new in zip(images.shape[1:3], size, strict=True)
+    )
+    return weigh_rows_and_columns(images, rows, columns)
+
+
+def sample_bilinear(maps, size, step, first=None, width=None):
+    """Maps read at evenly spaced points, bilinear; beyond the centres of the outer cells their values go on.
+
+    Maps of networks lie where strides and padding put them, which the ratio of two sizes tells only roughly: 43 pixels
+    at stride 4 are 11 cells. Here a point is told by step and first.
+
+    Args:
+        maps: `[b, h, w, c]`, static h, w and c.
+        size: Points along height and width.
+        step: Cells from one point to the next, > 0: 1/4 enlarges a map of stride 4 to the pixels.
+        first: Where the first point lies, in cells, 0 being the centre of the first cell. None: the first pixel begins
+            where the first cell does, (step − 1) / 2.
+        width: Half the base of the triangle that weighs the cells around a point, in cells, at least 1; None:
+            max(1, step), which avoids aliasing.
+
+    Returns:
+        `[b, *size, c]`, float32.
+
+    Raises:
+        ValueError: as `resize_bilinear`, and on a step or width out of range.
+
+    >>> row = sample_bilinear(np.reshape([0.0, 2.0, 4.0], (1, 1, 3, 1)), (1, 5), step=0.5, first=0)
+    >>> [float(value) for value in row[0, 0, :, 0]]
+    [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+    maps = _checked("sample_bilinear", maps, size)
+    width = max(1.0, step) if width is None else width
+    if not step > 0 or not width >= 1:
+        raise ValueError(f"sample_bilinear needs a step above 0 and a width of at least 1: got {step} and {width}.")
+    rows, columns = (
+        _weights(length, np.clip(_points(points, step, first), 0, length - 1), width)
+        for length, points in zip(maps.shape[1:3], size, strict=True)
+    )
+    return weigh_rows_and_columns(maps, rows, columns)
+
+
+def weigh_rows_and_columns(maps, rows=None, columns=None):
+    """Weighted sums of the rows and of the columns of maps.
+
+    Args:
+        maps: `[b, h, w, c]`, static h, w and c.
+        rows: What each row gives to each of the new ones, `[new h, h]`; None leaves them.
+        columns: The same of the columns, `[new w, w]`.
+
+    Returns:
+        `[b, new h, new w, c]`.
+
+    >>> maps = np.reshape([1.0, 2.0, 4.0], (1, 1, 3, 1))
+    >>> [float(value) for value in weigh_rows_and_columns(maps, columns=np.array([[1.0, 1.0, 1.0]]))[0, 0, :, 0]]
+    [7.0]
+    """
+    height, width, channels = maps.shape[1:]
+    if rows is not None:
+        maps = ops.matmul(rows, ops.reshape(maps, (-1, height, width * channels)))
+        maps = ops.reshape(maps, (-1, rows.shape[0], width, channels))
+    return maps if columns is None else ops.matmul(columns, maps)
 
 
 def resize_nearest(maps, size):
@@ -64,10 +115,23 @@ def resize_nearest(maps, size):
     return maps
 
 
-def _matrix(length, new_length):
-    """What each of `length` pixels gives to each of `new_length`, `[new_length, length]`; rows add up to 1."""
-    scale = length / new_length
-    centre = (np.arange(new_length) + 0.5) * scale - 0.5
-    distance = np.abs(centre[:, None] - np.arange(length)) / max(1.0, scale)
-    weights = np.maximum(1.0 - distance, 0.0)
+def _checked(name, maps, size):
+    """Maps of static size as float32."""
+    maps = ops.cast(maps, "float32")
+    if len(maps.shape) != 4 or None in maps.shape[1:] or min(size) < 1:
+        raise ValueError(
+            f"{name} needs images [b, h, w, c] of a static size, and sizes of at least 1: got images "
+            f"{tuple(maps.shape)} and size {tuple(size)}."
+        )
+    return maps
+
+
+def _points(number, step, first=None):
+    """Where points lie, in cells, 0 being the centre of the first cell."""
+    return np.arange(number) * step + ((step - 1) / 2 if first is None else first)
+
+
+def _weights(length, points, width):
+    """What each of `length` cells gives to each point, `[points, length]`; rows add up to 1."""
+    weights = np.maximum(1.0 - np.abs(points[:, None] - np.arange(length)) / width, 0.0)
     return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
