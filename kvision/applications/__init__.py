@@ -99,6 +99,7 @@ from kvision.applications.segmentation import fcn_resnet as fcn_resnet
 from kvision.applications.segmentation import mnc as mnc
 from kvision.applications.segmentation import multiscale_net as multiscale_net
 from kvision.applications.segmentation import patch_classifier as patch_classifier
+from kvision.applications.segmentation import recurrent_cnn as recurrent_cnn
 from kvision.applications.segmentation.fcn import FCN as FCN
 from kvision.applications.segmentation.fcn import FCN8s as FCN8s
 from kvision.applications.segmentation.fcn import FCN16s as FCN16s
@@ -110,3 +111,4 @@ from kvision.applications.segmentation.mnc import MNC as MNC
 from kvision.applications.segmentation.multiscale_net import MultiscaleNet as MultiscaleNet
 from kvision.applications.segmentation.patch_classifier import PatchClassifier as PatchClassifier
 from kvision.applications.segmentation.patch_classifier import dense as dense
+from kvision.applications.segmentation.recurrent_cnn import RecurrentCNN as RecurrentCNN

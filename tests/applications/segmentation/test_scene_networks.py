@@ -15,9 +15,11 @@ BUILDERS = {
     "multiscale-linear-grey": lambda input_shape=(24, 32, 1), **options: A.MultiscaleNet(
         "tiny", input_shape=(*input_shape[:2], 1), classes=3, hidden_units=0, **options
     ),
+    "recurrent": functools.partial(A.RecurrentCNN, "tiny", classes=3),
+    "recurrent-strided": functools.partial(A.RecurrentCNN, "tiny", classes=3, passes=2, dense=False),
 }
 networks = pytest.mark.parametrize("name", BUILDERS)
-QUICK = ["multiscale"]
+QUICK = ["multiscale", "recurrent"]
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
 
 
@@ -118,6 +120,10 @@ def test_norms(name, norm):
         ("multiscale", {"hidden_units": -1}, "no negative number of hidden units"),
         ("multiscale", {"input_shape": (15, 32, 3)}, "at least 16 pixels"),
         ("multiscale", {"weights": "imagenet"}, "neither a file nor published"),
+        ("recurrent", {"passes": 0}, "at least 1 pass"),
+        ("recurrent", {"classes": 0}, "classes must be a whole number of at least 1"),
+        ("recurrent-strided", {"input_shape": (15, 32, 3)}, "at least 16 pixels"),
+        ("recurrent", {"norm": "bach"}, "Unknown norm: got 'bach'"),
     ],
     ids=str,
 )
