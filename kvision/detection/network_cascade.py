@@ -230,7 +230,7 @@ class NetworkCascadeHead(Part):
         for index in range(self.num_passes):
             boxes = sample.boxes  # what is estimated in them has a gradient to them, what it is compared with has none
             outputs = self.predict(features, boxes, training)
-            sample = sample._replace(boxes=ops.stop_gradient(boxes))
+            sample = Sample(ops.stop_gradient(boxes), sample.matches, sample.drawn)
             parts = self._pass_losses(outputs, sample, targets, areas)
             losses |= {self._name(kind, index): loss for kind, loss in parts.items()}
             if index + 1 < self.num_passes:
