@@ -18,10 +18,16 @@ def unknown(kind, got, known):
     "Unknown norm: got 'bach'. The known names are: 'batch', 'group'."
     """
     known = [str(name) for name in known]
-    near = known if len(known) <= 6 else difflib.get_close_matches(str(got), known, n=3, cutoff=0.0)
+    near = known if len(known) <= 6 else _nearest(str(got), known)
     listed = ", ".join(repr(name) for name in near)
     label = "known" if len(known) <= 6 else "nearest"
     return ValueError(f"Unknown {kind}: got {got!r}. The {label} names are: {listed}.")
+
+
+def _nearest(got, known):
+    """The three names most like `got`, in capitals or not."""
+    likeness = {name: difflib.SequenceMatcher(None, got.lower(), name.lower()).ratio() for name in known}
+    return sorted(known, key=likeness.get, reverse=True)[:3]
 
 
 def choose(kind, table, name):

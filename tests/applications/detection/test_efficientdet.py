@@ -187,8 +187,8 @@ def test_arguments_that_do_not_fit_are_refused(options, message):
 
 
 def test_unknown_variants_list_the_nearest():
-    with pytest.raises(ValueError, match="Unknown EfficientDet variant: got 'D9'"):
-        A.EfficientDet("D9")
+    with pytest.raises(ValueError, match="Unknown EfficientDet variant: got 'D7'. The nearest names are: 'd7'"):
+        A.EfficientDet("D7")
 
 
 def kinds(part):
