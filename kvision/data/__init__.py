@@ -38,6 +38,7 @@ from kvision.data.folder import image_folder as image_folder
 from kvision.data.guard import DataReport as DataReport
 from kvision.data.guard import check as check
 from kvision.data.images import read_image as read_image
+from kvision.data.instance_masks import instance_masks as instance_masks
 from kvision.data.keras_cv import from_keras_cv as from_keras_cv
 from kvision.data.letterbox import letterbox as letterbox
 from kvision.data.masks import masks as masks

@@ -1,21 +1,19 @@
 """Images beside label maps, for semantic segmentation."""
 
+import concurrent.futures
 import pathlib
 
 import numpy as np
-import PIL.Image
 import tensorflow as tf
 
 from kvision.data.decoding import decoder, scale_and_pad
-from kvision.data.files import named_split, sub_folders, walk
+from kvision.data.files import named_split, natural, read_text, sub_folders, walk
 from kvision.data.geometry import check_size, fit
-from kvision.data.images import TURNS, read_header
+from kvision.data.label_maps import IGNORED, Coding, map_beside
 from kvision.data.reader import reader
 
-IGNORED = 255  # the label of pixels that belong to no class, and of padding
 
-
-def segmentation_data(reading, pairs, headers, class_names, *, image_size=(512, 512)):
+def segmentation_data(reading, pairs, headers, coding, *, image_size=(512, 512)):
     """The data set of batches `(images, maps)`.
 
     Images are as of the readers of boxes; maps are [b, height, width] int32, the class of each pixel, by its nearest
@@ -32,15 +30,17 @@ def segmentation_data(reading, pairs, headers, class_names, *, image_size=(512, 
         ValueError: if there is no image, or a size is not positive.
     """
     check_size(reading.reader, image_size)
+    if min(image_size) < 1:
+        raise ValueError(f"{reading.reader}: image_size must be at least 1, got {min(image_size)}.")
     reading.require(headers)
     paths = list(headers)
     upright = [reading.is_upright(header) for header in headers.values()]
-    sizes = [h.upright_size if turned else h.size for h, turned in zip(headers.values(), upright, strict=True)]
+    sizes = [_size(reading, header) for header in headers.values()]
     scales = [fit(size, image_size)[0] for size in sizes]
     decode = decoder(paths, list(headers.values()), upright, channels=3)
 
     def draw(index):
-        labels = read_map(pairs[paths[index]], len(class_names), sizes[index])
+        labels = coding.read(pairs[paths[index]], sizes[index])
         rows, columns = (np.floor((np.arange(side) + 0.5) / scales[index]).astype(int) for side in image_size)
         inside = np.outer(rows < labels.shape[0], columns < labels.shape[1])
         nearest = labels[np.ix_(rows.clip(max=labels.shape[0] - 1), columns.clip(max=labels.shape[1] - 1))]
@@ -50,21 +50,42 @@ def segmentation_data(reading, pairs, headers, class_names, *, image_size=(512, 
         labels = tf.ensure_shape(tf.numpy_function(draw, [index], tf.int32), tuple(image_size))
         return scale_and_pad(decode(index), tf.constant(scales, tf.float32)[index], tuple(image_size)), labels
 
-    facts = {"class_names": class_names, "files": {index: str(path) for index, path in enumerate(paths)}}
-    return reading.dataset(example, paths, list(headers.values()), 3, facts)
+    def fault(index):
+        """What is wrong with a map that failed in training, and the map; None if it can be read."""
+        try:
+            coding.read(pairs[paths[index]], sizes[index])
+        except ValueError as error:
+            return pairs[paths[index]], str(error)
+        return None
+
+    facts = {"class_names": coding.class_names, "files": {index: str(path) for index, path in enumerate(paths)}}
+    return reading.dataset(example, paths, list(headers.values()), 3, facts, fault=fault)
+
+
+def _size(reading, header):
+    return header.upright_size if reading.is_upright(header) else header.size
 
 
 @reader(segmentation_data)
-def masks(reading, images, labels, class_names, **batch):
-    """Read images beside label maps, whose pixels are the numbers of classes; 255 is ignored.
+def masks(reading, images, labels, class_names, palette=None, ignored_label=IGNORED, **batch):
+    """Read images beside label maps, whose pixels are the numbers or the colours of classes.
 
-    A map has the name of its image with the ending `.png`, laid out alike in its own folder. Its numbers are those of
-    the file, the indices of a palette and not its colours (VOC, Cityscapes' `labelTrainIds`).
+    A map has the name of its image with the ending `.png` (`.tif`, `.bmp` or `.gif`), laid out alike in its own folder.
+    Without a palette its numbers are those of the file, the indices of a palette and not its colours (VOC, Cityscapes'
+    `labelTrainIds`). Whatever the files hold, ignored pixels are delivered as 255, as augmentation and padding have it.
+
+    A map that has another size than its image, holds numbers or colours of no class, or is ignored as a whole is left
+    out with its image and reported.
 
     Args:
-        images: Folder of the images.
+        images: Folder of the images. With a `split` that names a list of VOC's `ImageSets/Segmentation` beside this
+            folder, such as `"train"`, the images of the list; else a named split is a folder in it.
         labels: Folder of the maps.
-        class_names: Names of the classes, in the order of their numbers in the maps.
+        class_names: Names of the classes, in the order of their numbers in the maps; at most 255.
+        palette: None takes the numbers of the files. A list of colours (r, g, b) in the order of the classes takes the
+            colours, also those of an indexed file. A dict goes from colour, or from number, to a class: its number,
+            its name, or None for pixels to ignore. What is not in it is an error of the file.
+        ignored_label: The number of pixels to ignore, where there is no palette; None ignores none.
         **batch: Of the batches.
 
     Returns:
@@ -72,72 +93,91 @@ def masks(reading, images, labels, class_names, **batch):
         but `counts`.
 
     Raises:
-        ValueError: if a folder or a split does not exist, or no image can be used.
+        ValueError: if a folder or a split does not exist, the palette fits no class, or no image can be used.
 
     ```python
     train = kvision.data.masks("images", "maps", ("background", "road"), split=(0, 0.8), shuffle=True)
+    colours = {(0, 0, 0): "background", (128, 64, 128): "road", (224, 224, 192): None}
+    train = kvision.data.masks("images", "colour maps", ("background", "road"), palette=colours)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     ```
     """
-    images, labels = pathlib.Path(images), pathlib.Path(labels)
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise ValueError(f"masks: {str(folder)!r} is not a folder. Expected one of images and one of label maps.")
-    if reading.options.classes is not None:
-        raise ValueError("masks: the maps hold the numbers of class_names, which classes= cannot order. Leave it out.")
-    home = images
-    if isinstance(reading.options.split, str):
-        parts = {part.name: part for part in sub_folders(images)}
-        home = named_split(f"split of {str(images)!r}", reading.options.split, parts)
-    pairs = {}
-    for path in reading.chosen(reading.images(walk(home), images), images):
-        stem = labels / path.relative_to(images)
-        found = next((f for f in (stem.with_suffix(".png"), stem.with_name(stem.name + ".png")) if f.is_file()), None)
-        if found is None:
-            reading.problem(path, "", f"there is no map {str(stem.with_suffix('.png'))!r} for it")
-        else:
-            pairs[path] = found
+    coding = Coding(reading.reader, tuple(map(str, class_names)), palette, ignored_label)
+    pairs = paired(reading, images, labels)
     headers = reading.headers(pairs)
     if reading.options.check == "full":
-        headers = {
-            path: header for path, header in headers.items() if _whole(reading, path, header, pairs, class_names)
-        }
-    return segmentation_data(reading, pairs, headers, tuple(map(str, class_names)), **batch)
+        headers = _checked(reading, headers, pairs, coding)
+    return segmentation_data(reading, pairs, headers, coding, **batch)
 
 
-def _whole(reading, path, header, pairs, class_names):
-    size = header.upright_size if reading.is_upright(header) else header.size
-    try:
-        read_map(pairs[path], len(class_names), size)
-    except ValueError as error:
-        reading.unreadable(pairs[path], str(error))
-        return False
-    return True
+def paired(reading, images, maps):
+    """`{image: map}` of two folders, those of the split; an image without a map is a problem.
 
-
-def read_map(path, classes, size):
-    """The numbers of a label map, [h, w] uint8 or uint16; a ValueError says why they cannot be the classes of an image.
-
-    Args:
-        path: Of the map.
-        classes: How many there are.
-        size: Height and width of the image.
+    Raises:
+        ValueError: If a folder or a split does not exist, or classes are given.
     """
-    header = read_header(path)
-    try:
-        with PIL.Image.open(path) as image:
-            labels = np.asarray(image)
-    except Exception:  # a decoder that meets damaged bytes may raise anything
-        raise ValueError("its data are damaged or end too early") from None
-    if labels.ndim != 2:
-        raise ValueError(f"it has {labels.shape[-1]} channels; a map has one number for each pixel")
-    if labels.shape != size and header.upright_size == size:
-        transposed, *flips = TURNS[header.orientation]
-        labels = np.flip(labels.T if transposed else labels, [axis for axis, turned in enumerate(flips) if turned])
-    if labels.shape != tuple(size):
-        raise ValueError(f"it has {labels.shape} pixels (height, width), its image {tuple(size)}")
-    labels = labels.astype("int32")
-    wrong = np.unique(labels[(labels >= classes) & (labels != IGNORED)])
-    if wrong.size:
-        raise ValueError(f"it holds the class {wrong[0]}; there are {classes}, counted from 0, and 255 is ignored")
-    return labels
+    images, maps = pathlib.Path(images), pathlib.Path(maps)
+    for folder in (images, maps):
+        if not folder.is_dir():
+            raise ValueError(
+                f"{reading.reader}: {str(folder)!r} is not a folder. Expected one of images and one of label maps."
+            )
+    if reading.options.classes is not None:
+        raise ValueError(
+            f"{reading.reader}: the maps hold the numbers of class_names, which classes= cannot order. Leave it out."
+        )
+    pairs = {}
+    for path in reading.chosen(reading.images(_of_split(reading, images), images), images):
+        found = map_beside(path, images, maps)
+        if found is None:
+            expected = (maps / path.relative_to(images)).with_suffix(".png")
+            reading.problem(path, "", f"there is no map {str(expected)!r} for it")
+        else:
+            pairs[path] = found
+    return pairs
+
+
+def _of_split(reading, images):
+    """The files of a named split: of a folder in that of the images, or of a list of VOC's."""
+    split = reading.options.split
+    if not isinstance(split, str):
+        return walk(images)
+    lists = images.parent / "ImageSets" / "Segmentation"
+    listed = {path.stem: path for path in sorted(lists.glob("*.txt"), key=natural)}
+    parts = {part.name: part for part in sub_folders(images)}
+    found = named_split(f"split of {str(images)!r}", split, listed | parts)
+    if found.is_dir():
+        return walk(found)
+    named = {path.with_suffix("").relative_to(images).as_posix(): path for path in walk(images)}
+    files = []
+    for row, line in enumerate(read_text(found).splitlines()):
+        name = "".join(line.split()[:1])
+        if name in named:
+            files.append(named[name])
+        elif name:
+            reading.problem(found, f"line {row + 1}", f"there is no image {str(images / name)!r}")
+    return files
+
+
+def _checked(reading, headers, pairs, coding):
+    """The headers of the images whose map can be read; the other maps are problems."""
+
+    def look(path):
+        try:
+            return np.unique(coding.read(pairs[path], _size(reading, headers[path]))).tolist()
+        except ValueError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = dict(zip(headers, pool.map(look, headers), strict=True))
+    for path, seen in found.items():
+        if isinstance(seen, str):
+            reading.unreadable(pairs[path], seen, "map")
+    usable = {path: set(seen) for path, seen in found.items() if not isinstance(seen, str)}
+    ignores = coding.table is None and coding.ignored_label == IGNORED
+    if ignores and len(coding.class_names) > 1 and set().union(*usable.values()) == {0, IGNORED}:
+        reading.notes.append(
+            "every map holds the numbers 0 and 255 alone, and 255 is ignored: if it is an object, pass "
+            f"palette={{0: {coding.class_names[0]!r}, 255: {coding.class_names[-1]!r}}}"
+        )
+    return {path: headers[path] for path in usable}

@@ -201,9 +201,9 @@ class Reading:
             self.unreadable(path, reason)
         return found
 
-    def unreadable(self, path, reason):
-        """Note an image that cannot be read, or stop at it."""
-        self.problem(path, "", f"the image cannot be read: {reason}")
+    def unreadable(self, path, reason, what="image"):
+        """Note an image, or what belongs to it, that cannot be read, or stop at it."""
+        self.problem(path, "", f"the {what} cannot be read: {reason}")
         if self.options.on_error == "raise":
             raise ValueError(f"kvision.data.{self.reader}: {self.problems[-1]}.")
 
@@ -227,7 +227,7 @@ class Reading:
         sizes = {True: header.upright_size, False: header.size}
         return next((upright for upright in (default, not default) if sizes[upright] == stated), None)
 
-    def dataset(self, example, paths, headers, channels, facts, cropped=None):
+    def dataset(self, example, paths, headers, channels, facts, cropped=None, fault=None):
         """The data set of the samples that a function of `tf.data` makes by their index.
 
         Args:
@@ -236,6 +236,8 @@ class Reading:
             channels: With which they are decoded.
             facts: Attributes of the data set beside `problems`.
             cropped: As of `Source`.
+            fault: A function from the index of a sample that failed in training to the file beside its image that is
+                to blame and what is wrong with it, or None; None where there are no such files.
         """
         options = self.options
         self.require(paths)
@@ -251,7 +253,7 @@ class Reading:
         for line in [*self.notes, *([self.summary()] if self.problems else [])]:
             print_message(f"kvision.data.{self.reader}: {line}")
         facts = {"classes": len(facts["class_names"]), **facts, "problems": self.problems}
-        lost = Lost(self, list(paths), list(headers), channels)
+        lost = Lost(self, list(paths), list(headers), channels, fault)
         return Source(example, order, options.drop_remainder, facts, lost=lost, cropped=cropped).dataset()
 
     def summary(self):
@@ -264,8 +266,8 @@ class Reading:
 class Lost:
     """Accounts for the images that could not be made in training."""
 
-    def __init__(self, reading, paths, headers, channels):
-        self.reading, self.paths, self.headers, self.channels = reading, paths, headers, channels
+    def __init__(self, reading, paths, headers, channels, fault=None):
+        self.reading, self.paths, self.headers, self.channels, self.fault = reading, paths, headers, channels, fault
         self.indices = set()
 
     def __call__(self, indices):
@@ -278,6 +280,10 @@ class Lost:
             if index in self.indices:
                 continue
             self.indices.add(index)
+            beside = None if self.fault is None else self.fault(index)
+            if beside is not None:
+                self.reading.unreadable(*beside, "map")
+                continue
             try:
                 images.load_stored(self.paths[index], self.headers[index], self.channels)
                 reason = "it failed in training, but not when tried again"

@@ -3,7 +3,9 @@
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
+from kvision import data
 from kvision.data import masks
 
 pytestmark = pytest.mark.tensorflow_only
@@ -43,12 +45,178 @@ def test_maps_go_where_their_images_go(folders, scale):
 
 def test_maps_that_cannot_be_are_named_and_left_out(folders):
     PIL.Image.fromarray(MAP[:10]).save(folders[1] / "a.png")
-    PIL.Image.fromarray(MAP + 1).save(folders[1] / "b.png")
+    PIL.Image.fromarray(np.where(MAP == 2, 3, MAP).astype("uint8")).save(folders[1] / "b.png")
     PIL.Image.fromarray(MAP).save(folders[0] / "d.png")
     found = masks(*folders, NAMES)
     reasons = " ".join(problem.reason for problem in found.problems)
     assert len(found.files) == 1 and len(found.problems) == 3
     assert "it has (10, 30) pixels (height, width), its image (20, 30)" in reasons
-    assert "it holds the class 3; there are 3, counted from 0" in reasons and "there is no map" in reasons
+    assert "it holds the class 3 at row 5, column 20; there are 3, counted from 0, and 255 is ignored" in reasons
+    assert "there is no map" in reasons
     with pytest.raises(ValueError, match="classes= cannot order"):
         masks(*folders, NAMES, classes=NAMES)
+
+
+# Colours, and numbers that are not the labels
+
+COLOURS = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+BORDER = (224, 224, 192)
+
+
+def coloured(labels):
+    table = np.zeros((256, 3), "uint8")
+    table[[0, 1, 2, 255]] = [*COLOURS, BORDER]
+    return PIL.Image.fromarray(table[labels])
+
+
+def indexed(labels):
+    """The same colours as a palette in another order."""
+    numbers = np.full(256, 9, "uint8")
+    numbers[:3] = 3, 1, 0
+    image = PIL.Image.fromarray(numbers[labels])
+    colours = np.zeros((256, 3), "uint8")
+    colours[[3, 1, 0, 9]] = [*COLOURS, BORDER]
+    image.putpalette(colours.ravel().tolist())
+    return image
+
+
+PALETTE = dict(zip(COLOURS, (0, "left", 2), strict=True)) | {BORDER: None}
+
+
+def only(folders, image, name="a"):
+    """The reader's folders with the map of one image replaced, and the split that takes it."""
+    image.save(folders[1] / f"{name}.png")
+    return {"split": [f"{name}.png"], "image_size": (20, 30)}
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (coloured(MAP), {"palette": PALETTE}),
+        (indexed(MAP), {"palette": PALETTE}),
+        (coloured(np.where(MAP == 255, 0, MAP)), {"palette": list(COLOURS)}),
+        (
+            PIL.Image.fromarray(np.where(MAP == 255, 0, MAP * 7 + 7).astype("uint8")),
+            {"palette": {7: 0, 14: 1, 21: 2, 0: None}},
+        ),
+        (PIL.Image.fromarray(np.where(MAP == 255, 9, MAP).astype("uint8")), {"ignored_label": 9}),
+        (PIL.Image.fromarray(np.where(MAP == 255, 999, MAP.astype("uint16"))), {"ignored_label": 999}),
+        (PIL.Image.fromarray(np.where(MAP == 255, 0, MAP).astype("uint8")), {"ignored_label": None}),
+    ],
+)
+def test_maps_of_every_coding_hold_the_same(folders, image, options):
+    found = masks(*folders, NAMES, **options, **only(folders, image))
+    ((_, labels),) = found
+    whole = isinstance(options.get("palette"), list) or options.get("ignored_label", 0) is None
+    np.testing.assert_array_equal(labels[0], np.where(MAP == 255, 0, MAP) if whole else MAP)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "reason"),
+    [
+        (coloured(MAP), {}, "it has 3 channels; a map has one number for each pixel: pass palette= for colours"),
+        (
+            coloured(MAP),
+            {"palette": COLOURS},
+            r"colour (224, 224, 192) at row 0, column 0, which is not in the palette",
+        ),
+        (coloured(MAP), {"palette": {(0, 0, 0): 0}}, "palette, nor are 2 more"),
+        (PIL.Image.fromarray(MAP), {"palette": {0: 0, 255: None, 1: 1}}, "the number 2 at row 5, column 20"),
+        (PIL.Image.fromarray(np.full_like(MAP, 255)), {}, "all of its pixels are ignored"),
+        (PIL.Image.fromarray(MAP.astype("uint16") + 1), {"palette": PALETTE}, "numbers have 16 bits"),
+        (PIL.Image.fromarray(MAP), {"ignored_label": None}, "the class 255 at row 0, column 0; there are 3"),
+    ],
+)
+def test_a_bad_map_is_told_with_its_file_and_left_out(folders, image, options, reason):
+    coding = "palette" in options and "number" not in reason
+    (coloured if coding else PIL.Image.fromarray)(np.where(MAP == 255, 0, 0 * MAP)).save(folders[1] / "b.png")
+    found = masks(*folders, NAMES, **options, **only(folders, image) | {"split": ["a.png", "b.png"]})
+    (problem,) = found.problems
+    assert problem.file == str(folders[1] / "a.png") and reason in problem.reason and len(found.files) == 1
+    with pytest.raises(ValueError, match=f"{problem.file}: the map cannot be read"):
+        masks(*folders, NAMES, **options, **only(folders, image), on_error="raise")
+
+
+def test_what_fails_in_training_is_told_with_the_map_to_blame(folders):
+    found = masks(*folders, NAMES, check="header", image_size=(20, 30))
+    assert len(found.files) == 3
+    (folders[1] / "b.png").write_bytes(b"no map")
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=r"1 of 3 images failed .*maps/b.png: the map cannot be read: it is a file th",
+    ):
+        list(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"palette": COLOURS[:2]}, "one colour for each of the 3 classes: got 2"),
+        ({"palette": COLOURS[:2] + COLOURS[:1]}, r"got \(0, 0, 0\) twice"),
+        ({"palette": {(0, 0, 0): 3}}, "the palette has the class 3, expected 0 to 2, a name of class_names, or None"),
+        ({"palette": {(0, 0, 0): "lef"}}, "Unknown class in the palette of masks: got 'lef'"),
+        ({"palette": {(0, 0): 1}}, "whose keys are such colours or numbers from 0"),
+        ({"palette": {(0, 0, 256): 1}}, "whose keys are such colours or numbers from 0"),
+        ({"palette": PALETTE, "ignored_label": 0}, "leave out ignored_label=0"),
+        ({"ignored_label": "void"}, "ignored_label is a number of the maps, or None: got 'void'"),
+        ({"image_size": (0, 8)}, "image_size must be at least 1"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(folders, options, message):
+    with pytest.raises(ValueError, match=message):
+        masks(*folders, NAMES, **options)
+    with pytest.raises(ValueError, match="got 256 class_names, expected 1 to 255"):
+        masks(*folders, map(str, range(256)))
+
+
+def test_a_mask_of_0_and_255_is_remarked(folders, capsys):
+    for name in ("a", "b", "train/c"):
+        PIL.Image.fromarray(np.where(MAP == 1, 255, 0).astype("uint8")).save(folders[1] / f"{name}.png")
+    masks(*folders, ("ground", "cell"))
+    assert "if it is an object, pass palette={0: 'ground', 255: 'cell'}" in capsys.readouterr().out
+    found = masks(*folders, ("ground", "cell"), palette={0: "ground", 255: "cell"}, image_size=(20, 30))
+    np.testing.assert_array_equal(next(iter(found))[1][0], MAP == 1)
+
+
+def test_the_lists_of_voc_are_splits(folders):
+    lists = folders[0].parent / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("a\nz\n")
+    found = masks(*folders, NAMES, split="val")
+    assert [*found.files.values()] == [str(folders[0] / "a.png")]
+    assert [problem.row for problem in found.problems] == ["line 2"]
+
+
+# Augmented
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        data.HorizontalFlip(rate=1.0),
+        data.Crop((44, 64), padding=4),
+        data.Affine(rotation=20, scale=(0.7, 1.3)),
+        data.RandomResizedCrop((40, 48), area=(0.5, 1.0)),
+        data.ScaleJitter((48, 60), scale=(0.7, 1.5)),
+        pytest.param(data.Perspective(distortion=0.3), marks=pytest.mark.slow),
+        pytest.param(data.Elastic(), marks=pytest.mark.slow),
+        pytest.param(data.CutMix(), marks=pytest.mark.slow),
+        pytest.param(data.Mosaic(), marks=pytest.mark.slow),
+    ],
+    ids=lambda transform: type(transform).__name__,
+)
+@pytest.mark.parametrize("batched", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_maps_follow_their_images_under_augmentation(folders, transform, batched):
+    """The red of a pixel is 100 times its class, so map and image must agree away from where classes meet."""
+    found = masks(*folders, NAMES, image_size=(40, 60), batch_size=3)
+    if batched:  # as any data set of batches, without its source
+        found = tf.data.Dataset.from_tensors(next(iter(found)))
+    images, labels = next(iter(data.augment(found, [transform], seed=3)))
+    assert labels.dtype == "int32" and labels.shape == images.shape[:3]
+    images, labels = images.numpy(), labels.numpy()
+    assert set(np.unique(labels)) <= {0, 1, 2, 255} and {0, 1} <= set(np.unique(labels))
+    windows = np.lib.stride_tricks.sliding_window_view(labels, (7, 7), axis=(1, 2))
+    images, labels = images[:, 3:-3, 3:-3, 0], labels[:, 3:-3, 3:-3]
+    inside = (windows == labels[..., None, None]).all(axis=(-1, -2)) & (labels != 255)
+    assert inside.sum() > 100
+    np.testing.assert_allclose(images[inside], 100 * labels[inside], atol=0.1)
