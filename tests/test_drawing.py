@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from kvision import drawing
 from kvision.drawing import DARK, LIGHT, PALETTE, curves, detections, grid
+from kvision.drawing import boxes as boxes_drawn
 
 
 def test_curves_hold_the_history():
@@ -107,13 +107,13 @@ def test_the_side_scales_the_image_and_what_is_drawn_on_it():
 def test_labels_do_not_overlap_and_the_highest_scores_come_first(monkeypatch, side, named):
     written, taken = [], []
 
-    class Labels(drawing._Labels):
+    class Labels(boxes_drawn._Labels):
         def add(self, text, *box, **options):
             super().add(text, *box, **options)
             written.append((text, len(self.taken) > len(taken)))
             taken[:] = self.taken
 
-    monkeypatch.setattr(drawing, "_Labels", Labels)
+    monkeypatch.setattr(boxes_drawn, "_Labels", Labels)
     corners = np.random.default_rng(0).uniform(0, side * 0.9, (40, 2))
     boxes = np.concatenate([corners, corners + side / 12], axis=1)
     scores = np.random.default_rng(1).permutation(40) / 40

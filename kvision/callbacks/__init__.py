@@ -9,6 +9,7 @@ from kvision.callbacks.progress import Progress as Progress
 from kvision.callbacks.resume import Resume as Resume
 from kvision.callbacks.rollback import Diverged as Diverged
 from kvision.callbacks.rollback import Rollback as Rollback
+from kvision.callbacks.segmentation_images import SegmentationImages as SegmentationImages
 from kvision.callbacks.vitals.dead_relu import DeadReLU as DeadReLU
 from kvision.callbacks.vitals.gradient_norm import GradientNorm as GradientNorm
 from kvision.callbacks.vitals.gradient_to_weight import GradientToWeight as GradientToWeight

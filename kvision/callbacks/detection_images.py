@@ -4,14 +4,14 @@ import keras
 import numpy as np
 
 from kvision.callbacks.detection_batches import detection_batches, predict_batch
+from kvision.callbacks.image_grids import grids, image_bytes
 from kvision.contract import MASK_THRESHOLD, check_targets, images_of, paste_mask_scores, paste_masks
 from kvision.detection.detector import Detector
-from kvision.drawing import detections, grid
+from kvision.drawing import detections
 from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Images, Overlay
 from kvision.trackers.tracker import emit
 
-GRIDS = 4  # images for the report, each a grid
 SIDE = 312  # pixels of the longer side of an image in a grid
 
 
@@ -89,13 +89,13 @@ class DetectionImages(keras.callbacks.Callback):
         for inputs, targets, count in self._batches:
             found = predict_batch(model, inputs, targets)
             for row in range(count):
-                image = _image(images_of(inputs)[row])
+                image = image_bytes(images_of(inputs)[row])
                 rows = ({name: np.asarray(values[row]) for name, values in each.items()} for each in (targets, found))
                 overlay, valid = self._overlay(image, *rows, len(overlays))
                 overlays.append(overlay)
                 drawn.append(_drawn(overlay, valid))
-        grids = _grids(drawn, [overlay.caption for overlay in overlays])
-        emit(self, Images(optimizer_steps(model), grids, {"detections": overlays}))
+        sheets = grids("detections", drawn, [overlay.caption for overlay in overlays])
+        emit(self, Images(optimizer_steps(model), sheets, {"detections": overlays}))
 
     def _overlay(self, image, true, found, index):
         """What lies over an image, and the height and width in which the image is valid."""
@@ -116,12 +116,6 @@ class DetectionImages(keras.callbacks.Callback):
         return Overlay(image, layers, classes, caption), (slice(height), slice(width))
 
 
-def _image(image):
-    """[h, w, 3] uint8."""
-    image = np.clip(np.round(image), 0, 255).astype("uint8")
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-
-
 def _layer(rows, chosen):
     """The boxes of an image that can be drawn, and what belongs to them."""
     boxes = rows["boxes"]
@@ -140,14 +134,3 @@ def _drawn(overlay, valid):
     boxes = found["boxes"]
     rest = {name: rows for name, rows in found.items() if name != "boxes"}
     return detections(overlay.image[valid], boxes, **rest, classes=overlay.classes, truth=true, side=SIDE)
-
-
-def _grids(images, captions):
-    """At most `GRIDS` grids, by name."""
-    size = -(-len(images) // GRIDS)
-    return {
-        f"detections {start + 1}-{min(start + size, len(images))}": grid(
-            images[start : start + size], captions=captions[start : start + size]
-        )
-        for start in range(0, len(images), size)
-    }

@@ -37,7 +37,8 @@ class Overlay:
     Args:
         image: [h, w, 3] uint8.
         layers: `{name: dict}` with `"boxes"` [n, 4] xyxy in pixels, `"labels"` [n] from 0 and, optional, `"scores"` [n]
-            and `"masks"` [n, h, w] bool.
+            and `"masks"` [n, h, w] bool; or with `"label_map"` [h, w], the class of each pixel, −1 for none, and,
+            optional, `"classes"`, names of its own.
         classes: Names of the classes, in the order of the labels, or None.
         caption: A line for below the image.
     """

@@ -38,7 +38,8 @@ class WandbLogger(Tracker):
     - `batch/loss`: the loss within an epoch, the mean of the steps since the point before: every step at first, then
       ever fewer, so that a long run stays small;
     - `vitals/<name>/<weight or layer path>`: the numbers that vitals measure; `advice/<vital>`: their sentences;
-      `images/<name>`: their images, and with W&B's own boxes and masks those of `DetectionImages`;
+      `images/<name>`: their images, and with W&B's own boxes and masks those of `DetectionImages` and
+      `SegmentationImages`;
     - `media/<name>`: what `media` returns; `weights/<path>`: histograms of the weights.
 
     The run's summary holds the latest of each, and `best/<name>` of the metrics whose name tells what is better (lower:

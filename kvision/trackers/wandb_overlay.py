@@ -8,21 +8,38 @@ LARGEST_MASK_CLASS = 127  # W&B keeps masks as signed bytes
 def wandb_image(overlay):
     """A `wandb.Image` out of an `Overlay`.
 
-    Ids of classes are the labels; where there are masks they are the labels + 1, for the mask's 0 is the background.
+    Ids of classes are the labels; where there are masks they are the labels + 1, for the mask's 0 is the background. So
+    they are in label maps, where 0 is what has no class.
     """
     import wandb
 
-    masked = any(layer.get("masks") is not None for layer in overlay.layers.values())
+    maps = {kind: layer for kind, layer in overlay.layers.items() if "label_map" in layer}
+    boxed = {kind: layer for kind, layer in overlay.layers.items() if "label_map" not in layer}
+    masked = any(layer.get("masks") is not None for layer in boxed.values())
     first = int(masked)
-    labels = {int(label) for layer in overlay.layers.values() for label in layer["labels"]}
+    labels = {int(label) for layer in boxed.values() for label in layer["labels"]}
     names = {label + first: _name(label, overlay.classes) for label in sorted(labels | set(_known(overlay.classes)))}
     names = {0: "background"} | names if masked else names
     boxes, masks = {}, {}
-    for kind, layer in overlay.layers.items():
+    for kind, layer in boxed.items():
         boxes[kind] = {"box_data": _boxes(overlay, layer, first), "class_labels": names}
         if layer.get("masks") is not None:
             masks[kind] = {"mask_data": _mask(overlay, layer), "class_labels": names}
-    return wandb.Image(overlay.image, caption=overlay.caption, boxes=boxes, masks=masks or None, file_type="jpg")
+    for kind, layer in maps.items():
+        masks[kind] = _label_map(layer["label_map"], layer.get("classes", overlay.classes))
+    return wandb.Image(
+        overlay.image, caption=overlay.caption, boxes=boxes or None, masks=masks or None, file_type="jpg"
+    )
+
+
+def _label_map(labels, classes):
+    """A label map as W&B's mask, with the names of its classes."""
+    held = {int(label) for label in np.unique(labels) if label >= 0} | set(_known(classes))
+    names = {label + 1: _name(label, classes) for label in sorted(held) if label < LARGEST_MASK_CLASS}
+    return {
+        "mask_data": np.clip(labels + 1, 0, LARGEST_MASK_CLASS).astype("uint8"),
+        "class_labels": {0: "no class"} | names,
+    }
 
 
 def _known(classes):

@@ -1,0 +1,16 @@
+"""Charts of runs, and detections and label maps drawn on images."""
+
+from kvision.drawing.boxes import detections as detections
+from kvision.drawing.canvas import DARK as DARK
+from kvision.drawing.canvas import LIGHT as LIGHT
+from kvision.drawing.canvas import MASK_OPACITY as MASK_OPACITY
+from kvision.drawing.canvas import PALETTE as PALETTE
+from kvision.drawing.canvas import font as font
+from kvision.drawing.charts import TRAIN as TRAIN
+from kvision.drawing.charts import VALIDATION as VALIDATION
+from kvision.drawing.charts import curves as curves
+from kvision.drawing.grids import grid as grid
+from kvision.drawing.label_maps import class_colour as class_colour
+from kvision.drawing.label_maps import legend_strip as legend_strip
+from kvision.drawing.label_maps import segmentation as segmentation
+from kvision.drawing.label_maps import segmentation_errors as segmentation_errors
