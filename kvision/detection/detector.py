@@ -32,7 +32,9 @@ class Detector(TaskModel):
     """
 
     predictions_name = "detections"
-    higher_is_better = r"(mask_)?A[PR](\d+|_small|_medium|_large)?"  # of `metrics`, in the logs of `DetectionMetrics`
+    higher_is_better = (
+        r"(mask_)?A[PR](\d+|_small|_medium|_large|_vol)?"  # of `metrics`, in the logs of `DetectionMetrics`
+    )
     metrics_advice = "Average precision is measured by `callbacks.DetectionMetrics`."
     weights_advice = ': mark what not to learn by "crowd" or the label -1'
 

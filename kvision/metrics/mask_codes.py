@@ -73,3 +73,11 @@ def encode(masks):
 def areas_of(codes):
     """Pixels of each mask."""
     return np.asarray(library().mask.area(codes.tolist()) if len(codes) else [], "float64")
+
+
+def overlaps_of(codes, others):
+    """IoU of all pairs of masks, [n, m]; 0 where both are empty."""
+    if not len(codes) or not len(others):
+        return np.zeros((len(codes), len(others)))
+    overlaps = library().mask.iou(codes.tolist(), others.tolist(), [0] * len(others))
+    return np.nan_to_num(np.asarray(overlaps, "float64"), nan=0.0)

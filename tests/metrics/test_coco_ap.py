@@ -572,8 +572,8 @@ def test_what_stands_in_the_padding_need_not_be_finite():
 # pycocotools
 
 
-def by_pycocotools(truth, found, kind):
-    """The twelve numbers, from annotations written as COCO's files have them."""
+def by_pycocotools(truth, found, kind, recalls=None):
+    """The twelve numbers, from annotations written as COCO's files have them, at COCO's recall levels or others."""
     from pycocotools import mask as codes
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -608,6 +608,7 @@ def by_pycocotools(truth, found, kind):
         coco.createIndex()
         sides.append(coco)
     evaluation = COCOeval(*sides, kind)
+    evaluation.params.recThrs = evaluation.params.recThrs if recalls is None else recalls
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

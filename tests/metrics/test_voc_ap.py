@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.metrics import VOCAveragePrecision
+from kvision.metrics import COCOAveragePrecision, VOCAveragePrecision
 from tests.metrics.scenes import detections, random_scene, targets
 
 A, B, C = [10, 10, 20, 20], [40, 10, 60, 30], [10, 60, 90, 90]
@@ -226,3 +226,73 @@ def test_bad_input_is_an_error():
         average_precision(truth, detections([(4, 0.5, A)]), classes=["dog", "cat"])
     with pytest.raises(ValueError, match=r"difficult \(1,\)"):
         average_precision(truth | {"difficult": np.zeros(1)}, found)
+
+
+# Regions
+
+
+def with_masks(arrays, *masks):
+    """One image of 60 x 60 pixels; each mask is (top, left, bottom, right)."""
+    whole = np.zeros((1, arrays["labels"].shape[1], 60, 60), "uint8")
+    for row, (top, left, bottom, right) in enumerate(masks):
+        whole[0, row, top:bottom, left:right] = 1
+    return arrays | {"masks": whole}
+
+
+def region_numbers(truth, found, kind=VOCAveragePrecision):
+    metric = kind(masks=True)
+    metric.update_state(truth, found)
+    return metric.result()
+
+
+def test_regions_are_matched_by_their_masks_and_the_volume_is_over_nine_thresholds():
+    truth = with_masks(targets([(0, A), (0, B)]), (10, 10, 20, 20), (10, 40, 30, 60))
+    # Of equal boxes, one whose mask overlaps by 0.6, and one whose mask lies beside.
+    found = with_masks(detections([(0, 0.9, A), (0, 0.8, B)]), (10, 10, 16, 20), (31, 40, 50, 60))
+    got = region_numbers(truth, found)
+    assert got == pytest.approx({"AP": 1, "mask_AP": 0.5, "mask_AP_vol": 0.5 * 6 / 9})
+    metric = VOCAveragePrecision(masks=True, classes=["x", "y"])
+    assert metric.result() == {"AP": -1, "mask_AP": -1, "mask_AP_vol": -1}
+    metric.update_state(truth, found)
+    assert metric.by_threshold((0.6, 0.61)) == {0.6: 0.5, 0.61: 0.0}
+    assert metric.per_class()["x"] == got and metric.per_class()["y"]["mask_AP"] == -1
+    with pytest.raises(ValueError, match=r"lie in \(0, 1\]: got \(0,\)"):
+        metric.by_threshold((0,))
+
+
+def test_coco_gives_a_detection_the_best_object_that_is_free_and_hariharan_does_not():
+    box = [10, 10, 30, 20]
+    truth = with_masks(targets([(0, box), (0, box)]), (10, 10, 20, 20), (10, 20, 20, 30))
+    found = with_masks(detections([(0, 0.9, box), (0, 0.8, box)]), (10, 10, 20, 20), (10, 10, 20, 30))
+    assert region_numbers(truth, found)["mask_AP"] == 0.5
+    assert region_numbers(truth, found, COCOAveragePrecision)["mask_AP50"] == pytest.approx(1)
+
+
+def disjoint(seed):
+    """A scene of which no pixel is in two objects: at an overlap above one half, only one object can be meant."""
+    truth, found = random_scene(seed)
+    before = np.cumsum(truth["masks"] * (truth["labels"] >= 0)[..., None, None], axis=1) - truth["masks"]
+    truth["masks"] = truth["masks"] * (before <= 0)
+    return {name: truth[name] for name in ("boxes", "labels", "masks")}, found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_area_is_near_the_mean_over_101_recalls(seed):
+    got, theirs = (region_numbers(*disjoint(seed), kind) for kind in (VOCAveragePrecision, COCOAveragePrecision))
+    assert got["mask_AP"] == pytest.approx(theirs["mask_AP50"], abs=1 / 101) and 0.02 < got["mask_AP"] < 0.98
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("seed", range(3))
+def test_regions_equal_pycocotools_at_ever_more_recalls(seed):
+    from tests.metrics.test_coco_ap import by_pycocotools
+
+    truth, found = disjoint(seed)
+    want = by_pycocotools(truth, found, "segm", recalls=np.linspace(0, 1, 20001))["AP50"]
+    assert region_numbers(truth, found)["mask_AP"] == pytest.approx(want, abs=1e-4)
+    assert abs(by_pycocotools(truth, found, "segm")["AP50"] - want) > 1e-4  # COCO's own number differs
+
+
+def test_regions_need_masks_on_both_sides():
+    with pytest.raises(ValueError, match="masks=True needs masks on both sides"):
+        region_numbers(targets([(0, A)]), with_masks(detections([(0, 0.5, A)]), (0, 0, 9, 9)))
