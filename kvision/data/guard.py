@@ -12,7 +12,8 @@ from kvision._keras import print_message
 from kvision.data.duplicates import BANDS
 from kvision.data.elements import is_batched
 from kvision.data.findings import LEVELS, counts_of, findings_between, findings_of, name_of
-from kvision.data.measures import length_of, measured, read_one
+from kvision.data.label_maps import IGNORED
+from kvision.data.measures import is_label_map, length_of, measured, read_one
 from kvision.page import address, encoded, page_of
 
 SHOWN = 16  # samples drawn on the page
@@ -25,7 +26,7 @@ class DataReport:
     Args:
         findings: `Finding`s, errors first.
         numbers: `{split: {what: number or text}}`.
-        counts: `{split: {class: number}}`, of images or of boxes.
+        counts: `{split: {class: number}}`, of images or of boxes; of label maps, those that hold the class.
         datasets: `{split: data set}`.
     """
 
@@ -104,7 +105,7 @@ def check(dataset, validation=None, *, near=3, page=None, verbose=1):
 
     Args:
         dataset: What `fit` is given: of a reader of kvision, whose files are then named, or any `tf.data.Dataset` of
-            `(image, label)` or `(images, targets)`, in batches or not. It must end.
+            `(image, label)`, `(image, label map)` or `(images, targets)`, in batches or not. It must end.
         validation: Another one, or None.
         near: Bits of 64 in which the perceptual hashes of two images may differ to be told as nearly the same, from 0
             to 3.
@@ -192,8 +193,11 @@ def _spread(values):
 def _picture(image, target, dataset):
     image = np.asarray(image, "float32")
     image = np.clip(np.nan_to_num(image * 255 if image.max(initial=0) <= 1 else image), 0, 255).astype("uint8")
+    names = getattr(dataset, "class_names", None)
+    if is_label_map(image, target):
+        target = np.where(target < 0, IGNORED, target).reshape(image.shape[:2])
+        return drawing.segmentation(image, target, names)
     if not isinstance(target, dict) or "boxes" not in target:
         return image
     height, width = target.get("image_size", image.shape[:2])
-    names = getattr(dataset, "class_names", None)
     return drawing.detections(image[:height, :width], target["boxes"], target["labels"], classes=names)

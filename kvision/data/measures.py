@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kvision.data.duplicates import difference_hash, pixel_hash
 from kvision.data.elements import is_batched
+from kvision.data.label_maps import IGNORED
 from kvision.data.source import Order
 
 ROUNDING = 1e-5  # of an image's largest value: what scaling makes of one colour
@@ -26,7 +27,7 @@ class Sample:
         low, high: Of its pixels, without padding.
         is_blank: Whether it is of one colour.
         size: (height, width) of the image without padding; of the file where the targets tell its scale.
-        label: The class, of a classifier's sample.
+        label: The class, of a classifier's sample; those that a label map holds.
         boxes_xyxy: [k, 4] float64 of an object detector's, padding left out; None for others.
         labels: [k] of the boxes.
         valid: (height, width) that the boxes lie in.
@@ -116,6 +117,8 @@ def _sample(split, index, file, image, target):
         valid = tuple(target.get("image_size", valid))
     elif target is not None and (target.ndim < 2 or target.shape[:2] != image.shape[:2]):
         sample.label = _class_of(target)
+    elif is_label_map(image, target):  # the classes that it holds
+        sample.label = tuple(label for label in np.unique(target).tolist() if label != IGNORED)
     sample.valid = tuple(int(side) for side in valid)
     scale = float(target.get("scale", 1.0)) if isinstance(target, dict) else 1.0
     sample.size = tuple(round(side / scale) for side in sample.valid)
@@ -126,6 +129,12 @@ def _sample(split, index, file, image, target):
     sample.is_blank = _is_blank(shown)
     sample.look = None if sample.is_blank else difference_hash(shown)
     return sample
+
+
+def is_label_map(image, target):
+    """Whether a target is the classes of the image's pixels, [h, w] or [h, w, 1]."""
+    is_array = target is not None and not isinstance(target, dict) and target.dtype.kind in "iu"
+    return is_array and target.shape in (image.shape[:2], (*image.shape[:2], 1))
 
 
 def _is_blank(image):

@@ -187,6 +187,17 @@ def test_the_lists_of_voc_are_splits(folders):
     assert [problem.row for problem in found.problems] == ["line 2"]
 
 
+def test_check_tells_what_the_maps_hold(folders, tmp_path):
+    report = data.check(masks(*folders, NAMES, image_size=(20, 30)), page=tmp_path / "page.html", verbose=0)
+    assert report.counts == {"training": {"ground": 3, "left": 3, "right": 3}}
+    images, labels = next(iter(masks(*folders, NAMES, image_size=(20, 30))))
+    wrong = tf.data.Dataset.from_tensors((images, tf.where(labels == 2, 7, labels)))
+    wrong.class_names = NAMES
+    report = data.check(wrong, verbose=0)
+    texts = " ".join(finding.text for finding in report.findings)
+    assert "3 samples have labels that are not from 0 to 2 (such as 7)" in texts and "1 class has no sample" in texts
+
+
 # Augmented
 
 
