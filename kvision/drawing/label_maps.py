@@ -75,7 +75,7 @@ def segmentation_errors(image, labels, truth, ignored_label=IGNORED, opacity=0.7
         ValueError: on arrays of other shapes, or labels that are no integers.
 
     >>> truth = np.zeros((64, 96), int)
-    >>> segmentation_errors(np.zeros((64, 96, 3)), truth, truth, legend=False).max()
+    >>> int(segmentation_errors(np.zeros((64, 96, 3)), truth, truth, legend=False).max())
     0
     """
     if not 0 <= opacity <= 1:

@@ -151,9 +151,24 @@ def test_boundary_iou_equals_masks_less_their_erosion(distance):
 
 def test_the_distance_is_a_fraction_of_the_diagonal_or_pixels():
     labels, predictions, _ = scene(size=(30, 40))
-    want = measured(BoundaryIoU, (labels, predictions), distance=2).result()
-    assert measured(BoundaryIoU, (labels, predictions), distance=0.04).result() == want
+    want = measured(BoundaryIoU, (labels, predictions), distance=3).result()
+    assert measured(BoundaryIoU, (labels, predictions), distance=0.06).result() == want
     assert measured(BoundaryIoU, (labels, predictions)).result() != want  # 0.02 of 50 is one pixel
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.05])
+def test_boundaries_are_those_of_a_tool_for_coco(fraction):
+    from faster_coco_eval.core import mask as codes
+
+    labels, predictions, _ = scene(size=(60, 80), ignored=0)
+    shared, either = np.zeros(4), np.zeros(4)
+    for pair in zip(labels, predictions, strict=True):
+        for c in range(4):
+            rles = [codes.encode(np.asfortranarray((each == c).astype("uint8"))) for each in pair]
+            one, two = (codes.decode(codes.rleToBoundary(rle, fraction)) > 0 for rle in rles)
+            shared[c], either[c] = shared[c] + (one & two).sum(), either[c] + (one | two).sum()
+    metric = measured(BoundaryIoU, (labels, predictions), ignore_class=None, distance=fraction)
+    assert_close(list(metric.result_by_class().values())[:3], shared[:3] / either[:3])
 
 
 # In training
