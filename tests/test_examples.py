@@ -167,6 +167,17 @@ def test_the_detectors(tmp_path, example):
 
 @slow
 @pytest.mark.real
+def test_the_cells(tmp_path):
+    done = run(ROOT / "examples" / "segment_cells.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("mean", "background", "interior", "border"):
+        assert re.search(rf"^{name} +[\d.]+ before, [\d.]+ after", done.stdout, re.M)
+    assert PIL.Image.open(tmp_path / "run" / "cells.png").width > 3 * 512
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@slow
+@pytest.mark.real
 def test_the_nuclei(tmp_path):
     done = run(ROOT / "examples" / "segment_nuclei.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -96,7 +96,7 @@ def test_torchvisions_vgg_becomes_convolutional():
     import torchvision
 
     torch.manual_seed(0)
-    theirs = torchvision.models.vgg16(weights=None).eval()
+    theirs = torchvision.models.vgg16(weights=None, init_weights=False).eval()
     model = A.FCN32s(input_shape=(224, 224, 3), classes=1000, upsampling="fixed")
     weights.load_torch(model, theirs.state_dict(), source="torchvision")
     images = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype("float32")

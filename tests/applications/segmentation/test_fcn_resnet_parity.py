@@ -19,7 +19,7 @@ def test_equals_torchvision(name, size):
     import torchvision
 
     torch.manual_seed(0)
-    theirs = torchvision.models.segmentation.get_model(name, weights=None, weights_backbone=None, aux_loss=True)
+    theirs = getattr(torchvision.models.segmentation, name)(weights=None, weights_backbone=None, aux_loss=True)
     theirs = randomise(theirs).eval()
     ours = A.FCNResNet(name.removeprefix("fcn_resnet"), input_shape=(*size, 3), auxiliary=True)
     weights.load_torch(ours, theirs.state_dict())
