@@ -96,6 +96,7 @@ from kvision.applications.detection.yolo import YOLO as YOLO
 from kvision.applications.listing import list_models as list_models
 from kvision.applications.segmentation import fcn as fcn
 from kvision.applications.segmentation import fcn_resnet as fcn_resnet
+from kvision.applications.segmentation import hypercolumns as hypercolumns
 from kvision.applications.segmentation import mnc as mnc
 from kvision.applications.segmentation import multiscale_net as multiscale_net
 from kvision.applications.segmentation import patch_classifier as patch_classifier
@@ -107,6 +108,7 @@ from kvision.applications.segmentation.fcn import FCN32s as FCN32s
 from kvision.applications.segmentation.fcn_resnet import FCNResNet as FCNResNet
 from kvision.applications.segmentation.fcn_resnet import FCNResNet50 as FCNResNet50
 from kvision.applications.segmentation.fcn_resnet import FCNResNet101 as FCNResNet101
+from kvision.applications.segmentation.hypercolumns import Hypercolumns as Hypercolumns
 from kvision.applications.segmentation.mnc import MNC as MNC
 from kvision.applications.segmentation.multiscale_net import MultiscaleNet as MultiscaleNet
 from kvision.applications.segmentation.patch_classifier import PatchClassifier as PatchClassifier
