@@ -19,7 +19,7 @@ from kvision.detection.dense_head import check_decoding
 from kvision.detection.mask_branch import check_masks, mask_targets
 from kvision.detection.proposals import has_sides
 from kvision.layers.conventions import conventions
-from kvision.ops import area_xyxy, batched_nms, clip_xyxy, decode_deltas, resize_bilinear
+from kvision.ops import area_xyxy, batched_nms, clip_xyxy, decode_deltas, resize_bilinear, vote_masks
 from kvision.ops.nms import LOWEST
 from kvision.part import Part
 
@@ -127,6 +127,8 @@ class NetworkCascadeHead(Part):
         score_threshold, num_candidates: At most `num_candidates` candidates with a score above the threshold go on to
             suppression.
         nms_threshold: Of the suppression by boxes, per class.
+        voting_iou_threshold: Overlap of the boxes from which on regions, suppressed or not, share in the mask of a
+            detection, in (0, 1]; see `kvision.ops.vote_masks`. None: each mask is that of its own region.
         num_detections: Given at most, and at fixed size, for an image.
 
     Losses: those of the proposals; `mask_loss`; `classification_loss`, of masks, whose scores detections have; and
@@ -154,6 +156,7 @@ class NetworkCascadeHead(Part):
         score_threshold=0.05,
         num_candidates=2000,
         nms_threshold=0.3,
+        voting_iou_threshold=0.5,
         num_detections=100,
         **options,
     ):
@@ -173,6 +176,7 @@ class NetworkCascadeHead(Part):
         self.score_threshold = score_threshold
         self.num_candidates = num_candidates
         self.nms_threshold = nms_threshold
+        self.voting_iou_threshold = voting_iou_threshold
         self.num_detections = num_detections
         self._check_parts()
         check_decoding(score_threshold, nms_threshold, num_candidates, num_detections)
@@ -190,6 +194,11 @@ class NetworkCascadeHead(Part):
             )
         if not 0 < self.matching_mask_iou <= 1:
             raise ValueError(f"{self.name}: matching_mask_iou lies in (0, 1]: got {self.matching_mask_iou!r}.")
+        if self.voting_iou_threshold is not None and not 0 < self.voting_iou_threshold <= 1:
+            raise ValueError(
+                f"{self.name}: voting_iou_threshold lies in (0, 1], or is None for no voting: got "
+                f"{self.voting_iou_threshold!r}."
+            )
 
     @property
     def num_passes(self):
@@ -303,15 +312,20 @@ class NetworkCascadeHead(Part):
         boxes = ops.take_along_axis(boxes_xyxy, region[..., None], axis=1)
         keep, _ = batched_nms(boxes, best, label, self.nms_threshold, self.num_detections)
         found, index = keep >= 0, ops.maximum(keep, 0)
-        region = ops.take_along_axis(region, index, axis=1)
-        masks = ops.take_along_axis(masks, region[..., None, None], axis=1)
         best = ops.take_along_axis(ops.maximum(best, LOWEST), index, axis=1)  # as `select_detections`
-        return {
+        detections = {
             "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, index[..., None], axis=1), 0.0),
             "scores": ops.where(found, best, 0.0),
             "labels": ops.where(found, ops.take_along_axis(label, index, axis=1), -1),
-            "box_masks": ops.where(found[..., None, None], masks, 0.0),
         }
+        if self.voting_iou_threshold is None:
+            region = ops.take_along_axis(region, index, axis=1)
+            masks = ops.take_along_axis(masks, region[..., None, None], axis=1)
+            masks = ops.where(found[..., None, None], masks, 0.0)
+        else:
+            detected = (detections["boxes"], detections["labels"])
+            masks = vote_masks(*detected, boxes_xyxy, masks, scores, self.voting_iou_threshold)
+        return detections | {"box_masks": masks}
 
 
 def mask_loss(logits, inside, positive):

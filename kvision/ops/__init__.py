@@ -23,6 +23,7 @@ from kvision.ops.fusion import fuse_boxes as fuse_boxes
 from kvision.ops.hungarian import hungarian as hungarian
 from kvision.ops.label_maps import boundaries as boundaries
 from kvision.ops.label_maps import confusion_matrix as confusion_matrix
+from kvision.ops.masks import vote_masks as vote_masks
 from kvision.ops.matching import BACKGROUND as BACKGROUND
 from kvision.ops.matching import IGNORED as IGNORED
 from kvision.ops.matching import match as match

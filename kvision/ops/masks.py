@@ -1,4 +1,4 @@
-"""Masks cut out of images to train on (He et al. 2017, "Mask R-CNN")."""
+"""Masks cut out of images to train on (He et al. 2017, "Mask R-CNN"), and masks averaged over regions (Dai 2016)."""
 
 import math
 
@@ -6,7 +6,7 @@ from keras import ops
 
 from kvision.ops._backend import kernels
 from kvision.ops._roi import clip_points
-from kvision.ops.boxes import columns
+from kvision.ops.boxes import columns, iou_xyxy
 
 CHUNK_CELLS = 2**19  # of an image's masks that are gathered at once, 2 MiB in float32
 
@@ -82,3 +82,63 @@ def _bins(low, high, *, cells, size, most_samples):
         inside = inside * ops.cast(index < samples, "float32")[..., None]
         total = total + ops.relu(1.0 - ops.abs(points[..., None] - cell)) * inside[..., None]
     return total / samples[..., None, None]
+
+
+def vote_masks(boxes_xyxy, labels, region_boxes_xyxy, region_masks, region_scores, iou_threshold=0.5):
+    """The mask of each detection as the mean of the masks of all regions whose boxes overlap its own.
+
+    Dai et al. 2016 ("Instance-Aware Semantic Segmentation via Multi-task Network Cascades"), section 6, mask voting:
+    pixel by pixel, weighed by the regions' scores for the class of the detection. What a region estimates is read
+    between its cells; a region is zero outside its box.
+
+    Args:
+        boxes_xyxy: `[b, k, 4]`, boxes of the detections in pixels.
+        labels: `[b, k]`, their classes from 0; padding is -1.
+        region_boxes_xyxy: `[b, n, 4]`, boxes of the regions, those of the detections among them.
+        region_masks: `[b, n, m, m]` in 0…1, relative to the regions' boxes.
+        region_scores: `[b, n, classes]` in 0…1.
+        iou_threshold: Overlap of the boxes from which on a region votes, in (0, 1].
+
+    Returns:
+        `[b, k, m, m]` in 0…1, float32, relative to the boxes of the detections; zero for padding and where no region
+        with a score overlaps.
+
+    Raises:
+        ValueError: On a threshold that is not in (0, 1].
+
+    >>> box, masks = [0.0, 0.0, 8.0, 8.0], np.stack([np.ones((4, 4)), np.zeros((4, 4))])
+    >>> voted = vote_masks([[box]], [[0]], [[box, box]], masks[None], [[[0.75], [0.25]]])
+    >>> float(voted[0, 0, 1, 1])
+    0.75
+    """
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f"Voting needs 0 < iou_threshold <= 1: got {iou_threshold}.")
+    boxes, regions = (ops.convert_to_tensor(values, "float32") for values in (boxes_xyxy, region_boxes_xyxy))
+    labels, masks = ops.convert_to_tensor(labels), ops.cast(region_masks, "float32")
+    size = masks.shape[-1]
+    scores = ops.transpose(ops.cast(region_scores, "float32"), (0, 2, 1))
+    weights = ops.take_along_axis(scores, ops.maximum(labels, 0)[..., None], axis=1)
+    votes = (iou_xyxy(boxes, regions) >= iou_threshold) & (labels >= 0)[..., None]
+    weights = ops.where(votes, weights, 0.0)
+    weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-12)
+
+    def vote(detection):
+        left, top, right, bottom = columns(detection[0][:, None])
+        from_left, from_top, from_right, from_bottom = columns(regions)
+        rows = _places(top, bottom, from_top, from_bottom, size) * detection[1][..., None, None]
+        across = _places(left, right, from_left, from_right, size)
+        return ops.sum(ops.matmul(ops.matmul(rows, masks), ops.swapaxes(across, -1, -2)), axis=1)
+
+    # One detection after the other: all at once they would take the weights of every region's cells for each.
+    voted = ops.map(vote, (ops.transpose(boxes, (1, 0, 2)), ops.transpose(weights, (1, 0, 2))))
+    return ops.transpose(voted, (1, 0, 2, 3))
+
+
+def _places(low, high, from_low, from_high, size):
+    """What each cell between the edges of a region gives to each of those between two others, `[..., size, size]`."""
+    middles = (ops.arange(size, dtype="float32") + 0.5) / size
+    points = low[..., None] + middles * (high - low)[..., None]
+    points = (points - from_low[..., None]) / ops.maximum(from_high - from_low, 1e-6)[..., None] * size
+    inside = ops.cast((points >= 0.0) & (points <= size), "float32")
+    points = ops.clip(points - 0.5, 0.0, size - 1.0)
+    return ops.relu(1.0 - ops.abs(points[..., None] - ops.arange(size, dtype="float32"))) * inside[..., None]

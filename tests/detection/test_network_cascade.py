@@ -20,11 +20,11 @@ from kvision.detection.network_cascade import (
 )
 from kvision.detection.proposals import GivenProposals, RegionProposals
 from kvision.layers import RoIWarp
-from kvision.ops import iou_xyxy, sample_balanced
+from kvision.ops import iou_xyxy, sample_balanced, vote_masks
 from tests.applications.detection.rows import CLASSES, SHAPE
 from tests.applications.detection.test_detectors import targets_of
 from tests.ops.differentiation import value_and_gradients
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 
 BOXES = [(4, 6, 32, 34, 0), (20, 20, 48, 62, 2)], [(8, 4, 36, 60, 1)]
 CHANNELS = 4
@@ -237,6 +237,7 @@ def test_the_second_pass_has_a_gradient_for_the_boxes_it_is_given():
     assert (moved == (np.arange(CLASSES + 1) == best[..., None])).all()  # those of the best class alone
 
 
+@SLOW
 def test_stage_four_sees_the_boxes_that_stage_three_moved(monkeypatch):
     head, given, targets = cascade(stages=5, assigner=all_drawn(9)), features(), targets_with_masks()
     seen = []
@@ -264,7 +265,7 @@ def test_stage_four_sees_the_boxes_that_stage_three_moved(monkeypatch):
 
 
 def test_detections_are_suppressed_by_class_and_keep_their_own_masks():
-    head = cascade(score_threshold=0.2, nms_threshold=0.3, num_detections=6)
+    head = cascade(score_threshold=0.2, nms_threshold=0.3, num_detections=6, voting_iou_threshold=None)
     rng = np.random.default_rng(5)
     corner = rng.uniform(0, 12, (2, 9, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(8, 30, (2, 9, 2))], axis=-1).astype("float32")
@@ -294,6 +295,17 @@ def test_detections_are_suppressed_by_class_and_keep_their_own_masks():
         assert not found["box_masks"][image, len(kept) :].any()
 
 
+def test_by_default_all_regions_vote_on_the_masks_of_detections():
+    head, rng = cascade(score_threshold=0.1, num_detections=6), np.random.default_rng(6)
+    corner = rng.uniform(0, 12, (2, 9, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(20, 30, (2, 9, 2))], axis=-1).astype("float32")
+    scores = rng.dirichlet(np.ones(CLASSES + 1), (2, 9))[..., 1:].astype("float32")
+    masks = rng.uniform(size=(2, 9, 28, 28)).astype("float32")
+    found = numpy(head.select(boxes, scores, masks))
+    assert_close(found["box_masks"], vote_masks(found["boxes"], found["labels"], boxes, masks, scores, 0.5))
+    assert found["box_masks"][:, 0].std() < 0.8 * masks.std()  # a mean of several
+
+
 @pytest.mark.parametrize("kind", ["masks", "box_masks"])
 def test_masks_relative_to_boxes_train_towards_the_same(kind):
     head, targets = cascade(assigner=all_drawn(9)), targets_with_masks()
@@ -317,6 +329,8 @@ def test_what_does_not_fit_is_refused():
         cascade(assigner=Assigner())
     with pytest.raises(ValueError, match=r"matching_mask_iou lies in \(0, 1\]: got 0"):
         cascade(matching_mask_iou=0)
+    with pytest.raises(ValueError, match=r"voting_iou_threshold lies in \(0, 1\], or is None.*got 0"):
+        cascade(voting_iou_threshold=0)
     with pytest.raises(
         ValueError, match=r"stages=5 and the outputs \['box_class_logits', 'class_logits'\].*box=stages"
     ):

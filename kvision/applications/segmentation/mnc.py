@@ -50,6 +50,7 @@ def MNC(
     matching_mask_iou=0.5,
     score_threshold=0.05,
     nms_threshold=0.3,
+    voting_iou_threshold=0.5,
     num_detections=100,
     preprocess="auto",
     name="mnc",
@@ -81,6 +82,8 @@ def MNC(
         matching_mask_iou: Overlap of the masks from which on a positive has a class for the scores of detections.
         score_threshold: Detections with a score of at most this are left out.
         nms_threshold: Overlap in [0, 1] above which the lower score of the same class gives way.
+        voting_iou_threshold: Overlap of the boxes in (0, 1] from which on all regions share in the mask of a detection,
+            weighed by their scores for its class (section 6). None: each mask is that of its own region.
         num_detections: Given for an image, at most, and at fixed size.
         preprocess: A function applied to the images, RGB 0…255, before the backbone, or None. `"auto"`: what the
             backbone carries as `preprocessing`; ImageNet's for the one built here.
@@ -137,6 +140,7 @@ def MNC(
         matching_mask_iou=matching_mask_iou,
         score_threshold=score_threshold,
         nms_threshold=nms_threshold,
+        voting_iou_threshold=voting_iou_threshold,
         num_detections=num_detections,
         name=f"{name}_head",
     )

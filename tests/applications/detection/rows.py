@@ -213,6 +213,7 @@ ROWS = [
         box_losses=("rpn_box_loss", "mask_loss"),
         proof="NumPy and torch twins: test_network_cascade.py, test_roi_warp.py",
         masks=True,
+        slow=True,
     ),
     Row(
         name="mnc of five stages",

@@ -163,7 +163,8 @@ NUMBERS = {
     },
     "mnc": REGION_PROPOSALS  # Dai 2016, sections 3 to 6; the fraction of positives: the authors' code
     | {
-        "": {"matching_mask_iou": 0.5, "beta": 1.0, "delta_weights": (10, 10, 5, 5), "nms_threshold": 0.3},
+        "": {"matching_mask_iou": 0.5, "beta": 1.0, "delta_weights": (10, 10, 5, 5), "nms_threshold": 0.3}
+        | {"voting_iou_threshold": 0.5},
         "proposals": REGION_PROPOSALS["proposals"] | {"box_gradient": True},
         "assigner": {"matching_iou_threshold": 0.5, "min_background_iou": 0.0, "positive_fraction": 0.3},
     },
