@@ -271,6 +271,16 @@ def knows_what_callbacks_remember(capsys):
     return all(set(_keras.callback_memory(each)) <= vars(each).keys() and _keras.callback_memory(each) for each in made)
 
 
+def tells_that_more_of_a_metric_is_better(capsys):
+    metric = keras.metrics.MeanMetricWrapper(lambda y, predicted: predicted, name="score")
+    _keras.more_is_better(metric)
+    stopping = keras.callbacks.EarlyStopping("score")
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=[metric])
+    model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=[stopping])
+    return bool(stopping.monitor_op(2.0, 1.0))
+
+
 def saves_and_loads_by_groups(capsys):
     model, other = network(), network()
     groups, names = _keras.saved_state(model)
@@ -340,6 +350,7 @@ PRIVATE = {
     "the variables x and callbacks of Model.fit": finds_the_input_of_fit,
     "Model._symbolic_build": builds_for_a_batch,
     "the memory of EarlyStopping, ReduceLROnPlateau and others": knows_what_callbacks_remember,
+    "Metric._direction": tells_that_more_of_a_metric_is_better,
     "DataLayer, CallContext.entry_layer, in_tf_graph and in_stateless_scope": runs_in_a_pipeline_and_knows_where,
     "keras.src.saving.saving_lib._save_state, _load_state and H5IOStore": saves_and_loads_by_groups,
 }
