@@ -204,6 +204,10 @@ CLAIMS = {  # what each prints and draws
         r"(?s:.*)e[+-]\d\d  R-CNN and Fast",
         ("seconds.png",),
     ),
+    "segment_scenes": (
+        r"mean IoU +parameters .*\nfcn8s( +[\d.,]+){2} .*\nmultiscale .*(\nmultiscale, .+ \d\.\d{3}){2}\nrecurrent ",
+        ("mean_iou.png",),
+    ),
     "rethinking_pretraining": (
         r"AP +AP50 +images .*\npre-trained, 1x, .* 208 +2\d\d .*\nfrom scratch, 1x, .* 16 +\d\d .*\n\nplot",
         ("rethinking.png",),

@@ -1,0 +1,155 @@
+"""Semantic segmentation of scenes of real digits, by the networks of four papers: mean IoU against training time.
+
+    python examples/segment_scenes.py                       # all, one after the other
+    python examples/segment_scenes.py --network multiscale
+
+Eleven classes: the background and ten digits, pasted in at random sizes and colours among pieces of other digits. The
+digits of the validation scenes are in no training scene. FCN-8s (Long 2015) on a narrow VGG; the multiscale net
+(Farabet 2013) on three octaves, also with one label for each superpixel, and for each segment of the optimal cover of a
+tree over them; the recurrent network (Pinheiro 2014) with three passes, each of them trained. All start from scratch.
+
+There is no number here yet: it was only run for seconds, on a machine that was busy with other work. `--quick` only
+checks that everything runs. Needs `pip install "kvision[examples,classic]"`.
+"""
+
+import argparse
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import digits
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from kvision.applications import FCN, MultiscaleNet, RecurrentCNN, multiscale_net
+
+CLASSES = ("background", *digits.CLASSES)
+COLOURS = {"fcn8s": "#2b7bba", "multiscale": "#3f9b57", "recurrent": "#d1453b"}
+
+
+def networks(size):
+    """`{name: builder}` for images of this side, narrow enough for two cores."""
+    shared = {"input_shape": (size, size, 3), "classes": len(CLASSES)}
+    return {
+        "fcn8s": lambda: FCN(
+            "8s", depths=(1, 1, 2, 2, 2), widths=(16, 32, 64, 64, 64), units=128, norm="group", **shared
+        ),
+        "multiscale": lambda: MultiscaleNet(filters=(16, 32, 64), hidden_units=128, **shared),
+        "recurrent": lambda: RecurrentCNN(filters=(16, 32), all_passes=True, **shared),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=COLOURS, action="append", help="may be given again; none: all")
+    parser.add_argument("--minutes", type=float, default=5, help="of training, for each network")
+    parser.add_argument("--scenes", type=int, default=2000, help="to train on")
+    parser.add_argument("--size", type=int, default=64, help="side of a scene, in pixels")
+    parser.add_argument("--run", default="runs/segment_scenes", help="folder of the plot")
+    parser.add_argument("--quick", action="store_true", help="a few small scenes, to check that everything runs")
+    options = parser.parse_args()
+    size, count, held_out = (32, 16, 8) if options.quick else (options.size, options.scenes, 200)
+    seconds = 1 if options.quick else 60 * options.minutes
+    train, validation = scenes(count, size), scenes(held_out, size, held_out=True)
+
+    print(f"{count:,} scenes of {size}x{size}, {held_out} to validate; mean IoU of {len(CLASSES)} classes\n")
+    print(f"{'':32}{'mean IoU':>10}{'parameters':>12}{'training':>10}{'an image':>11}", flush=True)
+    curves = {}
+    for name in options.network or COLOURS:
+        keras.utils.set_random_seed(0)
+        model = networks(size)[name]()
+        curve = fit(model, train, validation, seconds)
+        curves[name] = curve.points
+        scores, an_image = predict(model, validation[0])
+        numbers = f"{model.count_params():12,}{curve.points[-1][0]:8.0f} s{1000 * an_image:8.2f} ms"
+        print(f"{name:32}{mean_iou(validation[1], scores.argmax(-1)):10.3f}{numbers}", flush=True)
+        if name == "multiscale":
+            for form, labels in smoothed(validation[0], scores).items():
+                print(f"{f'{name}, {form}':32}{mean_iou(validation[1], labels):10.3f}", flush=True)
+    path = pathlib.Path(options.run) / "mean_iou.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(curves).savefig(path, dpi=150)
+    print(f"\nplot  {path}")
+
+
+def scenes(count, size, held_out=False):
+    """Images in 0…255 and labels [count, size, size]: 0 for the background, one more than the digit elsewhere."""
+    images, targets = digits.scenes(count, size, held_out, max_objects=3, sides=(0.35, 0.7), masks=True)
+    labels = (targets["masks"] * (targets["labels"] + 1)[..., None, None]).max(axis=1)
+    return images, labels.astype("uint8")
+
+
+def fit(model, train, validation, seconds):
+    """Train for that long; every output is trained, the last one counts."""
+    outputs = list(model.output) if isinstance(model.output, dict) else None
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    curve = Curve(validation, seconds)
+    model.compile(keras.optimizers.Adam(1e-3), dict.fromkeys(outputs, loss) if outputs else loss)
+    labels = dict.fromkeys(outputs, train[1]) if outputs else train[1]
+    model.fit(model.preprocessing(train[0]), labels, batch_size=8, epochs=1000, verbose=0, callbacks=[curve])
+    return curve
+
+
+class Curve(keras.callbacks.Callback):
+    """Mean IoU after each epoch, against the seconds of training alone; ends it when they are over."""
+
+    def __init__(self, validation, seconds):
+        super().__init__()
+        self.validation, self.seconds = validation, seconds
+        self.spent, self.points = 0.0, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.spent += time.perf_counter() - self.start
+        images, labels = self.validation
+        self.points.append((self.spent, mean_iou(labels, predict(self.model, images)[0].argmax(-1))))
+        self.model.stop_training = self.spent >= self.seconds
+
+
+def predict(model, images):
+    """Probabilities [n, h, w, classes] of the last output, and seconds an image."""
+    images = model.preprocessing(images)
+    model.predict(images[:8], batch_size=8, verbose=0)  # compiles
+    start = time.perf_counter()
+    logits = model.predict(images, batch_size=8, verbose=0)
+    spent = (time.perf_counter() - start) / len(images)
+    logits = list(logits.values())[-1] if isinstance(logits, dict) else logits
+    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return scores / scores.sum(axis=-1, keepdims=True), spent
+
+
+def mean_iou(labels, predicted):
+    metric = keras.metrics.MeanIoU(len(CLASSES), ignore_class=255)
+    metric.update_state(labels, predicted)
+    return float(metric.result())
+
+
+def smoothed(images, scores):
+    """Labels by superpixels, and by the optimal cover of a tree over them (Farabet 2013, section 4)."""
+    found = {"superpixels": [], "optimal cover": []}
+    for image, one in zip(images, scores, strict=True):
+        regions = multiscale_net.superpixels(image)
+        tree = multiscale_net.segmentation_tree(image, regions)
+        found["superpixels"].append(multiscale_net.region_labels(one, regions))
+        found["optimal cover"].append(multiscale_net.region_labels(one, regions, tree))
+    return {form: np.stack(labels) for form, labels in found.items()}
+
+
+def draw(curves):
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=COLOURS[name], label=name)
+    axes.set(xlabel="seconds of training", ylabel="mean IoU on held-out digits", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
