@@ -16,7 +16,7 @@ from kvision.applications.segmentation.multiscale_net import (
 )
 from tests.applications.classification.twins import count, randomised
 from tests.applications.segmentation.twins import convolve, pool, read
-from tests.support import PARITY, assert_close
+from tests.support import PARITY, SLOW, assert_close
 
 FEATURES = [(7, 3, 16), (7, 16, 64), (7, 64, 256)]  # window, inputs, outputs of the three stages
 
@@ -205,3 +205,23 @@ def test_without_scikit_image_the_error_says_what_to_install(monkeypatch):
 def test_errors_say_what_is_expected(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=SLOW)])
+def test_norms(norm):
+    model = MultiscaleNet("tiny", input_shape=(24, 32, 3), norm=norm)
+    assert np.isfinite(keras.ops.convert_to_numpy(model(np.ones((2, 24, 32, 3), "float32"), training=True))).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": 0}, "at least 1 scale"),
+        ({"hidden_units": -1}, "no negative number of hidden units"),
+        ({"input_shape": (15, 32, 3)}, "at least 16 pixels"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultiscaleNet(**{"variant": "tiny", "input_shape": (24, 32, 3)} | options)

@@ -7,7 +7,7 @@ import pytest
 from kvision.applications import RecurrentCNN
 from tests.applications.classification.twins import count, randomised
 from tests.applications.segmentation.twins import convolve, pool
-from tests.support import PARITY, assert_close
+from tests.support import PARITY, SLOW, assert_close
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3])
@@ -99,3 +99,23 @@ def test_every_pass_is_supervised_with_its_weight():
     logs = model.evaluate(images, dict.fromkeys(losses, labels), return_dict=True, verbose=0)
     assert_close(logs["loss"], sum(factor * logs[f"{name}_loss"] for name, factor in factors.items()))
     assert len({logs[f"{name}_loss"] for name in factors}) == 3
+
+
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=SLOW)])
+def test_norms(norm):
+    model = RecurrentCNN("tiny", input_shape=(24, 32, 3), norm=norm)
+    assert np.isfinite(keras.ops.convert_to_numpy(model(np.ones((2, 24, 32, 3), "float32"), training=True))).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"passes": 0}, "at least 1 pass"),
+        ({"input_shape": (15, 32, 3), "passes": 2, "dense": False}, "at least 16 pixels"),
+        ({"norm": "bach"}, "Unknown norm: got 'bach'"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        RecurrentCNN(**{"variant": "tiny", "input_shape": (24, 32, 3)} | options)
