@@ -6,6 +6,7 @@ import math
 import keras
 
 from kvision._keras import graph_of, inbound_nodes, layers_of, producer
+from kvision.layers import BilinearUpsampling
 from kvision.multiply_adds import multiply_adds
 
 
@@ -142,7 +143,12 @@ def _parents(operation):
 
 def _widen(operation, parents):
     """Receptive field and stride behind `operation`, each (rows, columns); None when it sees the whole input."""
-    if any(parent is None for parent in parents) or not parents or hasattr(operation, "multiply_adds"):
+    if any(parent is None for parent in parents) or not parents:
+        return None
+    if isinstance(operation, BilinearUpsampling):  # an output lies between two cells
+        ((field, stride),) = parents
+        return tuple(map(sum, zip(field, stride, strict=True))), tuple(max(1, s // operation.factor) for s in stride)
+    if hasattr(operation, "multiply_adds"):
         return None
     if isinstance(operation, keras.layers.Dense | keras.layers.Flatten) or "Global" in type(operation).__name__:
         return None

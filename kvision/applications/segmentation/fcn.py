@@ -10,8 +10,8 @@ How it trains (section 4.3): SGD with momentum 0.99, one image a batch, weight d
 32s (and at-once) at 1e-10, 16s from the weights of 32s at 1e-12, 8s from those of 16s at 1e-14. **These rates are for a
 loss summed over the pixels, and Keras's losses are means**: multiply by height · width. On 500x500 pixels 1e-10 is
 2.5e-5, which with momentum 0.99 moves as 2.5e-3 does without. The lower rates of 16s and 8s suit the large activations
-of Caffe's VGG, which is fed -128…128 and not unit deviation. From scratch, where the scores start at zero and nothing
-else is trained: `SGD(0.01, momentum=0.9, global_clipnorm=1.0)` on the mean loss.
+of Caffe's VGG, which is fed -128…128 and not unit deviation. From scratch, from scores of zero, it trains by
+`SGD(0.01, momentum=0.9, global_clipnorm=1.0)` on the mean loss.
 """
 
 import numbers

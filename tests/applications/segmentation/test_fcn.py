@@ -6,6 +6,7 @@ import pytest
 
 from kvision import applications as A
 from kvision import weights
+from kvision.training import describe
 from tests.support import assert_close
 from tests.weights.states import torch_state
 
@@ -65,6 +66,17 @@ def test_crops_of_the_reference(variant, begins):
     crops = [layer for layer in model.layers if isinstance(layer, keras.layers.Cropping2D)]
     assert {layer.name: layer.cropping[0][0] for layer in crops} == begins
     assert all(layer.cropping[0][0] == layer.cropping[1][0] for layer in crops)
+
+
+def test_the_cost_of_the_whole_network():
+    """A score sees 404 pixels, an output between two cells 32 more; the kernel of the upsampling meets every cell."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = A.FCN32s(input_shape=(224, 224, 3), padding=100)
+    costs = {layer.name: layer for layer in describe(model).layers}
+    assert costs["score_fr"].receptive_field == (404, 404)
+    assert costs["upscore"].receptive_field == (436, 436)
+    assert costs["upscore"].multiply_adds == 8 * 8 * (64 * 21) ** 2
+    assert costs["fc6"].multiply_adds == 8 * 8 * 7 * 7 * 512 * 4096
 
 
 def test_skips_are_scaled_at_once_only():

@@ -132,6 +132,16 @@ def test_windows_are_those_of_a_loop():
     assert np.array_equal(windows(images, pixels, WINDOW), cut_by_loops(images))
 
 
+def test_weights_from_a_path(tmp_path, capsys):
+    model = MODELS["batch norm"]()
+    model.save_weights(tmp_path / "patch.weights.h5")
+    options = {"input_shape": (*WINDOW, 2), "norm": "batch", "weights": tmp_path / "patch.weights.h5"}
+    same, other = (A.PatchClassifier("tiny", classes=classes, **options) for classes in (3, 5))
+    assert all(map(np.array_equal, same.get_weights(), model.get_weights()))
+    assert np.array_equal(other.get_layer("fc1").kernel, model.get_layer("fc1").kernel)
+    assert "fc2 starts fresh: the file has another number of classes" in capsys.readouterr().out
+
+
 def test_the_weights_are_copied():
     model = MODELS["builder"]()
     dense = A.dense(model, IMAGE)
