@@ -29,8 +29,6 @@ from kvision import applications, callbacks, drawing
 QUARTER = 256  # pixels; the top left one is for validation
 CROP, BATCH = 128, 8
 CLASSES = ("background", "interior", "border")
-COLORS = np.array([(20, 20, 40), (90, 180, 250), (250, 200, 60)], "uint8")
-WRONG = (230, 40, 60)
 IGNORED = 255
 
 
@@ -52,7 +50,7 @@ def main():
     model = network(options.variant, CROP)
     whole = network(options.variant, QUARTER)  # the sizes of a network are static
     prepare = kvision.network.Preprocessing.fit([image[QUARTER:]])
-    image = np.asarray(prepare(image[None]))[0]
+    pixels, image = image[:QUARTER, :QUARTER], np.asarray(prepare(image[None]))[0]
     held_out = image[None, :QUARTER, :QUARTER], labels[None, :QUARTER, :QUARTER]
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
@@ -75,10 +73,10 @@ def main():
     whole.set_weights(model.get_weights())
     after = intersection_over_union(whole, *held_out)
     print(f"\n{time.perf_counter() - start:.0f} s of training; intersection over union on the held-out quarter:")
-    for name in ("mean", *CLASSES):
+    for name in after:
         print(f"{name:10} {before[name]:.3f} before, {after[name]:.3f} after")
-    draw(whole, *held_out, run / "cells.png")
-    print(f"image      {run / 'cells.png'}  (labels, predictions, and in red what differs)")
+    draw(whole, pixels, *held_out, run / "cells.png")
+    print(f"image      {run / 'cells.png'}  (labels, predictions, and in vermilion what differs)")
     print(f"report     {run / 'report.html'}  (open it in a browser)")
 
 
@@ -131,20 +129,20 @@ def crops(image, labels):
 
 
 def intersection_over_union(model, images, labels):
-    """Of each class, and their mean, over all pixels."""
-    metric = keras.metrics.MeanIoU(len(CLASSES), ignore_class=IGNORED)
-    metric.update_state(labels, model.predict(images, verbose=0).argmax(axis=-1))
-    counts = keras.ops.convert_to_numpy(metric.total_cm)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
-    of_each = dict(zip(CLASSES, np.diag(counts) / np.maximum(union, 1), strict=True))
-    return {"mean": float(metric.result())} | of_each
+    """Of each class, their mean over all pixels, and that of the pixels near the contours."""
+    metric = kvision.metrics.MeanIoU(len(CLASSES), ignore_class=IGNORED, class_names=CLASSES)
+    boundary = kvision.metrics.BoundaryIoU(len(CLASSES), ignore_class=IGNORED)
+    logits = model.predict(images, verbose=0)
+    for each in (metric, boundary):
+        each.update_state(labels, logits)
+    return {"mean": float(metric.result()), "boundaries": float(boundary.result())} | metric.result_by_class()
 
 
-def draw(model, images, labels, path):
-    """Labels, predictions and errors side by side."""
+def draw(model, pixels, images, labels, path):
+    """Labels, predictions and errors side by side, each with its legend."""
     found = model.predict(images, verbose=0)[0].argmax(axis=-1)
-    errors = np.where((found != labels[0])[..., None], np.array(WRONG, "uint8"), COLORS[found] // 3)
-    parts = [np.kron(part, np.ones((2, 2, 1), "uint8")) for part in (COLORS[labels[0]], COLORS[found], errors)]
+    parts = [drawing.segmentation(pixels, each, CLASSES, background=0, side=512) for each in (labels[0], found)]
+    parts.append(drawing.segmentation_errors(pixels, found, labels[0], side=512))
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(drawing.grid(parts, columns=3)).save(path)
 
