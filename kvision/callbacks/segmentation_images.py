@@ -99,7 +99,7 @@ class SegmentationImages(keras.callbacks.Callback):
         """What the model gives for each pixel, [b, h, w, classes]."""
         found = self.model.predict_on_batch(images)
         if isinstance(found, dict | list | tuple):
-            keys = list(found) if isinstance(found, dict) else list(range(len(found)))
+            keys = sorted(found) if isinstance(found, dict) else list(range(len(found)))
             if self.output not in keys:
                 raise ValueError(
                     f"SegmentationImages: {self.model.name} has several outputs, {keys}: got output={self.output!r}, "

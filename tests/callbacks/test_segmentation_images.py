@@ -92,7 +92,7 @@ def test_prepared_images_are_drawn_stretched_and_one_output_is_chosen():
     (event,) = recorded(SegmentationImages(prepared, num_images=1, output="out"), several=True)
     (overlay,) = event.overlays["segmentation"]
     assert sorted(np.unique(overlay.image)) == [0, 255] and overlay.classes is None
-    with pytest.raises(ValueError, match=r"has several outputs, \['out', 'aux'\]: got output=None"):
+    with pytest.raises(ValueError, match=r"has several outputs, \['aux', 'out'\]: got output=None"):
         recorded(SegmentationImages(prepared), several=True)
 
 
