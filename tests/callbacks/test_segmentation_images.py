@@ -49,7 +49,9 @@ def recorded(images, **options):
 BATCHES = [(IMAGES[:3], LABELS[:3, ..., None]), (IMAGES[3:], LABELS[3:, ..., None])]
 
 
-@pytest.mark.parametrize("source", [(IMAGES, LABELS), BATCHES], ids=["arrays", "batches"])
+@pytest.mark.parametrize(
+    "source", [pytest.param((IMAGES, LABELS), marks=pytest.mark.slow), BATCHES], ids=["arrays", "batches"]
+)
 def test_predictions_truth_and_errors_are_drawn_each_so_many_epochs(source):
     events = recorded(SegmentationImages(source, num_images=4, every=2, class_names=NAMES), epochs=4)
     assert [event.step for event in events] == [4, 8]

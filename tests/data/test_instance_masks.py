@@ -54,8 +54,8 @@ def test_objects_without_a_class_are_all_of_the_one(folders):
     assert targets["boxes"][0, :3].tolist() == [[2, 2, 9, 18], [24, 0, 26, 20], [12, 10, 20, 18]]
     assert targets["area"][0, :3].tolist() == [48, 40, 64]
     assert (found.class_names, found.problems, found.counts) == (("thing",), [], (6,))
-    assert "box_masks" in batches(read(folders, ("thing",), mask_size=28))[1]
-    assert not {"masks", "box_masks"} & set(batches(read(folders, ("thing",), masks=False))[1])
+    assert "box_masks" in read(folders, ("thing",), mask_size=28).element_spec[1]
+    assert not {"masks", "box_masks"} & set(read(folders, ("thing",), masks=False).element_spec[1])
 
 
 def test_the_class_is_that_of_most_pixels_in_a_label_map(folders):
