@@ -20,7 +20,12 @@ def rows(condition=lambda row: True):
 
 by_name = rows()
 by_name_in_training = pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.name, marks=[SLOW] * row.slow) for row in ROWS]
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=[SLOW] * row.slow)
+        for row in ROWS
+        if row.jit or keras.backend.backend() == "tensorflow"  # JAX compiles every step
+    ],
 )
 
 
@@ -51,6 +56,11 @@ def trained_by(model, rate=0.01, jit=False):
     losses = dict.fromkeys(model.output, loss) if isinstance(model.output, dict) else loss
     model.compile(keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0), losses, jit_compile=jit)
     return model
+
+
+def trainable(model):
+    """Copies of the trained weights: JAX gives its own buffers away in each step."""
+    return [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.trainable_weights]
 
 
 def labels_for(row, labels):
@@ -164,28 +174,28 @@ def test_an_image_without_a_known_pixel_changes_nothing(row):
     images, labels = batch_of(row)
     for variable in model.optimizer.variables[1:]:  # the momentum of another test would move the weights
         if "momentum" in variable.path:
-            variable.assign(keras.ops.zeros_like(variable))
-    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+            variable.assign(np.zeros(variable.shape, "float32"))
+    before = trainable(model)
     history = model.fit(images, labels_for(row, np.full_like(labels, IGNORED)), batch_size=2, verbose=0)
     assert history.history["loss"] == [0.0]
-    after = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+    after = trainable(model)
     assert all(map(np.array_equal, before, after))
     model.set_weights(model.first_weights)
 
 
-POLICIES = ("mixed_float16", "mixed_bfloat16")
+POLICIES = {"tensorflow": ("mixed_float16", "mixed_bfloat16"), "jax": ("mixed_bfloat16",)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", POLICIES[keras.backend.backend()])
 @rows(lambda row: row.jit)
 def test_compiled_steps_in_16_bits(row, policy):
     keras.mixed_precision.set_dtype_policy(policy)
     model = trained_by(build(row), row.rate, jit=True)
     images, labels = batch_of(row)
-    before = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+    before = trainable(model)
     history = model.fit(images, labels_for(row, labels), batch_size=2, epochs=3, verbose=0)
-    after = [keras.ops.convert_to_numpy(w) for w in model.trainable_weights]
+    after = trainable(model)
     assert np.isfinite(history.history["loss"]).all()
     assert all(np.isfinite(w).all() for w in after)
     assert policy == "mixed_float16" or not all(map(np.array_equal, before, after))  # loss scaling may skip steps
