@@ -101,6 +101,7 @@ from kvision.applications.segmentation import mnc as mnc
 from kvision.applications.segmentation import multiscale_net as multiscale_net
 from kvision.applications.segmentation import patch_classifier as patch_classifier
 from kvision.applications.segmentation import recurrent_cnn as recurrent_cnn
+from kvision.applications.segmentation import sds as sds
 from kvision.applications.segmentation.fcn import FCN as FCN
 from kvision.applications.segmentation.fcn import FCN8s as FCN8s
 from kvision.applications.segmentation.fcn import FCN16s as FCN16s
@@ -114,3 +115,5 @@ from kvision.applications.segmentation.multiscale_net import MultiscaleNet as Mu
 from kvision.applications.segmentation.patch_classifier import PatchClassifier as PatchClassifier
 from kvision.applications.segmentation.patch_classifier import dense as dense
 from kvision.applications.segmentation.recurrent_cnn import RecurrentCNN as RecurrentCNN
+from kvision.applications.segmentation.sds import SDS as SDS
+from kvision.applications.segmentation.sds_detector import SDSDetector as SDSDetector
