@@ -147,6 +147,8 @@ class LabelledRegions:
         self.images, self._objects, self._proposals = images, [], proposals
         self.labels, self.overlaps, self.ignored = [], [], []
         several = not hasattr(targets, "keys")
+        if not several:
+            _check_keys(name, targets)
         counts = len(images), len(targets if several else targets["labels"]), len(proposals)
         if len(set(counts)) > 1 or not counts[0]:
             raise ValueError(
@@ -158,8 +160,7 @@ class LabelledRegions:
             self._add(f"{name}, image {index}", rows, index, classes)
 
     def _add(self, name, rows, index, classes):
-        if not {"labels", "masks"} <= set(rows):
-            raise ValueError(f'{name}: targets are "labels" and "masks": got {sorted(rows)}. Read masks=True.')
+        _check_keys(name, rows)
         size = checked_image(self.images[index], name).shape[:2]
         labels = np.asarray(rows["labels"])
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or np.any(labels >= classes) or np.any(labels < -1):
@@ -198,6 +199,14 @@ class LabelledRegions:
     def class_overlaps(self, index, label):
         """[regions], the largest overlap with an object of a class."""
         return self.overlaps[index][:, self.labels[index] == label].max(axis=1, initial=0.0)
+
+
+def _check_keys(name, targets):
+    if not {"labels", "masks"} <= set(targets):
+        raise ValueError(
+            f'{name}: targets are "labels" and "masks": got {sorted(targets)}. Readers give masks with masks=True; '
+            "`kvision.contract.paste_masks` makes them of box_masks."
+        )
 
 
 class RegionBatches(keras.utils.PyDataset):

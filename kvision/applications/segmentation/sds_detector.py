@@ -43,7 +43,8 @@ class SDSDetector:
         network: As `SDS` builds it, trained with `RegionBatches` or not.
         cache: A folder for the features, one file for an image and its regions, found by the content of both, the
             weights of the network and the crops; a network with another `preprocess` needs another folder. A second
-            `fit`, or `detect` on the same regions, then runs no network. None keeps none.
+            `fit`, or `detect` on the same regions, then runs no network. An image with 2,000 regions takes 66 MB with
+            the paper's network. None keeps none.
         padding, mean: See `region_crops`.
         batch_size: Regions that the network sees at once.
         regularization: The SVMs' C, > 0.
@@ -159,18 +160,22 @@ class SDSDetector:
         added = 0
         for index in self._progress(len(regions)):
             features = features_of(index) * scale
+            margins = None if weights is None else features @ weights + biases
             for label in range(self.classes):
                 chosen = regions.class_overlaps(index, label) <= self.negative_iou
                 chosen &= ~regions.ignored[index]
-                if weights is not None:
-                    chosen &= features @ weights[:, label] + biases[label] > HARD_MARGIN
-                negatives[label] += list(features[chosen])
+                if margins is not None:
+                    chosen &= margins[:, label] > HARD_MARGIN
+                negatives[label].append(features[chosen])
                 added += np.count_nonzero(chosen)
-            if added > RETRAIN_AFTER or index == len(regions) - 1:
+            enough = added > RETRAIN_AFTER and all(any(map(len, rows)) for rows in negatives)
+            if enough or index == len(regions) - 1:
+                negatives = [np.concatenate(rows) for rows in negatives]
                 weights, biases = self._fit_svms(positives, negatives)
-                for label, rows in enumerate(negatives):
-                    margins = np.stack(rows) @ weights[:, label] + biases[label]
-                    negatives[label] = [row for row, margin in zip(rows, margins, strict=True) if margin >= EASY_MARGIN]
+                negatives = [
+                    [rows[rows @ weights[:, label] + biases[label] >= EASY_MARGIN]]
+                    for label, rows in enumerate(negatives)
+                ]
                 added = 0
         return weights * scale, biases
 
@@ -179,7 +184,7 @@ class SDSDetector:
 
         weights, biases = [], []
         for label, (objects, others) in enumerate(zip(positives, negatives, strict=True)):
-            if not others:
+            if not len(others):
                 raise ValueError(
                     f"SDSDetector.fit: class {label} has no negative: every region overlaps one of its objects by more "
                     f"than negative_iou={self.negative_iou}. Add proposals of the background."

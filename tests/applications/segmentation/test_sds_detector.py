@@ -197,6 +197,11 @@ def test_mining_leaves_out_what_is_rejected_already(monkeypatch):
     assert agree.mean() > 0.95
 
 
+def test_a_class_without_negatives_is_named():
+    with pytest.raises(ValueError, match=r"class 1 has no negative: every region overlaps .* negative_iou=0.2"):
+        A.SDSDetector(network(), verbose=0)._fit_svms([np.ones((1, 3))] * 2, [np.zeros((1, 3)), np.zeros((0, 3))])
+
+
 # Refinement.
 
 
@@ -363,6 +368,7 @@ def without_class(targets):
     [
         (lambda i, t, p: (i, without_class(t), p), r"the classes \[1\] of 0…1 have no object"),
         (lambda i, t, p: (i, t, p[:-1]), "3 arrays of proposals"),
+        (lambda i, t, p: (i, {"labels": t["labels"]}, p), r"targets are \"labels\" and \"masks\": got \['labels'\]"),
         (lambda i, t, p: (i, t, [*p[:2], p[2][:0], *p[3:]]), "image 2: there is no proposal"),
         (lambda i, t, p: (i[:, :40], t, p), r"image 0: the masks of objects are \[n, h, w\]"),
     ],
