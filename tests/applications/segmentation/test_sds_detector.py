@@ -305,7 +305,9 @@ def test_what_differs_is_computed(change, tmp_path, calls):
     assert len(calls) > count
 
 
-@pytest.mark.parametrize("damage", [lambda x: x[:-5], lambda x: x[:40] + b"?" + x[41:], lambda x: b""], ids=str)
+@pytest.mark.parametrize(
+    "damage", [lambda x: x[:-5], lambda x: x[:40] + b"?" + x[41:], lambda x: b""], ids=["cut", "changed", "empty"]
+)
 def test_a_damaged_file_is_told_and_computed_again(damage, tmp_path, calls):
     image, masks = small()
     detector = A.SDSDetector(network(), cache=tmp_path, padding=2)
