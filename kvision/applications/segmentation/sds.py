@@ -2,9 +2,9 @@
 
 Regions are proposed (section 3.1; `region_proposals`, or masks of any source). One network sees the box of each,
 another the box with all but the region replaced by the data set's mean (section 3.2, network C: both are trained as
-one, on their joined penultimate features). A linear SVM a class scores these features, and overlapping regions are
-suppressed (section 3.3); the masks are refined (section 3.4). `SDS` is the network, `RegionBatches` feeds
-it, `sds_detector.SDSDetector` is all of it.
+one, on their joined penultimate features). A linear SVM a class scores these features (section 3.3); overlapping
+regions are suppressed, and the masks of those that stay refined (section 3.4). `SDS` is the network, `RegionBatches`
+feeds it, `sds_detector.SDSDetector` is all of it.
 
 Deviation: regions come from segmentation trees, where the paper has MCG's.
 

@@ -20,7 +20,7 @@ def region_proposals(image, scales=(50.0, 100.0, 200.0, 400.0), num_proposals=20
         image: [h, w] or [h, w, 3] in 0…255.
         scales: Of the superpixels, see `multiscale_net.superpixels`: one tree each.
         num_proposals: At most so many, those merged last before the others, of each tree in its turn.
-        min_size: Pixels of the smallest superpixel and region.
+        min_size: Pixels of the smallest superpixel, and so of a proposal.
         duplicate_iou: A region that overlaps one kept before by more is left out, in (0, 1].
 
     Returns:
@@ -45,9 +45,9 @@ def region_proposals(image, scales=(50.0, 100.0, 200.0, 400.0), num_proposals=20
     trees = (_from_the_root_down(image, superpixels(image, scale, min_size=min_size)) for scale in scales)
     kept, sizes = [], []
     for mask in itertools.chain.from_iterable(itertools.zip_longest(*trees)):
-        size = 0 if mask is None else np.count_nonzero(mask)
-        if size == 0 or (size < min_size and kept):
+        if mask is None:  # a tree with fewer nodes than another
             continue
+        size = np.count_nonzero(mask)
         known = np.array(sizes)
         near = np.flatnonzero(np.minimum(known, size) > duplicate_iou * np.maximum(known, size)) if kept else ()
         shared = {index: np.count_nonzero(kept[index] & mask) for index in near}

@@ -299,8 +299,24 @@ def a_set_of_images():
     return images, targets, [proposals, np.ones((1, 16, 18), bool)]
 
 
+class ReadWhenAsked:
+    """Proposals that do not lie in memory."""
+
+    def __init__(self, proposals):
+        self.proposals = proposals
+
+    def __len__(self):
+        return len(self.proposals)
+
+    def __getitem__(self, index):
+        return self.proposals[index].astype("uint8")
+
+
 def test_regions_are_labelled_by_what_they_overlap():
-    regions = sds.LabelledRegions("it", *a_set_of_images(), classes=3)
+    images, targets, proposals = a_set_of_images()
+    regions = sds.LabelledRegions("it", images, targets, ReadWhenAsked(proposals), classes=3)
+    assert regions.masks(0).dtype == bool and np.array_equal(regions.masks(0)[1:], proposals[0])
+    assert np.array_equal(regions.masks(0, [3, 0]), regions.masks(0)[[3, 0]])
     assert [labels.tolist() for labels in regions.labels] == [[2], []]
     assert_close(regions.overlaps[0], [[1.0], [0.75], [1 / 3], [0.0], [0.0]])
     assert regions.overlaps[1].shape == (1, 0)
@@ -318,17 +334,18 @@ def test_batches_hold_objects_and_background_and_no_crowd():
         for row, crop in enumerate(region_crops(data[0][index], masks, 16, 2, 0.0)["regions"]):
             every[crop.tobytes()] = index, row
     assert len(batches) == 1
-    seen = set()
+    seen, draws = set(), set()
     for _ in range(8):
         crops, labels = batches[0]
         assert labels.dtype == "int32" and labels.tolist() == [3, 3] + [0] * 6
         found = [every[crop.tobytes()] for crop in crops["regions"]]
         assert {(0, 0), (0, 1)} == set(found[:2])
         seen |= set(found[2:])
+        draws.add(tuple(found))
         again = batches[0]
         assert all(map(np.array_equal, again[0].values(), crops.values()))
         batches.on_epoch_end()
-    assert seen == {(0, 2), (0, 4), (1, 0)}
+    assert seen == {(0, 2), (0, 4), (1, 0)} and len(draws) > 4
 
 
 def test_every_object_is_shown_once_an_epoch():
