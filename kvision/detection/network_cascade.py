@@ -110,7 +110,7 @@ class NetworkCascadeHead(Part):
     loss is one: its gradient reaches what the earlier stages estimated, boxes included, where `proposals` let it.
 
     Args:
-        proposals: A `RegionProposals`, with `box_gradient=True`.
+        proposals: A `RegionProposals`, with `box_gradient`.
         assigner: An `Assigner` with a sample.
         classes: Number of classes, without the background.
         image_size: (height, width) of the network's input.

@@ -43,7 +43,8 @@ class RegionProposals(Part):
         nms_threshold: Of the suppression, per level.
         beta: Of the smooth L1 loss.
         box_gradient: Whether a gradient flows from the proposals to the deltas that made them (Dai 2016, "Multi-task
-            Network Cascades", section 4).
+            Network Cascades", section 4). A number: it does, each at most this over the number of images. Beyond that
+            of the proposals' own loss, it moves boxes to where they are easy to classify, away from the objects.
 
     Features: `"objectness_logits"` [b, anchors] and `"anchor_deltas"` [b, anchors, 4], float32, finest level first.
     """
@@ -114,7 +115,10 @@ class RegionProposals(Part):
     def _candidates(self, features, number, image_size):
         """Boxes and logits of each level's best anchors, as many of each level, padded with the logit −inf."""
         logits, deltas = ops.stop_gradient(features["objectness_logits"]), features["anchor_deltas"]
-        deltas = deltas if self.box_gradient else ops.stop_gradient(deltas)
+        if self.box_gradient is False:
+            deltas = ops.stop_gradient(deltas)
+        elif self.box_gradient is not True:
+            deltas = limit_gradient(deltas, self.box_gradient / ops.cast(ops.shape(deltas)[0], "float32"))
         number = min(number, max(len(anchors) for anchors in self._anchors))
         begin = 0
         for anchors in self._anchors:
@@ -175,3 +179,16 @@ class GivenProposals(Part):
 def has_sides(boxes_xyxy, smallest):
     """Whether both sides of a box measure at least `smallest` pixels, [..., 4] → [...]."""
     return ops.all(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] >= smallest, axis=-1)
+
+
+def limit_gradient(x, limit):
+    """`x`, whose gradient is cut to −limit…limit."""
+
+    @ops.custom_gradient
+    def identity(x):
+        def gradient(*arguments, upstream=None):
+            return ops.clip(arguments[0] if upstream is None else upstream, -limit, limit)
+
+        return x * 1.0, gradient
+
+    return identity(x)

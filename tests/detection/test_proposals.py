@@ -6,9 +6,10 @@ import pytest
 
 from kvision.detection.anchors import Anchors
 from kvision.detection.assigner import Assigner
-from kvision.detection.proposals import GivenProposals, RegionProposals, proposal_network
+from kvision.detection.proposals import GivenProposals, RegionProposals, limit_gradient, proposal_network
 from kvision.ops import encode_deltas
 from tests.applications.detection.rows import SHAPE
+from tests.ops.differentiation import value_and_gradients
 from tests.support import assert_close
 
 
@@ -105,3 +106,12 @@ def test_given_proposals_are_cut_to_the_image_and_padding_stays_padding():
     got = keras.ops.convert_to_numpy(layer.propose({"proposals": boxes}, True, np.array([[20, 40]])))[0]
     assert got[0].tolist() == [0, 3, 40, 20]
     assert layer.loss_names == () and layer.losses({}, {}) == {}
+
+
+def test_a_gradient_is_limited_and_the_numbers_stay():
+    x = np.array([1.0, -2.0, 3.0], "float32")
+    got, (gradient,) = value_and_gradients(
+        lambda x: limit_gradient(x, 0.5), (x,), np.array([-2.0, 0.1, 3.0], "float32")
+    )
+    assert_close(got, x)
+    assert_close(gradient, [-0.5, 0.1, 0.5])

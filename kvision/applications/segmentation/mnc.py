@@ -3,8 +3,8 @@
 Layers carry the names of the authors' code (github.com/daijifeng001/MNC), whose 5-stage VGG-16 this has, layer by
 layer, but for the objectness of an anchor, one sigmoid instead of a softmax of two. Deviations: the dense layers start
 by He initialization (the authors: with VGG's ImageNet weights), background regions are drawn from all below the
-threshold (the authors: most from an overlap of 0.1 on), the gradient of a box is not clipped by itself (their code,
-not the paper: to 1/512): give the optimizer a `global_clipnorm`.
+threshold (the authors: most from an overlap of 0.1 on). As in their code the gradient from the classes and masks to the
+deltas of an anchor is cut to 1/512, over the number of images: without it the boxes flee from the objects.
 
 How it trains (the authors' code, VOC 2012): SGD with momentum 0.9 and weight decay 5e-4, images of 600 pixels on the
 short side, 20k steps at 0.001 and 5k at 0.0001, from ImageNet weights; the loss of masks counts double there:
@@ -23,6 +23,7 @@ from kvision.layers import RoIWarp
 from kvision.ops.anchors import RATIOS
 
 ANCHOR_SIZES = ((128, 256, 512),)
+BOX_GRADIENT = 1 / 512  # at most, of an anchor's deltas from the later stages: the authors' code
 BINS = 14  # section 3.2; 7 after the pooling of stage 3
 TOP = ("seg_cls_score", "cls_score", "bbox_pred")
 
@@ -124,7 +125,7 @@ def MNC(
         num_candidates=num_candidates,
         num_proposals=num_proposals,
         num_samples=num_anchor_samples,
-        box_gradient=True,
+        box_gradient=BOX_GRADIENT,
     )
     shape = (BINS, BINS, maps["C4"].shape[-1])
     head = NetworkCascadeHead(

@@ -165,7 +165,7 @@ NUMBERS = {
     | {
         "": {"matching_mask_iou": 0.5, "beta": 1.0, "delta_weights": (10, 10, 5, 5), "nms_threshold": 0.3}
         | {"voting_iou_threshold": 0.5},
-        "proposals": REGION_PROPOSALS["proposals"] | {"box_gradient": True},
+        "proposals": REGION_PROPOSALS["proposals"] | {"box_gradient": 1 / 512},
         "assigner": {"matching_iou_threshold": 0.5, "min_background_iou": 0.0, "positive_fraction": 0.3},
     },
     "yolo": {"": {"coordinate_weight": 5.0, "no_object_weight": 0.5, "nms_threshold": 0.5}},  # equation 3; darknet
