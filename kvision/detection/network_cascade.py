@@ -17,7 +17,7 @@ from kvision.detection.box_branch import (
 )
 from kvision.detection.dense_head import check_decoding
 from kvision.detection.mask_branch import check_masks, mask_targets
-from kvision.detection.proposals import has_sides
+from kvision.detection.proposals import has_sides, with_box_gradient
 from kvision.layers.conventions import conventions
 from kvision.ops import area_xyxy, batched_nms, clip_xyxy, decode_deltas, resize_bilinear, vote_masks
 from kvision.ops.nms import LOWEST
@@ -130,6 +130,7 @@ class NetworkCascadeHead(Part):
         voting_iou_threshold: Overlap of the boxes from which on regions, suppressed or not, share in the mask of a
             detection, in (0, 1]; see `kvision.ops.vote_masks`. None: each mask is that of its own region.
         num_detections: Given at most, and at fixed size, for an image.
+        box_gradient: Of the deltas that move the boxes for stages 4 and 5, see `RegionProposals`.
 
     Losses: those of the proposals; `mask_loss`; `classification_loss`, of masks, whose scores detections have; and
     `box_classification_loss`, of boxes, which trains while masks are poor (section 6). With five stages also
@@ -158,6 +159,7 @@ class NetworkCascadeHead(Part):
         nms_threshold=0.3,
         voting_iou_threshold=0.5,
         num_detections=100,
+        box_gradient=True,
         **options,
     ):
         super().__init__(**options)
@@ -178,6 +180,7 @@ class NetworkCascadeHead(Part):
         self.nms_threshold = nms_threshold
         self.voting_iou_threshold = voting_iou_threshold
         self.num_detections = num_detections
+        self.box_gradient = box_gradient
         self._check_parts()
         check_decoding(score_threshold, nms_threshold, num_candidates, num_detections)
         self.complete()
@@ -273,9 +276,13 @@ class NetworkCascadeHead(Part):
         return ops.mean(masks, axis=(2, 3)) * area_xyxy(boxes)
 
     def refine(self, outputs, boxes_xyxy, image_size=None):
-        """Boxes [b, n, 4] moved by the deltas of their best class (section 5), with gradient; padding has no area."""
+        """Boxes [b, n, 4] moved by the deltas of their best class (section 5); padding has no area.
+
+        The deltas have the gradient that `box_gradient` says.
+        """
         best = ops.argmax(outputs["class_logits"][..., 1:], axis=-1) + 1
-        moved = decode_deltas(deltas_of(outputs["box_deltas"], best), boxes_xyxy, self.delta_weights)
+        deltas = with_box_gradient(deltas_of(outputs["box_deltas"], best), self.box_gradient)
+        moved = decode_deltas(deltas, boxes_xyxy, self.delta_weights)
         moved = clip_xyxy(moved, self.image_size if image_size is None else image_size)
         return ops.where((area_xyxy(boxes_xyxy) > 0)[..., None], moved, 0.0)
 

@@ -115,10 +115,7 @@ class RegionProposals(Part):
     def _candidates(self, features, number, image_size):
         """Boxes and logits of each level's best anchors, as many of each level, padded with the logit −inf."""
         logits, deltas = ops.stop_gradient(features["objectness_logits"]), features["anchor_deltas"]
-        if self.box_gradient is False:
-            deltas = ops.stop_gradient(deltas)
-        elif self.box_gradient is not True:
-            deltas = limit_gradient(deltas, self.box_gradient / ops.cast(ops.shape(deltas)[0], "float32"))
+        deltas = with_box_gradient(deltas, self.box_gradient)
         number = min(number, max(len(anchors) for anchors in self._anchors))
         begin = 0
         for anchors in self._anchors:
@@ -179,6 +176,15 @@ class GivenProposals(Part):
 def has_sides(boxes_xyxy, smallest):
     """Whether both sides of a box measure at least `smallest` pixels, [..., 4] → [...]."""
     return ops.all(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2] >= smallest, axis=-1)
+
+
+def with_box_gradient(deltas, box_gradient):
+    """Deltas [b, n, 4] with the gradient that `RegionProposals` says, limited over the number of images."""
+    if box_gradient is False:
+        return ops.stop_gradient(deltas)
+    if box_gradient is True:
+        return deltas
+    return limit_gradient(deltas, box_gradient / ops.cast(ops.shape(deltas)[0], "float32"))
 
 
 def limit_gradient(x, limit):

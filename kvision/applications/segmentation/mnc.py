@@ -143,6 +143,7 @@ def MNC(
         nms_threshold=nms_threshold,
         voting_iou_threshold=voting_iou_threshold,
         num_detections=num_detections,
+        box_gradient=BOX_GRADIENT,
         name=f"{name}_head",
     )
     return finish(Detector(trunk, head, name=name), weights, top=TOP)
