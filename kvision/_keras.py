@@ -9,7 +9,7 @@ import sys
 
 import keras
 from keras.src.backend import config
-from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.layers.preprocessing.data_layer import DataLayer as DataLayer  # runs in `tf.data` on every backend
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
@@ -69,6 +69,25 @@ def inbound_nodes(operation):
 def producer(tensor):
     """The operation of a functional graph whose output `tensor` is."""
     return tensor._keras_history.operation
+
+
+@contextlib.contextmanager
+def shapes_only():
+    """Models built inside have variables with shapes and without memory, which they never get.
+
+    After a `StatelessScope` alone Keras holds such variables as not initialized yet, and gives all of them their memory
+    at the end of the next scope that does initialize: gigabytes, in the midst of another model's first step.
+    """
+    before = get_global_attribute(_UNINITIALIZED) or []
+    set_global_attribute(_UNINITIALIZED, [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        set_global_attribute(_UNINITIALIZED, before)
+
+
+_UNINITIALIZED = "uninitialized_variables"
 
 
 def call_of(tensor):

@@ -281,6 +281,15 @@ def tells_that_more_of_a_metric_is_better(capsys):
     return bool(stopping.monitor_op(2.0, 1.0))
 
 
+def forgets_variables_without_memory(capsys):
+    with _keras.shapes_only():
+        never = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with keras.StatelessScope():
+        later = keras.Variable(initializer="ones", shape=(2,))
+    shapes = [weight.shape for weight in never.weights]
+    return shapes == [(4, 3), (3,)] and [w._value for w in never.weights] == [None, None] and later._value is not None
+
+
 def saves_and_loads_by_groups(capsys):
     model, other = network(), network()
     groups, names = _keras.saved_state(model)
@@ -350,6 +359,7 @@ PRIVATE = {
     "the variables x and callbacks of Model.fit": finds_the_input_of_fit,
     "Model._symbolic_build": builds_for_a_batch,
     "the memory of EarlyStopping, ReduceLROnPlateau and others": knows_what_callbacks_remember,
+    "the global attribute uninitialized_variables": forgets_variables_without_memory,
     "Metric._direction": tells_that_more_of_a_metric_is_better,
     "DataLayer, CallContext.entry_layer, in_tf_graph and in_stateless_scope": runs_in_a_pipeline_and_knows_where,
     "keras.src.saving.saving_lib._save_state, _load_state and H5IOStore": saves_and_loads_by_groups,

@@ -6,8 +6,7 @@ import inspect
 import math
 import sys
 
-import keras
-
+from kvision._keras import shapes_only
 from kvision.errors import choose
 from kvision.weights import published_names
 
@@ -79,7 +78,7 @@ def _is_network(builder):
 
 def _row(builder):
     module = sys.modules[builder.__module__]
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_only():
         model = builder()
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return ModelRow(
