@@ -172,7 +172,8 @@ def test_the_cells(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("mean", "background", "interior", "border"):
         assert re.search(rf"^{name} +[\d.]+ before, [\d.]+ after", done.stdout, re.M)
-    assert PIL.Image.open(tmp_path / "run" / "cells.png").width > 3 * 512
+    with PIL.Image.open(tmp_path / "run" / "cells.png") as picture:
+        assert picture.width > 3 * 512
     assert (tmp_path / "run" / "report.html").is_file()
 
 
