@@ -51,6 +51,7 @@ SLOW := slow and not (parity or jax or real or browser or keras_cv or gpu)
 
 # What touches tensors: the page, W&B, tables of NumPy and the files of weights know no backend.
 ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection tests/metrics/test_exposure_count.py \
+	tests/metrics/test_mean_iou.py tests/callbacks/test_segmentation_images.py \
 	tests/callbacks/vitals tests/callbacks/test_exposure.py tests/callbacks/test_learning_rate.py \
 	tests/callbacks/test_plateau.py tests/callbacks/test_detection_metrics.py tests/callbacks/test_model_state.py \
 	tests/callbacks/test_resume.py tests/callbacks/test_resume_faults.py tests/callbacks/test_rollback.py tests/training \
@@ -59,13 +60,15 @@ ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection t
 
 # Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
 # detectors, one of each kind.
-NETWORKS_ON_JAX := (one_step_of_fit or save_and_load or fresh_process) and not (fast_rcnn or faster_rcnn or cascade)
+NETWORKS_ON_JAX := (one_step_of_fit or few_steps_of_fit or save_and_load or fresh_process) \
+	and not (fast_rcnn or faster_rcnn or cascade or fcn_resnet)
 NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 
 test-jax: .venv-jax/.jax
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" $(ON_JAX)
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
-		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py -k "$(NETWORKS_ON_JAX)"
+		tests/applications/classification/test_rows.py tests/applications/detection/test_detectors.py \
+		tests/applications/segmentation/test_rows.py -k "$(NETWORKS_ON_JAX)"
 
 test-real: .venv-parity/.parity
 	.venv-parity/bin/python -m pytest -m real $(ARGS)
