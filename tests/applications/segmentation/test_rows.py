@@ -184,12 +184,13 @@ def test_an_image_without_a_known_pixel_changes_nothing(row):
     model.set_weights(model.first_weights)
 
 
-POLICIES = {"tensorflow": ("mixed_float16", "mixed_bfloat16"), "jax": ("mixed_bfloat16",)}
+# Float16 overflows and is scaled, so it finds more than bfloat16, which one network tries.
+STEPS = [(row, "mixed_float16") for row in ROWS if row.jit and keras.backend.backend() == "tensorflow"]
+STEPS.append((ROWS[0], "mixed_bfloat16"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", POLICIES[keras.backend.backend()])
-@rows(lambda row: row.jit)
+@pytest.mark.parametrize(("row", "policy"), STEPS, ids=[f"{row.name}-{policy}" for row, policy in STEPS])
 def test_compiled_steps_in_16_bits(row, policy):
     keras.mixed_precision.set_dtype_policy(policy)
     model = trained_by(build(row), row.rate, jit=True)
