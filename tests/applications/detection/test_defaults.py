@@ -18,7 +18,6 @@ BUILDERS = {
     "RetinaNet": (A.RetinaNet, {}),
     "EfficientDet": (A.EfficientDetD0, {}),
     "FastRCNN": (A.FastRCNN, {"units": 64}),
-    "FastRCNN-conv5": (A.FastRCNN, {"head": "conv5"}),
     "FasterRCNN": (A.FasterRCNN, FEW),
     "FasterRCNN-c4": (A.FasterRCNN, FEW | {"neck": "c4"}),
     "MaskRCNN": (A.MaskRCNN, FEW | {"num_mask_samples": 4}),

@@ -18,9 +18,9 @@ from tests.support import assert_close
 
 # XLA and 16 bits take many seconds to compile: in CI, for detectors that have all parts of the others between them.
 COMPILED = {
-    "jit": ("retinanet", "efficientdet", "fast_rcnn", "mask_rcnn", "cascade_rcnn with masks", "mnc", "yolo", "detr"),
+    "jit": ("retinanet", "efficientdet", "fast_rcnn", "mask_rcnn", "cascade_rcnn", "mnc", "yolo", "detr"),
     "mixed_float16": ("retinanet", "efficientdet", "mask_rcnn", "mnc of five stages", "yolo", "detr"),
-    "mixed_bfloat16": ("fast_rcnn", "cascade_rcnn with masks", "yolo", "detr"),
+    "mixed_bfloat16": ("mask_rcnn", "yolo", "detr"),
 }
 EXPORTED = ("retinanet", "fast_rcnn", "mask_rcnn", "yolo", "detr")  # a cascade adds nothing to them but minutes
 
