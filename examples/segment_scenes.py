@@ -25,6 +25,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvision.applications import FCN, MultiscaleNet, RecurrentCNN, multiscale_net
+from kvision.metrics import MeanIoU
 
 CLASSES = ("background", *digits.CLASSES)
 COLOURS = {"fcn8s": "#2b7bba", "multiscale": "#3f9b57", "recurrent": "#d1453b"}
@@ -124,7 +125,7 @@ def predict(model, images):
 
 
 def mean_iou(labels, predicted):
-    metric = keras.metrics.MeanIoU(len(CLASSES), ignore_class=255)
+    metric = MeanIoU(len(CLASSES))
     metric.update_state(labels, predicted)
     return float(metric.result())
 

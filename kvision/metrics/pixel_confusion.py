@@ -16,12 +16,7 @@ class PixelConfusion(keras.metrics.Metric):
     """Base: sums up which class is taken for which, over all pixels of all batches, exactly however many they are.
 
     Args:
-        num_classes: Classes, which count from 0.
-        ignore_class: The label of pixels that are left out, such as 255; None counts all.
-        sparse_y_pred: Whether predictions are label maps; if not they have a last axis of `num_classes` scores or
-            logits, the highest of which counts. None tells by their shape and type.
-        class_names: Names of the classes for `result_by_class`; None numbers them.
-        name, dtype: As of every Keras metric; the result is float32 whatever `dtype`.
+        num_classes, ignore_class, sparse_y_pred, class_names, name, dtype: As of `MeanIoU`.
 
     Raises:
         ValueError: On arguments that cannot be; in `update_state` on shapes that do not fit and, where it is called

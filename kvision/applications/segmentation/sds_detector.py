@@ -50,7 +50,7 @@ class SDSDetector:
         regularization: The SVMs' C, > 0.
         negative_iou: A region is a negative of a class whose objects it overlaps by at most this, in [0, 1).
         nms_threshold: See `suppress_regions`.
-        score_threshold: Detections of a lower score are left out, in [0, 1]; 0.5 lies on the margin of an SVM.
+        score_threshold: Detections of a lower score are left out, in [0, 1]; at 0.5 an SVM cannot decide.
         num_detections: Of an image, at most.
         verbose: 1 shows the progress, 0 does not.
 
