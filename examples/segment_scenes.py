@@ -13,6 +13,7 @@ checks that everything runs. Needs `pip install "kvision[examples,classic]"`.
 """
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import time
@@ -52,6 +53,9 @@ def main():
     parser.add_argument("--run", default="runs/segment_scenes", help="folder of the plot")
     parser.add_argument("--quick", action="store_true", help="a few small scenes, to check that everything runs")
     options = parser.parse_args()
+    chosen = options.network or list(COLOURS)
+    if "multiscale" in chosen and importlib.util.find_spec("skimage") is None:
+        raise SystemExit("The superpixels come with scikit-image: pip install 'kvision[classic]'")
     size, count, held_out = (32, 16, 8) if options.quick else (options.size, options.scenes, 200)
     seconds = 1 if options.quick else 60 * options.minutes
     train, validation = scenes(count, size), scenes(held_out, size, held_out=True)
@@ -59,7 +63,7 @@ def main():
     print(f"{count:,} scenes of {size}x{size}, {held_out} to validate; mean IoU of {len(CLASSES)} classes\n")
     print(f"{'':32}{'mean IoU':>10}{'parameters':>12}{'training':>10}{'an image':>11}", flush=True)
     curves = {}
-    for name in options.network or COLOURS:
+    for name in chosen:
         keras.utils.set_random_seed(0)
         model = networks(size)[name]()
         curve = fit(model, train, validation, seconds)
