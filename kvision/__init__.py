@@ -16,7 +16,7 @@ from kvision.detection import detector as detector
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("callbacks", "data", "drawing", "trackers", "training", "weights")
+_ON_FIRST_USE = ("callbacks", "data", "drawing", "trackers", "training", "visualize", "weights")
 
 
 def __getattr__(name):

@@ -45,6 +45,12 @@ def layers_of(layer, include_self=False):
     return list(layer._flatten_layers(include_self=include_self))
 
 
+def children_of(layer):
+    """The layers and operations directly inside `layer`: those of its graph in their order, or its attributes."""
+    graph = graph_of(layer)
+    return list(getattr(graph, "operations", ())) or list(getattr(graph, "_layers", ()))
+
+
 def own_variables(layer):
     """The variables a layer holds itself, without those of the layers inside it: trainable ones first."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]

@@ -57,6 +57,13 @@ def opens_a_sequential_model(capsys):
     ] and _keras.graph_of(model) is model
 
 
+def lists_the_children(capsys):
+    model = network()
+    names = [[child.name for child in _keras.children_of(owner)] for owner in (model, model.get_layer("inner"))]
+    cell = keras.layers.RNN(keras.layers.SimpleRNNCell(2, name="cell"))
+    return {"hidden", "inner"} <= set(names[0]) and "deep" in names[1] and _keras.children_of(cell)[0].name == "cell"
+
+
 def walks_the_graph_back(capsys):
     model = network()
     (node,) = _keras.inbound_nodes(model.get_layer("hidden"))
@@ -335,6 +342,7 @@ PRIVATE = {
     "Layer._flatten_layers": lists_nested_layers,
     "Layer._flatten_layers(include_self)": lists_the_layer_itself,
     "Layer._trainable_variables and Layer._non_trainable_variables": lists_own_variables,
+    "Layer._layers and Function.operations": lists_the_children,
     "Sequential._functional": opens_a_sequential_model,
     "Operation._inbound_nodes and KerasTensor._keras_history": walks_the_graph_back,
     "KerasTensor._keras_history.node_index": gives_the_call_of_a_tensor,

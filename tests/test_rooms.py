@@ -35,12 +35,13 @@ MAY_IMPORT = {
     "page": set(),
     "data": {"errors", "contract", "drawing", "moments", "page", "_keras"},
     "trackers": {"errors", "drawing", "page", "_keras"},
-    "callbacks": PARTS | {"task_model", "detection", "trackers", "weights", "diagnosis", "multiply_adds"},
+    "relus": {"_keras"},
+    "receptive_field": {"_keras", "layers"},
+    "visualize": PARTS | {"task_model", "network", "detection", "relus", "receptive_field"},
+    "callbacks": PARTS
+    | {"task_model", "detection", "trackers", "weights", "diagnosis", "multiply_adds", "relus", "visualize"},
 }
-MAY_IMPORT |= dict.fromkeys(
-    ("training", "visualize"),
-    PARTS | {"part", "task_model", "detection", "weights", "applications", "diagnosis", "multiply_adds"},
-)
+MAY_IMPORT["training"] = MAY_IMPORT["callbacks"] - {"trackers"} | {"part", "applications", "receptive_field"}
 
 # TensorFlow and JAX by name only where the design puts them.
 BACKEND_FILES = ("_tensorflow.py", "_jax.py")

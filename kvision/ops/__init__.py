@@ -20,6 +20,8 @@ from kvision.ops.convolution import convolve_groups as convolve_groups
 from kvision.ops.deform import deform_conv2d as deform_conv2d
 from kvision.ops.export import operations_for as operations_for
 from kvision.ops.fusion import fuse_boxes as fuse_boxes
+from kvision.ops.gradients import traced as traced
+from kvision.ops.gradients import value_and_gradients as value_and_gradients
 from kvision.ops.hungarian import hungarian as hungarian
 from kvision.ops.label_maps import boundaries as boundaries
 from kvision.ops.label_maps import confusion_matrix as confusion_matrix

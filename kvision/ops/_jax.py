@@ -68,6 +68,14 @@ def compiled(function):
     return jax.jit(function, static_argnames=[p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
 
 
+traced = jax.jit  # a function of structures of tensors, traced again for each new shape
+
+
+def value_and_gradients(function):
+    """`function(values, *arguments)` → (scalar, more), traced, as one that gives ((scalar, more), gradients)."""
+    return jax.jit(jax.value_and_grad(function, has_aux=True))
+
+
 def fuse_and_recompute(function):
     """`function` of tensors whose gradient computes it again instead of keeping intermediate tensors."""
     return jax.checkpoint(function)

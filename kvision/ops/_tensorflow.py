@@ -140,6 +140,34 @@ def compiled(function):
     return call
 
 
+class _Function:
+    """TensorFlow counts how often the source of a function is traced, and warns; that of an object is its own."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
+
+
+def traced(function):
+    """`function` of structures of tensors as a graph, traced again for each new shape."""
+    return tf.function(_Function(function), autograph=False)
+
+
+def value_and_gradients(function):
+    """`function(values, *arguments)` → (scalar, more), as a graph that gives ((scalar, more), gradients by values)."""
+
+    @traced
+    def both(values, *arguments):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            value, more = function(values, *arguments)
+        return (value, more), tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    return both
+
+
 def bincount(x, size):
     """How often each of 0 … size − 1 occurs in integers, which are in that range: int32 [size]."""
     return tf.raw_ops.DenseBincount(

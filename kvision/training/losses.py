@@ -6,16 +6,22 @@ from keras import ops
 
 from kvision.diagnosis import batch_sentence, broken_samples
 from kvision.errors import unknown
+from kvision.ops import traced as compiled
+from kvision.ops import value_and_gradients
 from kvision.task_model import TaskModel
 from kvision.training.batches import for_arrays
 from kvision.training.untouched import untouched
 
-if keras.backend.backend() == "jax":
-    from kvision.training._backend_jax import compiled as compiled
-    from kvision.training._backend_jax import with_gradients as with_gradients
-else:
-    from kvision.training._backend_tensorflow import compiled as compiled
-    from kvision.training._backend_tensorflow import with_gradients as with_gradients
+
+def with_gradients(function):
+    """`function(values, batch)` of a list of arrays to a scalar → (scalar, gradients), traced."""
+    both = value_and_gradients(lambda values, batch: (function(values, batch), ()))
+
+    def with_value(values, batch):
+        (value, _), gradients = both(values, batch)
+        return value, gradients
+
+    return with_value
 
 
 def prepare(model, batch):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kvision._keras import print_message
-from kvision.callbacks.vitals.relu import bare_relus, inactive_on
+from kvision.callbacks.vitals.active_units import inactive_on, named_bare_relus
 from kvision.callbacks.vitals.vital import Vital
 from kvision.callbacks.vitals.watched_units import EXAMPLES
 
@@ -67,7 +67,7 @@ class DeadReLU(Vital):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._reset()
-        self._bare = bare_relus(self.model)
+        self._bare = named_bare_relus(self.model)
         if self._bare and self.data is None and not self._listed:
             self._listed = True
             print_message(

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from kvision._keras import inbound_nodes, layers_of, producer
-from kvision.callbacks.vitals.relu import relu_attribute
 from kvision.layers import PCA, MeanImage, ZCAWhitening
+from kvision.relus import relu_attribute
 from kvision.task_model import TaskModel
 from kvision.trackers.clock import unwrapped_optimizer
 

@@ -7,8 +7,9 @@ import threading
 import keras
 from keras import ops
 
-from kvision.callbacks.vitals.relu import active_units, relu_attribute
+from kvision.callbacks.vitals.active_units import active_units
 from kvision.callbacks.vitals.saturating import bounds_attribute, saturated_units
+from kvision.relus import relu_attribute
 
 EXAMPLES = 1024  # examples to read before a unit that was never active is called dead
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from kvision.callbacks import DeadReLU
-from kvision.callbacks.vitals.relu import is_relu
+from kvision.relus import is_relu
 from tests.callbacks.vitals.vital_runs import MODES, ROWS, Record, compiled, dense_model, fit, to_numpy
 from tests.support import SLOW
 

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import layers_of, replaced
-from kvision.trackers.events import unique_names
+from kvision._keras import layers_of
 
 
 def relu_attribute(layer):
@@ -28,13 +27,8 @@ def is_relu(function):
     return bool(np.all(left == 0) and np.all(right > 0))
 
 
-def active_units(outputs):
-    """[units] bool: which units, along the last axis, are above 0 (or NaN) anywhere."""
-    return ops.logical_not(ops.max(ops.stop_gradient(outputs), axis=tuple(range(len(outputs.shape) - 1))) <= 0)
-
-
 def bare_relus(model):
-    """`(name, operation)` of the ReLUs in the graphs of `model` that no layer holds."""
+    """The ReLUs in the graphs of `model` that no layer holds, as operations."""
     operations = {
         id(operation): operation
         for layer in layers_of(model, include_self=True)
@@ -42,23 +36,5 @@ def bare_relus(model):
         if type(operation).__name__ in ("Relu", "Relu6", "ReLU", "LeakyRelu")
         and not isinstance(operation, keras.Layer)
         and getattr(operation, "negative_slope", 0) == 0
-    }.values()
-    return list(zip(unique_names(operation.name for operation in operations), operations, strict=True))
-
-
-def inactive_on(data, model, operations):
-    """`{name: [units] bool}`: units of bare ReLUs that are 0 for all of `data`, by one forward pass."""
-    active = {}
-
-    def recording(name, call):
-        def recorded(*args, **kwargs):
-            outputs = call(*args, **kwargs)
-            axes = tuple(range(len(outputs.shape) - 1))
-            active[name] = active.get(name, False) | ops.convert_to_numpy(ops.any(outputs > 0, axis=axes))
-            return outputs
-
-        return recorded
-
-    with replaced([(operation, "call", recording(name, operation.call)) for name, operation in operations]):
-        model(data, training=False)
-    return {name: ~units for name, units in active.items()}
+    }
+    return list(operations.values())
