@@ -56,7 +56,7 @@ ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection t
 	tests/callbacks/test_plateau.py tests/callbacks/test_detection_metrics.py tests/callbacks/test_model_state.py \
 	tests/callbacks/test_resume.py tests/callbacks/test_resume_faults.py tests/callbacks/test_rollback.py tests/training \
 	tests/trackers/test_clock.py tests/trackers/test_pace.py tests/trackers/test_tracker.py tests/weights/test_loading.py \
-	tests/test_network.py tests/test_task_model.py tests/test_contract.py
+	tests/test_network.py tests/test_task_model.py tests/test_contract.py tests/visualize
 
 # Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
 # detectors, one of each kind.
