@@ -7,6 +7,7 @@ can read disjoint shards, and what a random transform does to a sample depends o
 
 import dataclasses
 import numbers
+import os
 import threading
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 SEEDS_A_SAMPLE = 1_009  # by which the seeds of a sample's transforms lie apart from those of the next
+FEWEST_THREADS = 4  # of a pipeline
 
 
 class Order:
@@ -99,6 +101,16 @@ class Order:
         return np.stack([indices, np.full_like(indices, epoch)], axis=1)
 
 
+def _enough_threads():
+    """Threads of its own for a pipeline, at least four.
+
+    On two cores it would have TensorFlow's two, of which one at times waits for a whole epoch, and a core with it.
+    """
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = max(FEWEST_THREADS, os.cpu_count() or 1)
+    return options
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """The samples of a data set by their index, and what is known of them.
@@ -155,7 +167,7 @@ class Source:
             data = data.map(_of_one_size) if _differ_in_size(data) else data
             data = data.batch(order.batch_size, drop_remainder=self.drop_remainder)
             batches = len(order) // order.batch_size if self.drop_remainder else batches
-        data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE)
+        data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE).with_options(_enough_threads())
         for name, fact in {**self.facts, "source": self}.items():
             setattr(data, name, fact)
         return data

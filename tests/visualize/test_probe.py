@@ -106,7 +106,7 @@ def test_activations_are_those_of_a_model_cut_there(model):
     trunk, pixels = model.get_layer("trunk"), images() / 255
     for name in ("norm", "pool"):
         owner, x = (trunk, pixels) if name == "norm" else (model, images())
-        cut = keras.Model(owner.inputs, owner.get_layer(name).output)
+        cut = keras.Model(owner.inputs[0], owner.get_layer(name).output)
         assert_close(looks[name], cut(x, training=False))
     norm = np.maximum(ops.convert_to_numpy(looks["norm"]), 0)
     assert_close(looks["shared (0)"], norm)
