@@ -16,6 +16,7 @@ NUMBERS
 import argparse
 import importlib.util
 import os
+import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,11 +26,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kvision import applications, optimizers
+from kvision import applications, drawing, optimizers
 from kvision.applications.segmentation import sds
+from kvision.contract import paste_mask_scores
 from kvision.metrics import VOCAveragePrecision
 
 SIZE, BATCH, CLASSES = 96, 8, len(digits.CLASSES)
+SCENES = 4  # that are drawn
 SHAPE = (SIZE, SIZE, 3)
 CROP, PADDING = 32, 3  # pixels of the crops of SDS, and of what lies around the region in them
 FEW = {"num_candidates": (200, 100), "num_proposals": (64, 40), "num_samples": 32, "num_detections": 20}
@@ -40,6 +43,7 @@ def main():
     parser.add_argument("--system", choices=["all", *SYSTEMS], default="all")
     parser.add_argument("--scenes", type=int, default=4000, help="to train on")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--run", default="runs/instances", help="folder of the image")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to check that everything runs")
     options = parser.parse_args()
     if options.system in ("all", "sds") and not all(map(importlib.util.find_spec, ("skimage", "sklearn"))):
@@ -48,17 +52,34 @@ def main():
     keras.utils.set_random_seed(0)
     train = digits.scenes(count, SIZE, sides=(0.25, 0.5), masks=True)
     test = digits.scenes(held_out, SIZE, held_out=True, sides=(0.25, 0.5), masks=True)
-    rows, found = {}, {}
+    rows, found, drawn = {}, {}, {}
     for name in SYSTEMS if options.system == "all" else [options.system]:
         start = time.perf_counter()
         print(f"{name} …", flush=True)
         detections, rows[name] = SYSTEMS[name](train, test, epochs, found)
         rows[name] = measured(test[1], detections) | rows[name]
+        drawn[name] = [draw(test, detections, index) for index in range(SCENES)]
         print(f"{name:14}{rows[name]}  {time.perf_counter() - start:.0f} s in all", flush=True)
     print(f"\n{'':14}  AP^r   AP^r_vol   AP of boxes   training s")
     for name, row in rows.items():
         numbers = f"{row['mask_AP']:5.3f}      {row['mask_AP_vol']:5.3f}         {row['AP']:5.3f}"
         print(f"{name:14} {numbers}   {row['seconds']:8.0f}")
+    run = pathlib.Path(options.run)
+    run.mkdir(parents=True, exist_ok=True)
+    captions = list(drawn) * SCENES
+    sheet = drawing.grid([drawn[name][index] for index in range(SCENES) for name in drawn], len(drawn), captions)
+    keras.utils.save_img(run / "instances.png", sheet, scale=False)
+    print(f"image  {run / 'instances.png'}")
+
+
+def draw(test, detections, index):
+    """Detections of a scene that are surer than half, with their masks, over the ground truth."""
+    one = {name: values[index] for name, values in detections.items()}
+    shown = {name: values[one["scores"] > 0.5] for name, values in one.items()}
+    masks = shown["masks"] if "masks" in shown else paste_mask_scores(shown["box_masks"], shown["boxes"], (SIZE, SIZE))
+    truth = {name: test[1][name][index] for name in ("boxes", "labels", "masks")}
+    found = shown["boxes"], shown["labels"], shown["scores"], masks
+    return drawing.detections(test[0][index], *found, digits.CLASSES, truth, side=256)
 
 
 def measured(targets, detections):
@@ -161,9 +182,8 @@ def sds_detector(train, test, epochs, found):
         classes=CLASSES,
         backbone=applications.ConvNet(2, 3, 1, input_shape=(CROP, CROP, 3), norm="group", filters=24),
     )
-    network.compile(
-        keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
     batches = sds.RegionBatches(images, targets, proposals, CLASSES, size=CROP, padding=PADDING)
     network.fit(batches, epochs=max(1, epochs // 2), verbose=2)
     detector = applications.SDSDetector(network, padding=PADDING, batch_size=256, num_detections=20)

@@ -205,6 +205,10 @@ CLAIMS = {  # what each prints and draws
         r"(?s:.*)e[+-]\d\d  R-CNN and Fast",
         ("seconds.png",),
     ),
+    "segment_instances": (
+        r"AP\^r .*training s\nmask_rcnn( +\d\.\d{3}){3} .*\nhypercolumns .*\nmnc .*\nsds .*\nimage",
+        ("instances.png",),
+    ),
     "segment_scenes": (
         r"mean IoU +parameters .*\nfcn8s( +[\d.,]+){2} .*\nmultiscale .*(\nmultiscale, .+ \d\.\d{3}){2}\nrecurrent ",
         ("mean_iou.png",),
