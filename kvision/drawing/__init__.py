@@ -1,4 +1,4 @@
-"""Charts of runs, and detections and label maps drawn on images."""
+"""Charts of runs, and detections, label maps and maps of importance drawn on images."""
 
 from kvision.drawing.boxes import detections as detections
 from kvision.drawing.canvas import DARK as DARK
@@ -10,6 +10,7 @@ from kvision.drawing.charts import TRAIN as TRAIN
 from kvision.drawing.charts import VALIDATION as VALIDATION
 from kvision.drawing.charts import curves as curves
 from kvision.drawing.grids import grid as grid
+from kvision.drawing.heatmaps import heatmap as heatmap
 from kvision.drawing.label_maps import class_colour as class_colour
 from kvision.drawing.label_maps import legend_strip as legend_strip
 from kvision.drawing.label_maps import segmentation as segmentation
