@@ -19,8 +19,8 @@ def occlusion(
     images,
     target=None,
     *,
-    window=32,
-    stride=8,
+    window=None,
+    stride=None,
     fill=None,
     preprocess=None,
     batch_size=32,
@@ -32,8 +32,8 @@ def occlusion(
 
     Args:
         model, images, target, preprocess, verbose: As of `gradient`; the model need not be differentiable.
-        window: Side of the window in pixels, or height and width.
-        stride: Pixels from window to window, at most their side, or downwards and sideways.
+        window: Side of the window in pixels, or height and width. None: a seventh of the shorter side, 32 of 224.
+        stride: Pixels from window to window, at most their side, or downwards and sideways. None: a quarter of it.
         fill: What covers: a number in the units of `images`, or one for each channel. None: the mean of each channel of
             the image, the paper's grey.
         batch_size: Covered images of a forward pass.
@@ -52,11 +52,14 @@ def occlusion(
     """
     plain = Probe(model, preprocess=preprocess)
     images = checked_images(model, images, preprocess)
-    window, stride = _pair("window", window), _pair("stride", stride)
+    window = _pair("window", max(1, round(min(images.shape[1:3]) / 7)) if window is None else window)
+    stride = _pair("stride", [max(1, side // 4) for side in window] if stride is None else stride)
     if any(not 1 <= side <= length for side, length in zip(window, images.shape[1:3], strict=True)):
         raise ValueError(f"window must fit images of {list(images.shape[1:3])} pixels: got {list(window)}.")
     if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
-        raise ValueError(f"stride lies between 1 and the window {list(window)}, or pixels are left out: got {stride}.")
+        raise ValueError(
+            f"stride lies between 1 and the window {list(window)}, or pixels are left out: got {list(stride)}."
+        )
     fills = fill_colours(images, fill)
     score, arguments = target_score(plain, images, target, batch_size)
     tops, lefts = (_starts(*each) for each in zip(images.shape[1:3], window, stride, strict=True))

@@ -31,12 +31,12 @@ def by_hand(weights, image, window, stride, fill):
 
 @pytest.mark.parametrize(
     ("window", "stride", "fill"),
-    [(3, 2, 0.0), ((2, 4), (2, 3), (0.5, -1.0, 2.0)), (8, 8, None), (3, 1, None)],
+    [(3, 2, 0.0), ((2, 4), (2, 3), (0.5, -1.0, 2.0)), (8, 8, None), (None, None, None)],
 )
 def test_of_a_linear_score_it_is_known(window, stride, fill):
     model, images = nets.linear(), nets.images()
     got = occlusion(model, images, 1, window=window, stride=stride, fill=fill, batch_size=7)
-    pairs = [(each, each) if isinstance(each, int) else each for each in (window, stride)]
+    pairs = [(each or 1,) * 2 if isinstance(each, int | None) else each for each in (window, stride)]
     want = [
         by_hand(nets.kernel(model)[1], image, *pairs, image.mean(axis=(0, 1)) if fill is None else np.array(fill))
         for image in images.astype("float64")
