@@ -45,7 +45,7 @@ class _Own(keras.Model):
     """The same network as a class of its own, whose graph is not known."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(name="own")
         self.conv1, self.conv2 = layers.Conv2D(12, 3), layers.Conv2D(16, 2)
         self.pool, self.relu, self.flatten = layers.MaxPooling2D(2), layers.ReLU(name="relu"), layers.Flatten()
         self.scores = layers.Dense(4)
@@ -175,5 +175,6 @@ def _state(model):
     for layer in list(owners.values()):
         owners |= {id(each): each for each in getattr(layer, "operations", ())}
     attributes = {(key, name): id(value) for key, owner in owners.items() for name, value in vars(owner).items()}
+    attributes = {key: value for key, value in attributes.items() if key[1] != "_called"}  # Keras notes the first call
     trainable = [(weight.path, weight.trainable) for weight in model.weights]
     return model.get_weights(), trainable, attributes, str(model.get_config())

@@ -1,7 +1,8 @@
 """Attributions against Captum's on torchvision's networks with the same weights.
 
 Captum replaces the gradient of `nn.ReLU` alone, so guided backpropagation and deconvnet are compared on SqueezeNet,
-whose ReLUs are such modules, and not on MobileNetV2, which has ReLU6.
+whose ReLUs are such modules, and not on MobileNetV2, which has ReLU6. There random weights give scores so large that
+what a window takes away is lost in their rounding, so occlusion is compared on SqueezeNet, too.
 """
 
 import functools
@@ -23,9 +24,9 @@ NETS = {
 }
 
 
-EVERYWHERE = ("gradient", "input times gradient", "integrated_gradients", "occlusion", "grad_cam")
+EVERYWHERE = ("gradient", "input times gradient", "integrated_gradients", "grad_cam")
 ROWS = [
-    *(("squeezenet1_1", name) for name in (*EVERYWHERE, "guided_backprop", "deconvnet")),
+    *(("squeezenet1_1", name) for name in (*EVERYWHERE, "guided_backprop", "deconvnet", "occlusion")),
     *(("mobilenet_v2", name) for name in EVERYWHERE),
 ]
 
@@ -90,4 +91,6 @@ def test_equals_captum(net, name):
     want = want.transpose(0, 2, 3, 1) if want.ndim == 4 else want
     scale = np.abs(want).max()
     assert scale > 0
+    if name == "occlusion":  # a difference of scores, which is as exact as these
+        scale = np.abs(pair(net)[0](pair(net)[2])).max()
     assert_close(got / scale, want / scale, tolerance=(0, 1e-5))

@@ -25,7 +25,7 @@ def backbone():
 
 def test_before_a_global_average_it_is_the_class_activation_map():
     model, images = nets.pooled(), nets.images()
-    maps = keras.Model(model.inputs, model.get_layer("conv2").output)(images)
+    maps = keras.Model(model.inputs[0], model.get_layer("conv2").output)(images)
     maps = keras.ops.convert_to_numpy(maps)
     weights = keras.ops.convert_to_numpy(model.get_layer("scores").kernel)
     want = np.maximum(maps @ weights[:, 3], 0) / (maps.shape[1] * maps.shape[2])
