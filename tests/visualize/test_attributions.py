@@ -30,7 +30,12 @@ TECHNIQUES = {
     "deconvnet": deconvnet,
     "grad_cam": grad_cam,
 }
-ROWS = pytest.mark.parametrize("name", TECHNIQUES)
+
+
+def rows(*quick):
+    """A row for each technique, of which those named run on a user's machine, too."""
+    marked = [name if name in quick else pytest.param(name, marks=SLOW) for name in TECHNIQUES]
+    return pytest.mark.parametrize("name", marked)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def with_probabilities():
     return keras.Model(inputs, layers.Softmax()(x)), inner
 
 
-@ROWS
+@rows("occlusion")
 def test_scaling_and_softmax_inside_or_outside_are_the_same(name, with_probabilities):
     outer, inner = with_probabilities
     images = 255 * np.random.default_rng(0).random((3, *nets.SIZE)).astype("float32")
@@ -59,7 +64,7 @@ def test_scaling_and_softmax_inside_or_outside_are_the_same(name, with_probabili
     assert_close(got / np.abs(want).max(), want / np.abs(want).max())
 
 
-@ROWS
+@rows("guided_backprop", "occlusion")
 def test_an_error_inside_leaves_the_model_as_it_was(name, model):
     def target(outputs):
         raise RuntimeError("in the midst")
@@ -68,7 +73,7 @@ def test_an_error_inside_leaves_the_model_as_it_was(name, model):
         TECHNIQUES[name](model, nets.images(), target)
 
 
-@ROWS
+@rows("smooth_grad", "integrated_gradients")
 def test_ctrl_c_gives_what_there_is(name, model):
     stopped = []
 
@@ -84,9 +89,16 @@ def test_ctrl_c_gives_what_there_is(name, model):
 
 
 @pytest.mark.parametrize(
-    "policy", [pytest.param("mixed_bfloat16", marks=SLOW), pytest.param("mixed_float16", marks=SLOW)]
+    ("policy", "name"),
+    [
+        pytest.param(f"mixed_{dtype}", name, marks=SLOW)
+        for dtype, names in (
+            ("bfloat16", ("gradient", "occlusion", "grad_cam")),
+            ("float16", ("guided_backprop", "integrated_gradients", "grad_cam")),
+        )
+        for name in names
+    ],
 )
-@ROWS
 def test_sixteen_bits_give_nearly_the_same(name, policy, model):
     keras.mixed_precision.set_dtype_policy(policy)
     other = nets.pooled()
@@ -97,7 +109,7 @@ def test_sixteen_bits_give_nearly_the_same(name, policy, model):
     assert (rank_correlation(got, want) > 0.95).all()
 
 
-@ROWS
+@rows("gradient", "grad_cam")
 def test_images_that_do_not_fit_are_refused_before_work(name, model):
     for images, message in (
         (np.zeros((2, 8, 8, 3)), r"takes images \[b, 8, 9, 3\]: got \[2, 8, 8, 3\]"),

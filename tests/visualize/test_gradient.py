@@ -6,7 +6,7 @@ import pytest
 
 from kvision.network import Preprocessing
 from kvision.visualize import gradient, saliency_map, smooth_grad
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 from tests.visualize import nets
 
 
@@ -15,10 +15,16 @@ def test_of_a_linear_classifier_it_is_the_weights():
     scores = keras.ops.convert_to_numpy(model(images))
     got = gradient(model, images, [0, 3, 2], batch_size=2)
     assert_close(got, nets.kernel(model)[[0, 3, 2]])
-    assert_close(gradient(model, images), nets.kernel(model)[scores.argmax(axis=1)])
-    assert_close(gradient(model, images[0], 1), nets.kernel(model)[[1]])
     parts = gradient(model, images, 1, times_input=True)
     assert_close(parts.sum(axis=(1, 2, 3)), scores[:, 1] - 1)  # the bias
+
+
+@SLOW
+def test_of_predicted_classes_one_image_and_a_function():
+    model, images = nets.linear(), nets.images()
+    scores = keras.ops.convert_to_numpy(model(images))
+    assert_close(gradient(model, images), nets.kernel(model)[scores.argmax(axis=1)])
+    assert_close(gradient(model, images[0], 1), nets.kernel(model)[[1]])
     two = gradient(model, images, lambda outputs: outputs[:, 0] - outputs[:, 2])
     assert_close(two, np.broadcast_to(nets.kernel(model)[0] - nets.kernel(model)[2], two.shape))
 
@@ -31,6 +37,7 @@ def test_it_goes_through_preprocessing():
     assert_close(got / np.abs(want).max(), want / np.abs(want).max())
 
 
+@SLOW
 def test_with_relus_it_is_that_of_the_twin():
     model, _ = nets.with_relus("activation")
     logits, want = nets.twin(nets.images(), model.get_weights(), "gradient", target=2)
@@ -44,6 +51,7 @@ def test_the_map_is_the_largest_magnitude():
         saliency_map(np.ones((3, 4)))
 
 
+@SLOW
 def test_noise_is_a_fraction_of_the_range_and_is_drawn_by_the_seed():
     images = nets.images() * np.array([1.0, 2.0, 5.0])[:, None, None, None]
     ranges = images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3))

@@ -7,17 +7,15 @@ from tests.support import SLOW, assert_close
 from tests.visualize import nets
 
 RULES = {"guided": guided_backprop, "rectified": deconvnet}
-FORMS = (
-    "activation",
-    "reused",
-    "operation",
-    "own class",
-    *(pytest.param(form, marks=SLOW) for form in ("layer", "Activation", "nested")),
-)
+QUICK = [("activation", "guided"), ("reused", "rectified"), ("operation", "guided"), ("own class", "rectified")]
+FORMS = [
+    pytest.param(form, rule, marks=() if (form, rule) in QUICK else SLOW)
+    for form in ("activation", "reused", "operation", "own class", "layer", "Activation", "nested")
+    for rule in RULES
+]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("form", "rule"), FORMS)
 def test_a_class_goes_back_as_in_the_twin(form, rule):
     model, _ = nets.with_relus(form)
     logits, want = nets.twin(nets.images(), model.get_weights(), rule, target=2)
@@ -28,9 +26,13 @@ def test_a_class_goes_back_as_in_the_twin(form, rule):
 
 
 @pytest.mark.parametrize(
-    "form", ["operation", *(pytest.param(form, marks=SLOW) for form in ("activation", "reused", "nested", "own class"))]
+    ("form", "rule"),
+    [
+        ("operation", "rectified"),
+        *(pytest.param(form, rule, marks=SLOW) for form in ("activation", "reused", "nested") for rule in RULES),
+        pytest.param("own class", "guided", marks=SLOW),
+    ],
 )
-@pytest.mark.parametrize("rule", RULES)
 def test_the_most_active_position_of_a_channel_goes_back_alone(form, rule):
     model, layer = nets.with_relus(form)
     _, want = nets.twin(nets.images(), model.get_weights(), rule, unit=5)
@@ -38,6 +40,7 @@ def test_the_most_active_position_of_a_channel_goes_back_alone(form, rule):
     assert_close(RULES[rule](model, nets.images(), layer=layer, unit=5), want)
 
 
+@SLOW
 def test_one_unit_at_a_position():
     model, layer = nets.with_relus("activation")
     got = guided_backprop(model, nets.images(), layer=layer, unit=(1, 0, 5))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvision.visualize import insertion_deletion
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 from tests.visualize import nets
 
 SIZE = (2, 3, 1)
@@ -30,7 +30,7 @@ def probabilities(summing):
     return keras.Sequential([keras.Input(SIZE), summing, keras.layers.Softmax()])
 
 
-@pytest.mark.parametrize("ending", ["logits", "softmax", "sigmoid"])
+@pytest.mark.parametrize("ending", ["logits", *(pytest.param(ending, marks=SLOW) for ending in ("softmax", "sigmoid"))])
 def test_deletion_and_insertion_follow_the_order_of_the_map(ending, summing, probabilities):
     image = np.reshape([3.0, 1.0, 2.0, 0.0, -1.0, 4.0], (1, *SIZE)).astype("float32")
     maps = image[..., 0]
@@ -49,6 +49,7 @@ def test_deletion_and_insertion_follow_the_order_of_the_map(ending, summing, pro
     assert found.insertion_curve.shape == (1, 7) and found.insertion.shape == (1,)
 
 
+@SLOW
 def test_insertion_begins_with_the_blurred_image(summing):
     image = np.reshape([3.0, 1.0, 2.0, 0.0, -1.0, 4.0], (1, *SIZE)).astype("float32")
     found = insertion_deletion(summing, image, image[..., 0], 0, steps=2)
@@ -64,6 +65,7 @@ def test_insertion_begins_with_the_blurred_image(summing):
     assert_close(found.deletion_curve[0, :2], sigmoid(np.array([4, 4 / 1600])), tolerance=(1e-4, 1e-4))
 
 
+@SLOW
 def test_a_good_map_beats_a_bad_one(summing):
     images = nets.images(4, SIZE)
     good, bad = (insertion_deletion(summing, images, sign * images[..., 0], 0, steps=6, fill=0.0) for sign in (1, -1))

@@ -8,7 +8,7 @@ import pytest
 
 from kvision.network import Network, Preprocessing
 from kvision.visualize import integrated_gradients
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 from tests.visualize import nets
 
 
@@ -17,6 +17,11 @@ def test_of_a_linear_classifier_it_is_weight_times_distance():
     got, gap = integrated_gradients(model, images, 1, steps=3, return_gap=True)
     assert_close(got, nets.kernel(model)[1] * images)
     assert_close(gap, np.zeros(3))
+
+
+@SLOW
+def test_baselines_are_numbers_and_images():
+    model, images = nets.linear(), nets.images()
     for baseline in (0.5, images[0], images[::-1]):
         got = integrated_gradients(model, images, 1, steps=3, baseline=baseline, batch_size=4)
         assert_close(got, nets.kernel(model)[1] * (images - baseline))
@@ -34,6 +39,7 @@ def test_of_cubes_it_is_the_sum_over_the_middles_of_the_steps():
     )
 
 
+@SLOW
 def test_attributions_add_up_and_a_gap_is_told(caplog):
     model, _ = nets.with_relus("activation")
     images = 5 * nets.images()
@@ -47,6 +53,7 @@ def test_attributions_add_up_and_a_gap_is_told(caplog):
     assert "Raise steps above 1" in caplog.text
 
 
+@SLOW
 def test_black_is_the_baseline():
     prepare = Preprocessing((0.0, 1.0), 0.5, 0.25)
     plain = nets.linear()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvision.visualize import occlusion
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 from tests.visualize import nets
 
 
@@ -31,7 +31,10 @@ def by_hand(weights, image, window, stride, fill):
 
 @pytest.mark.parametrize(
     ("window", "stride", "fill"),
-    [(3, 2, 0.0), ((2, 4), (2, 3), (0.5, -1.0, 2.0)), (8, 8, None), (None, None, None)],
+    [
+        ((2, 4), (2, 3), (0.5, -1.0, 2.0)),
+        *(pytest.param(*row, marks=SLOW) for row in ((3, 2, 0.0), (8, 8, None), (None, None, None))),
+    ],
 )
 def test_of_a_linear_score_it_is_known(window, stride, fill):
     model, images = nets.linear(), nets.images()
@@ -44,6 +47,7 @@ def test_of_a_linear_score_it_is_known(window, stride, fill):
     assert_close(got, want, tolerance=(1e-4, 1e-4))
 
 
+@SLOW
 def test_what_covers_is_prepared_as_the_images_are():
     model, images = nets.linear(), 20 * np.abs(nets.images())
     got = occlusion(model, images, 1, window=3, stride=2, fill=7.0, preprocess=lambda x: x / 10 - 1)

@@ -9,7 +9,7 @@ from keras import layers
 
 from kvision.visualize import gradient, guided_backprop, randomization_test
 from kvision.visualize.randomization import rank_correlation
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 from tests.visualize import nets
 
 
@@ -37,6 +37,7 @@ def noise():
     return nets.images(2, (16, 16, 3))
 
 
+@SLOW
 def test_gradients_follow_the_weights_and_guided_backpropagation_does_not(deep):
     with nets.unchanged(deep):
         plain = randomization_test(gradient, deep, noise())
@@ -89,6 +90,10 @@ def test_the_cascade_runs_from_the_top_through_what_lies_between(deep):
     found = randomization_test(technique, deep, noise(), layers=("conv2", "conv1"))
     assert found.layers == ("conv2", "conv1")
     assert changed == [set(), {"scores", "dense1", "conv2"}, {"scores", "dense1", "conv2", "norm1", "conv1"}]
+
+
+@SLOW
+def test_new_weights_are_drawn_by_the_seed(deep):
     seeds = [randomization_test(gradient, deep, noise(), layers=("scores",), seed=s).similarities for s in (0, 0, 1)]
     assert_close(seeds[0], seeds[1])
     assert np.abs(seeds[0] - seeds[2]).max() > 1e-4
