@@ -48,12 +48,13 @@ class Probe:
             is differentiated; None: images are what the model takes.
         relu: A rule of this file, `guided` or `rectified`, by which every ReLU gets another gradient; None: its own.
         logits: Whether a softmax or sigmoid at the end is taken away. It is said once for each model.
+        changes: Further `(object, attribute, value)` that are replaced while a graph is traced, such as other pooling.
 
     Raises:
         ValueError: on a model that is not built, and a layer that does not exist or is not unique.
     """
 
-    def __init__(self, model, layers=(), *, preprocess=None, relu=None, logits=True):
+    def __init__(self, model, layers=(), *, preprocess=None, relu=None, logits=True, changes=()):
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
                 f"Expected a built keras.Model, got {type(model).__name__}. Call it on a batch, or give it a "
@@ -64,13 +65,16 @@ class Probe:
         given = [layer if isinstance(layer, tuple) else (layer, None) for layer in layers]
         self._places = {_name(*each): find_place(model, each[0])[1] for each in given}
         self._calls = {_name(*each): each[1] for each in given}
+        self.names = tuple(self._places)  # of the activations, in the order given
         if len(self._places) < len(given):
             raise ValueError(f"{model.name}: a layer was given twice, got {[_name(*each) for each in given]}.")
         self._changes = [*(logit_changes(model) if logits else ()), *(_relu_changes(model, relu) if relu else ())]
+        is_told = logits and self._changes and relu is None and model not in _TOLD
+        self._changes += changes
         self._scale = LOSS_SCALE if _is_float16(model) else 1.0
         self._run = traced(self._look)
         self._shapes = {}
-        if logits and self._changes and relu is None and model not in _TOLD:
+        if is_told:
             _TOLD.add(model)
             logging.getLogger("kvision").warning(
                 "%s ends in probabilities: the logits before them are used.", model.name
@@ -84,12 +88,13 @@ class Probe:
         """A function that gives scores of images and their gradients.
 
         Args:
-            score: `function(look, *arguments)` → a score for each image [b], of a `Look`; it is traced. As a network
-                treats each image for itself, the gradients are those of each image's own score.
+            score: `function(look, *arguments)` → a score for each image [b], of a `Look`, or several whose sum counts
+                [b, k]; it is traced. As a network treats each image for itself, the gradients are those of each
+                image's own score.
             layers: Those of the probe, as they were named, by whose outputs to differentiate too.
 
         Returns:
-            `function(images, *arguments)` → `(scores [b], gradient by the images, {layer: gradient by its output})`.
+            `function(images, *arguments)` → `(scores, gradient by the images, {layer: gradient by its output})`.
         """
         layers = [_name(*layer) if isinstance(layer, tuple) else _name(layer, None) for layer in layers]
 
