@@ -67,7 +67,8 @@ def style_transfer(
             None: of a VGG the second ReLU of the fourth stage, and the first of each of the five.
         content_weight, style_weight: ≥ 0; their ratio decides.
         total_variation: Strength ≥ 0 of the penalty on differences of neighbours, x in −1…1; 0 turns it off.
-        start: `"content"` or `"noise"`, with which the style has more say.
+        start: `"content"`, `"noise"`, with which the style has more say, or an image as large as the content, such as
+            that of a run before.
         normalize: Whether the outputs of each layer are divided by their mean over both images, so that weights hold
             for any network.
         pooling: `"average"` instead of max pooling while this runs, `"max"` as it is; None: average where there is any.
@@ -100,12 +101,11 @@ def style_transfer(
     checked_strengths(content_weight=content_weight, style_weight=style_weight, total_variation=total_variation)
     if not content_weight and not style_weight:
         raise ValueError("content_weight and style_weight are both 0: expected one above.")
-    if start not in ("content", "noise"):
-        raise ValueError(f"start is 'content' or 'noise': got {start!r}.")
     optimizer = checked_optimizer(optimizer, learning_rate)
     content, style = (_one_image(model, image, preprocess) for image in (content, style))
     scale = pixel_scale(model, preprocess, bounds, content)
     pixel_scale(model, preprocess, (scale.low, scale.high), style)  # raises where it lies outside
+    first = _first(model, content, start, scale, preprocess, seed)
     weights = _weights(model, content_layers, style_layers, content_weight, style_weight)
     changes = pooling_changes(model, pooling)
 
@@ -137,9 +137,6 @@ def style_transfer(
         values, gradient, _ = run(pixels, targets, factors)
         return ops.convert_to_numpy(values), ops.convert_to_numpy(gradient)
 
-    first = scale.to_pixels(content)
-    if start == "noise":
-        first = np.random.default_rng(seed).uniform(0, 255, first.shape).astype("float32")
     pixels, rows = minimize(loss, first, steps, optimizer=optimizer, verbose=verbose)
     history = {name: rows[..., index] for index, name in enumerate(targets)}
     if total_variation:
@@ -216,6 +213,21 @@ def _one_image(model, image, preprocess):
     if len(images) != 1:
         raise ValueError(f"style_transfer takes one content and one style image: got {len(images)}.")
     return images
+
+
+def _first(model, content, start, scale, preprocess, seed):
+    """The pixels to begin with."""
+    if isinstance(start, str):
+        if start not in ("content", "noise"):
+            raise ValueError(f"start is 'content', 'noise' or an image: got {start!r}.")
+        is_noise = start == "noise"
+        noise = np.random.default_rng(seed).uniform(0, 255, content.shape).astype("float32")
+        return noise if is_noise else scale.to_pixels(content)
+    start = _one_image(model, start, preprocess)
+    if start.shape != content.shape:
+        raise ValueError(f"start is {list(start.shape[1:])}: expected the shape of content, {list(content.shape[1:])}.")
+    pixel_scale(model, preprocess, (scale.low, scale.high), start)
+    return scale.to_pixels(start)
 
 
 def _weights(model, content_layers, style_layers, content_weight, style_weight):
