@@ -91,9 +91,9 @@ def activation_maximization(
     if not units:
         raise ValueError("activation_maximization: there is no unit, give at least one.")
 
-    rng = np.random.default_rng(seed)
+    noise, shifts = np.random.default_rng(seed).spawn(2)  # of their own: an image is the same alone and among others
     shape = (len(units), *_image_shape(model, image_size))
-    start = np.clip(127.5 + NOISE * rng.standard_normal(shape), 0, 255).astype("float32")
+    start = np.clip(127.5 + NOISE * noise.standard_normal(shape), 0, 255).astype("float32")
     checked_images(model, start, scale.before())  # the size alone
     probe = Probe(model, () if layer is None else (layer,), preprocess=scale.before(preprocess))
     score, arguments = _unit_score(probe, start, units, layer)
@@ -109,7 +109,7 @@ def activation_maximization(
     run = probe.with_gradients(terms)
 
     def loss(pixels, step):
-        shift = rng.integers(-jitter, jitter + 1, 2) if jitter and step is not None else (0, 0)
+        shift = shifts.integers(-jitter, jitter + 1, 2) if jitter and step is not None else (0, 0)
         values, gradient, _ = run(np.roll(pixels, shift, (1, 2)), *arguments)
         gradient = ops.convert_to_numpy(gradient)
         return ops.convert_to_numpy(values), np.roll(gradient, np.negative(shift), (1, 2))

@@ -11,6 +11,7 @@ from tests.support import assert_close
 
 OFF = {"l2": 0, "total_variation": 0, "blur": 0, "jitter": 0}
 BOUNDS = (0.0, 1.0)
+FAR = {"steps": 6, "learning_rate": 40.0}  # from the middle to an end
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,8 @@ def weights_of(model):
     return (model.predict_on_batch(basis) - bias).T.reshape(2, 4, 5, 1)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "l-bfgs"])
-def test_a_linear_score_is_largest_in_a_corner(linear, optimizer):
-    found = activation_maximization(linear, [0, 1], bounds=BOUNDS, steps=90, optimizer=optimizer, **OFF)
+def test_a_linear_score_is_largest_in_a_corner(linear):
+    found = activation_maximization(linear, [0, 1], bounds=BOUNDS, **FAR, **OFF)
     weights = weights_of(linear)
     assert_close(found.images, (weights > 0).astype("float32"))
     best = np.maximum(weights, 0).sum((1, 2, 3)) + linear.predict_on_batch(np.zeros((1, 4, 5, 1), "float32"))[0]
@@ -60,7 +60,7 @@ def test_total_variation_flattens(linear):
 @pytest.mark.parametrize(("unit", "want"), [(1, 1.0), ((2, 3, 1), 0.05)], ids=["channel", "one value"])
 def test_units_of_a_layer(linear, unit, want):
     """A channel rises at every position, one value at its own alone."""
-    found = activation_maximization(linear, unit, "map", bounds=BOUNDS, steps=90, **OFF)
+    found = activation_maximization(linear, unit, "map", bounds=BOUNDS, **FAR, **OFF)
     at_end = found.image if linear.get_layer("map").kernel[0, 0, 0, 1] > 0 else 1 - found.image
     assert (at_end > 0.95).mean() == pytest.approx(want)
     output = keras.Model(linear.input, linear.get_layer("map").output).predict_on_batch(found.images)[0]
@@ -72,7 +72,7 @@ def test_jitter_gives_the_gradient_back_where_it_belongs():
     """A pixel decides alone: shifted images move it, and their mean gradient spreads around it."""
     inputs = keras.Input((9, 9, 1))
     model = keras.Model(inputs, keras.layers.Flatten(name="pixels")(inputs))
-    options = OFF | {"jitter": 1, "steps": 60, "optimizer": "sgd", "learning_rate": 50.0, "seed": 0}
+    options = OFF | {"jitter": 1, "steps": 40, "optimizer": "sgd", "learning_rate": 70.0, "seed": 0}
     found = activation_maximization(model, 40, bounds=(0, 255), **options)
     changed = np.abs(found.image[..., 0] - 127.5) > 60
     assert changed[3:6, 3:6].all()
@@ -96,7 +96,7 @@ def test_several_units_are_as_one_by_one(linear):
 
 
 def test_a_function_of_the_outputs(linear):
-    found = activation_maximization(linear, lambda outputs: -outputs[:, 0], bounds=BOUNDS, steps=90, **OFF)
+    found = activation_maximization(linear, lambda outputs: -outputs[:, 0], bounds=BOUNDS, **FAR, **OFF)
     assert_close(found.image, (weights_of(linear)[0] < 0).astype("float32"))
 
 

@@ -98,7 +98,7 @@ def test_what_is_not_finite_is_an_error_that_gives_the_handler_back(optimizer):
 @pytest.mark.parametrize(
     ("optimizer", "options", "message"),
     [
-        ("adman", {}, "Unknown optimizer: got 'adman'. The nearest names are: 'adam'"),
+        ("adman", {}, "Unknown optimizer: got 'adman'. The nearest names are: 'adamax'"),
         (3, {}, "optimizer is a name"),
         (LBFGS, {"learning_rate": 1.0}, "finds its own step length"),
         (LBFGS, {"lbfgs": False}, "jitter=0 and blur=0"),
