@@ -6,7 +6,7 @@ sum (7), average pooling instead of max pooling, L-BFGS. The start from the cont
 conv5_1 after their ReLU, are those of the code they published. Deviations: both losses are means where the paper sums,
 which for style is the same (a Gram matrix is divided by its positions) and for content divides by the number of values,
 so that weights hold at any size; with `normalize` the outputs of each layer are divided by their mean over the two
-images, where the paper scales each filter by its mean over ImageNet; pixels keep their range.
+images, where the paper scales each filter by its mean over ImageNet; pixels out of their range are clipped at the end.
 """
 
 import keras
@@ -123,10 +123,8 @@ def style_transfer(
     def terms(look, targets, factors):
         columns = []
         for (kind, name), weight in weights.items():
-            found = _target(kind, look.activations[name], factors[name])
-            squares = ops.square(found - targets[f"{kind}/{name}"])
-            portion = 0.5 if kind == "content" else 0.25
-            columns.append(weight * portion * ops.mean(squares, axis=tuple(range(1, len(squares.shape)))))
+            measured = _half_content if kind == "content" else _quarter_style
+            columns.append(weight * measured(look.activations[name], targets[f"{kind}/{name}"], factors[name]))
         if total_variation:
             columns.append(total_variation * variation(look.images))
         return ops.stack(columns, axis=1)
@@ -137,25 +135,28 @@ def style_transfer(
         values, gradient, _ = run(pixels, targets, factors)
         return ops.convert_to_numpy(values), ops.convert_to_numpy(gradient)
 
-    pixels, rows = minimize(loss, first, steps, optimizer=optimizer, verbose=verbose)
+    pixels, rows = minimize(loss, first, steps, optimizer=optimizer, bounded=False, verbose=verbose)
     history = {name: rows[..., index] for index, name in enumerate(targets)}
     if total_variation:
         history["total_variation"] = rows[..., -1]
     return OptimizedImages(scale.from_pixels(pixels), history)
 
 
-def gram_matrix(activations):
+def gram_matrix(activations, others=None):
     """The mean over positions of the products of every two channels: [b, channels, channels].
 
     Args:
         activations: [b, …, channels].
+        others: What they are multiplied by, of the same shape; None: themselves.
 
     >>> [float(value) for value in gram_matrix(np.reshape([1.0, 2.0, 3.0, 4.0], (1, 2, 2)))[0].numpy().ravel()]
     [5.0, 7.0, 7.0, 10.0]
     """
-    channels = activations.shape[-1]
-    flat = ops.reshape(ops.cast(activations, "float32"), (activations.shape[0], -1, channels))
-    return ops.matmul(ops.transpose(flat, (0, 2, 1)), flat) / flat.shape[1]
+    first, second = (
+        ops.reshape(ops.cast(each, "float32"), (each.shape[0], -1, each.shape[-1]))
+        for each in (activations if others is None else others, activations)
+    )
+    return ops.matmul(ops.transpose(first, (0, 2, 1)), second) / first.shape[1]
 
 
 def vgg_layers(model):
@@ -260,3 +261,19 @@ def _target(kind, activations, factor):
     """What a loss compares: the outputs of a layer, or their Gram matrix."""
     scaled = ops.cast(activations, "float32") * factor
     return scaled if kind == "content" else gram_matrix(scaled)
+
+
+def _half_content(activations, target, factor):
+    return 0.5 * _means(ops.square(ops.cast(activations, "float32") * factor - target))
+
+
+def _quarter_style(activations, target, factor):
+    """¼ mean (G − A)². Its gradient goes through one side of the product of G, doubled: half the work, as G − A is
+    symmetric."""
+    values = ops.cast(activations, "float32")
+    squares = _means(ops.square(gram_matrix(values, ops.stop_gradient(values)) * ops.square(factor) - target))
+    return 0.25 * (2.0 * squares - ops.stop_gradient(squares))
+
+
+def _means(values):
+    return ops.mean(values, axis=tuple(range(1, len(values.shape))))

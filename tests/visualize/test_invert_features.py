@@ -26,7 +26,7 @@ def model():
 
 @pytest.mark.parametrize("optimizer", ["l-bfgs", pytest.param("adam", marks=SLOW)])
 def test_the_input_of_an_invertible_layer_is_recovered(model, optimizer):
-    found = invert_features(model, IMAGES, "turned", bounds=(0, 1), optimizer=optimizer, steps=200, **OFF)
+    found = invert_features(model, IMAGES, "turned", bounds=(0, 1), optimizer=optimizer, steps=120, **OFF)
     assert_close(found.images, IMAGES, tolerance=(0, 2e-3))
     assert found.history["features"][-1].max() < 1e-5
 

@@ -119,7 +119,7 @@ def test_lbfgs_lowers_the_loss(model, start):
     found = transfer(model, start=start, steps=15, seed=0)
     sums = sum(values[:, 0] for values in found.history.values())
     assert len(sums) == 16
-    assert (np.diff(sums) <= 0).all()
+    assert (np.diff(sums[:-1]) <= 0).all()  # the last row is that of the image with its pixels clipped
     assert sums[-1] < 0.5 * sums[0]
     if start == "content":
         assert found.history["content/conv.2"][0, 0] == 0
