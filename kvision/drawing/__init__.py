@@ -9,6 +9,7 @@ from kvision.drawing.canvas import font as font
 from kvision.drawing.charts import TRAIN as TRAIN
 from kvision.drawing.charts import VALIDATION as VALIDATION
 from kvision.drawing.charts import curves as curves
+from kvision.drawing.charts import lines as lines
 from kvision.drawing.grids import grid as grid
 from kvision.drawing.heatmaps import heatmap as heatmap
 from kvision.drawing.label_maps import class_colour as class_colour

@@ -2,8 +2,11 @@
 
 import math
 
+from kvision.drawing.canvas import PALETTE
+
 # Line styles differ as well as colours: training is solid, validation dashed.
 TRAIN, VALIDATION = {"color": "#2f6f9f", "linestyle": "-"}, {"color": "#c2571a", "linestyle": "--"}
+SERIES = [PALETTE[index] for index in (6, 5, 4, 2, 0, 1)]  # those that are dark enough for a line on white
 
 
 def curves(history, title=None):
@@ -39,4 +42,36 @@ def curves(history, title=None):
         axes.grid(alpha=0.2)
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def lines(series, x_label, y_label, title=None):
+    """Lines through points in one chart, each with its name.
+
+    Args:
+        series: `{name: (x, y)}`, sequences of as many numbers each; a name of None leaves a line out of the legend.
+        x_label, y_label: What the axes show.
+        title: Of the chart, or None.
+
+    Returns:
+        A `matplotlib.figure.Figure`; write it with `figure.savefig(path)`.
+
+    >>> lines({"plain": ([0, 8], [0.98, 0.1])}, "epsilon", "accuracy").axes[0].get_xlabel()
+    'epsilon'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    axes = figure.subplots()
+    colours = [tuple(value / 255 for value in colour) for colour in SERIES]
+    for index, (name, (x, y)) in enumerate(series.items()):
+        axes.plot(x, y, color=colours[index % len(colours)], marker="o", markersize=3, label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    if any(name is not None for name in series):
+        axes.legend(frameon=False, fontsize="small")
+    if title:
+        axes.set_title(title, fontsize="medium")
     return figure

@@ -1,5 +1,6 @@
 """Looking inside a trained model: what its units see, where its scores come from, and what fools it."""
 
+from kvision.visualize import adversarial as adversarial
 from kvision.visualize.activation_maximization import activation_maximization as activation_maximization
 from kvision.visualize.deconvnet import deconvnet as deconvnet
 from kvision.visualize.deep_dream import deep_dream as deep_dream
@@ -20,4 +21,5 @@ from kvision.visualize.probe import Look as Look
 from kvision.visualize.probe import Probe as Probe
 from kvision.visualize.randomization import RandomizationTest as RandomizationTest
 from kvision.visualize.randomization import randomization_test as randomization_test
+from kvision.visualize.saliency_segmentation import segment_by_saliency as segment_by_saliency
 from kvision.visualize.style_transfer import style_transfer as style_transfer
