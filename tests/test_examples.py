@@ -191,6 +191,17 @@ def test_the_nuclei(tmp_path):
     assert "data:image" in (tmp_path / "run" / "report.html").read_text()
 
 
+@slow
+def test_fooling_a_network(tmp_path):
+    done = run(ROOT / "examples" / "fool_a_network.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = r"((plain|adversarial training), (fast|projected) gradient( +\d\.\d{3}){7}\n)"
+    assert len(re.findall(rows, done.stdout)) == 4
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"accuracy.png", "fooled.png"}
+    with PIL.Image.open(tmp_path / "run" / "fooled.png") as image:
+        assert image.width > image.height / 5
+
+
 CLAIMS = {  # what each prints and draws
     "attend_to_objects": (
         r"as in the paper: trunk after .*\n(  AP50 0\.\d{3} after .*\n)+as in the paper +AP50 0\.\d{3} after",

@@ -112,7 +112,7 @@ def accuracy_under_attack(
         elif once is not None:
             fooled[right] = once.success & (once.l2_distance <= epsilon)
         rows.append(fooled)
-    if once is not None and not once.complete:
+    if not getattr(once, "complete", True):
         rows = []
     fooled = np.stack(rows) if rows else np.zeros((0, len(right)), bool)
     return AccuracyUnderAttack(epsilons[: len(rows)], 1 - fooled.mean(axis=1), fooled)

@@ -74,6 +74,7 @@ def attack_by_steps(case, norm, epsilon, steps, step_size, *, starts=1, seed=Non
         verbose: 1 shows a bar.
     """
     low, high = case.bounds
+    epsilon, step_size = float(epsilon), float(step_size)
     classes, sign = (case.labels, 1.0) if case.targets is None else (case.targets, -1.0)
 
     def run(rows, start):
