@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kvision.drawing import DARK, LIGHT, PALETTE, curves, detections, grid
+from kvision.drawing import DARK, LIGHT, PALETTE, curves, detections, grid, lines
 from kvision.drawing import boxes as boxes_drawn
 
 
@@ -26,6 +26,14 @@ def test_a_metric_seen_in_validation_alone_has_its_own_chart():
 
 def test_an_empty_history_is_an_empty_figure():
     assert curves({}).axes == []
+
+
+def test_lines_have_their_names():
+    (axes,) = lines({"plain": ([0, 8], [0.9, 0.1]), None: ([0, 8], [0.9, 0.5])}, "epsilon", "accuracy", "digits").axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.9, 0.1], [0.9, 0.5]]
+    assert axes.lines[0].get_color() != axes.lines[1].get_color()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["plain"]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("epsilon", "accuracy", "digits")
 
 
 GREY = np.full((60, 80, 3), 128, "uint8")

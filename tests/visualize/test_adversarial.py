@@ -62,7 +62,8 @@ def convolutional():
     )
     image = keras.Input((8, 8, 3))
     x = layers.GlobalAveragePooling2D()(trunk(layers.Rescaling(1 / 127.5, offset=-1)(image)))
-    return keras.Model(image, layers.Dense(4, activation="softmax")(x), name="convolutional")
+    sure = keras.initializers.RandomNormal(stddev=3.0, seed=1)
+    return keras.Model(image, layers.Dense(4, "softmax", kernel_initializer=sure)(x), name="convolutional")
 
 
 @functools.cache
@@ -148,8 +149,8 @@ def test_the_iterative_gradient_takes_the_papers_steps(levels, steps, high):
     classifier, *_ = linear(scale=1 / high)
     unit = high / 255
     images = pixels(high=high)
-    attack = iterative_gradient(classifier, images, levels * unit, step_size=0.001 * unit, bounds=(0, high))
-    assert_close(attack.linf_distance, np.full(6, steps * 0.001 * unit), tolerance=(0, 1e-4 * unit))
+    attack = iterative_gradient(classifier, images, levels * unit, step_size=0.01 * unit, bounds=(0, high))
+    assert_close(attack.linf_distance, np.full(6, steps * 0.01 * unit), tolerance=(0, 1e-3 * unit))
     assert iterative_gradient(classifier, images, levels * unit, bounds=(0, high)).linf_distance.max() < 1.001 * (
         levels * unit
     )
@@ -274,7 +275,7 @@ def test_a_linear_classifier_is_fooled_in_closed_form(norm, order):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_within_bounds_it_is_the_smallest_change_that_scipy_finds(norm):
     classifier, matrix, biases = linear()
-    images = np.round(pixels(4, seed=3))  # most pixels are on a bound
+    images = np.round(pixels(2, seed=3))  # most pixels are on a bound
     attack = fool_linear_classifier(classifier, images, norm=norm, overshoot=1e-3, bounds=BOUNDS)
     best = {}
     for (row, _), (margin, w) in margins_of(images, matrix, biases).items():
@@ -447,7 +448,7 @@ def test_ctrl_c_gives_what_there_is(monkeypatch):
         (fast_gradient, {"target": "least"}, "target is a class index"),
         (fast_gradient, {"labels": [0, 1, 2, 3, 4, 0], "target": 3}, "Image 3 has the label 3 and the same target"),
         (fast_gradient, {"preprocess": abs}, "A Classifier has its preprocess already"),
-        (fast_gradient, {"batch_size": 0}, "batch_size must be at least 1"),
+        (fast_gradient, {"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         (iterative_gradient, {"steps": 0}, "steps must be a whole number of at least 1"),
         (iterative_gradient, {"step_size": 0.0}, "step_size must be above 0"),
         (projected_gradient, {"restarts": 2, "random_start": False}, "restarts=2 begin at random places"),

@@ -82,7 +82,8 @@ def prepare(model, images, *, labels=None, target=None, bounds=(0.0, 255.0), pre
     images = checked_images(model, images, classifier.preprocess)
     check_within(images, bounds)
     labels, target = (_as_classes(*each, len(images)) for each in (("labels", labels), ("target", target)))
-    classes = classifier.logits(images[:batch_size], batch_size).shape[1]
+    check_counts(batch_size=batch_size)
+    classes = classifier.check(images[:batch_size], bounds)
     for name, given in (("labels", labels), ("target", target)):
         if isinstance(given, np.ndarray) and not np.all((given >= 0) & (given < classes)):
             wrong = given[(given < 0) | (given >= classes)][0]

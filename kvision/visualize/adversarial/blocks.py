@@ -58,7 +58,7 @@ class Kept:
         case, rows = self.case, rows[:count]
         images = images if isinstance(images, np.ndarray) else ops.convert_to_numpy(images)
         logits = case.classifier.logits(images, len(images))[:count]
-        fooled = case.are_fooled(logits.argmax(axis=1), rows)
+        fooled = case.are_fooled(logits.argmax(axis=1), rows) & np.isfinite(logits).all(axis=1)
         margins = _margins(logits, case.labels[rows]) if case.targets is None else -_margins(logits, case.targets[rows])
         better = (fooled & ~self.fooled[rows]) | ((fooled == self.fooled[rows]) & (margins > self.margins[rows]))
         chosen = rows[better]

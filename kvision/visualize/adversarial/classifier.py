@@ -57,19 +57,23 @@ class Classifier:
         """Logits [b, classes] of images as float32; a model of one logit z gives those of two classes, 0 and z.
 
         Raises:
-            ValueError: on outputs that are no logits of classes, and on values that are not finite.
+            ValueError: on outputs of another form.
         """
-        logits = in_chunks(lambda chunk: self._classes(self.probe(self._tensor(chunk)).outputs), batch_size, images)
-        if look_like_probabilities(logits):
-            raise ValueError(
-                f"{self.model.name} gives probabilities, whose gradient vanishes where it is sure, and its softmax was "
-                "not found: expected logits. Build it without the softmax."
-            )
+        return in_chunks(lambda chunk: self._classes(self.probe(self._tensor(chunk)).outputs), batch_size, images)
+
+    def check(self, images, bounds):
+        """Raise on a model that gives probabilities, or values that are not finite; the number of its classes."""
+        logits = self.logits(images, len(images))
+        if look_like_probabilities(logits):  # logits may add up to 1 by chance
+            noise = np.random.default_rng(0).uniform(*bounds, images.shape).astype("float32")
+            if look_like_probabilities(self.logits(noise, len(images))):
+                raise ValueError(
+                    f"{self.model.name} gives probabilities, whose gradient vanishes where it is sure, and its softmax "
+                    "was not found: expected logits. Build it without the softmax."
+                )
         if not np.isfinite(logits).all():
-            raise ValueError(
-                f"{self.model.name} gives logits that are not finite: expected finite ones. Train it anew."
-            )
-        return logits
+            raise ValueError(f"{self.model.name} gives logits that are not finite: expected finite ones.")
+        return logits.shape[1]
 
     def margins(self, images, classes):
         """Margins [b] by which each image is missed by its class, and their gradients by the images, as tensors."""
