@@ -13,7 +13,7 @@ def traced(function):
     Returns:
         A function of the same arguments and results.
 
-    >>> float(traced(lambda x: ops.sum(x * x))(ops.convert_to_tensor([1.0, 2.0])))
+    >>> float(traced(lambda x: keras.ops.sum(x * x))(keras.ops.convert_to_tensor([1.0, 2.0])))
     5.0
     """
     return kernels.traced(function)
@@ -30,7 +30,7 @@ def value_and_gradients(function):
         A function of the same arguments that gives `((scalar, more), gradients)`; the gradients have the structure of
         `values` and are 0 where the scalar does not depend on them.
 
-    >>> (value, _), (gradient,) = value_and_gradients(lambda v: (v[0] * v[0], ()))([ops.convert_to_tensor(3.0)])
+    >>> (value, _), (gradient,) = value_and_gradients(lambda v: (v[0] * v[0], ()))([keras.ops.convert_to_tensor(3.0)])
     >>> float(value), float(gradient)
     (9.0, 6.0)
     """
