@@ -102,6 +102,14 @@ def call_of(tensor):
     return history.operation, list(history.operation._inbound_nodes[history.node_index].input_tensors)
 
 
+def calls_of(graph):
+    """`(operation, input tensors, output tensors)` of every call in a functional graph, in the order of a run."""
+    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
+        for node in nodes:
+            if not node.is_input:
+                yield node.operation, list(node.input_tensors), list(node.outputs)
+
+
 def compiled_loss(model, y, outputs, sample_weight=None):
     """The loss given to `compile`, of one batch, without the regularisation losses of the layers."""
     return model._compile_loss(y, outputs, sample_weight)

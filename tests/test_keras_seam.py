@@ -77,6 +77,18 @@ def gives_the_call_of_a_tensor(capsys):
     return first[0] is second[0] and names[0] == ["hidden"] != names[1]
 
 
+def lists_the_calls(capsys):
+    model = network()
+    calls = list(_keras.calls_of(model))
+    seen = {id(tensor) for tensor in model.inputs}
+    for _, inputs, outputs in calls:
+        if not {id(tensor) for tensor in inputs} <= seen:
+            return False
+        seen |= {id(tensor) for tensor in outputs}
+    names = [operation.name for operation, _, _ in calls]
+    return names.count("inner") == 2 and len(names) == 4 and {id(tensor) for tensor in model.outputs} <= seen
+
+
 def gives_the_compiled_loss(capsys):
     model = network()
     model.compile("sgd", ["mse", "mae"])
@@ -346,6 +358,7 @@ PRIVATE = {
     "Sequential._functional": opens_a_sequential_model,
     "Operation._inbound_nodes and KerasTensor._keras_history": walks_the_graph_back,
     "KerasTensor._keras_history.node_index": gives_the_call_of_a_tensor,
+    "Function._nodes_by_depth": lists_the_calls,
     "Model._compile_loss": gives_the_compiled_loss,
     "Model._compute_loss": computes_the_loss_of_a_step,
     "Model._loss_tracker": gives_the_step_its_own_loss,

@@ -1,4 +1,5 @@
 """Charts of runs, and detections, label maps and maps of importance drawn on images."""
+"""Charts of runs, detections and label maps drawn on images, and what networks see."""
 
 from kvision.drawing.boxes import detections as detections
 from kvision.drawing.canvas import DARK as DARK
@@ -16,3 +17,8 @@ from kvision.drawing.label_maps import class_colour as class_colour
 from kvision.drawing.label_maps import legend_strip as legend_strip
 from kvision.drawing.label_maps import segmentation as segmentation
 from kvision.drawing.label_maps import segmentation_errors as segmentation_errors
+from kvision.drawing.scatter import image_grid as image_grid
+from kvision.drawing.scatter import image_map as image_map
+from kvision.drawing.scatter import scatter as scatter
+from kvision.drawing.tiles import tiles as tiles
+from kvision.drawing.tiles import to_pixels as to_pixels

@@ -5,9 +5,9 @@ import math
 
 import keras
 
-from kvision._keras import graph_of, inbound_nodes, layers_of, producer
-from kvision.layers import BilinearUpsampling
+from kvision._keras import graph_of, layers_of
 from kvision.multiply_adds import multiply_adds
+from kvision.receptive_field import receptive_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +113,12 @@ def describe(model):
             f"{getattr(model, 'input_shape', None)}. Build it with keras.Input((height, width, channels))."
         )
     products = multiply_adds(graph)
-    fields = {}
+    fields = receptive_fields(graph)
     rows = []
     for operation in graph.operations:
         if isinstance(operation, keras.layers.InputLayer):
-            fields[operation] = ((1, 1), (1, 1))
             continue
-        parents = [fields[parent] for parent in _parents(operation) if parent in fields]
-        fields[operation] = _widen(operation, parents)
+        field = fields[operation.name][-1]  # of a shared layer, what its last call sees
         outputs = keras.tree.flatten(operation.output)
         inner = layers_of(operation, include_self=True) if isinstance(operation, keras.Layer) else ()
         rows.append(
@@ -130,44 +128,11 @@ def describe(model):
                 output_shape=tuple(outputs[0].shape[1:]),
                 parameters=sum(math.prod(w.shape) for w in getattr(operation, "weights", ()) if w.dtype != "uint32"),
                 multiply_adds=sum(products.get(id(layer), 0) for layer in inner),
-                receptive_field=fields[operation] and fields[operation][0],
+                receptive_field=field and field.size,
                 activation_bytes=sum(math.prod(t.shape[1:]) * _item_bytes(t.dtype) for t in outputs),
             )
         )
     return Description(model.name, tuple(rows))
-
-
-def _parents(operation):
-    return [producer(tensor) for node in inbound_nodes(operation) for tensor in node.input_tensors]
-
-
-def _widen(operation, parents):
-    """Receptive field and stride behind `operation`, each (rows, columns); None when it sees the whole input."""
-    if any(parent is None for parent in parents) or not parents:
-        return None
-    if isinstance(operation, BilinearUpsampling):  # an output lies between two cells
-        ((field, stride),) = parents
-        return tuple(map(sum, zip(field, stride, strict=True))), tuple(max(1, s // operation.factor) for s in stride)
-    if hasattr(operation, "multiply_adds"):
-        return None
-    if isinstance(operation, keras.layers.Dense | keras.layers.Flatten) or "Global" in type(operation).__name__:
-        return None
-    field = tuple(max(sizes) for sizes in zip(*(parent[0] for parent in parents), strict=True))
-    stride = tuple(max(sizes) for sizes in zip(*(parent[1] for parent in parents), strict=True))
-    window = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
-    if not window:
-        return field, stride
-    window, dilation, step = map(
-        _pair, (window, getattr(operation, "dilation_rate", 1), getattr(operation, "strides", 1))
-    )
-    return (
-        tuple(f + (w - 1) * d * s for f, w, d, s in zip(field, window, dilation, stride, strict=True)),
-        tuple(s * t for s, t in zip(stride, step, strict=True)),
-    )
-
-
-def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _item_bytes(dtype):

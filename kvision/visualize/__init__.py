@@ -5,6 +5,7 @@ from kvision.visualize.activation_maximization import activation_maximization as
 from kvision.visualize.deconvnet import deconvnet as deconvnet
 from kvision.visualize.deep_dream import deep_dream as deep_dream
 from kvision.visualize.descent import OptimizedImages as OptimizedImages
+from kvision.visualize.first_layer_filters import first_layer_filters as first_layer_filters
 from kvision.visualize.grad_cam import grad_cam as grad_cam
 from kvision.visualize.gradient import gradient as gradient
 from kvision.visualize.gradient import saliency_map as saliency_map
@@ -14,6 +15,8 @@ from kvision.visualize.insertion_deletion import InsertionDeletion as InsertionD
 from kvision.visualize.insertion_deletion import insertion_deletion as insertion_deletion
 from kvision.visualize.integrated_gradients import integrated_gradients as integrated_gradients
 from kvision.visualize.invert_features import invert_features as invert_features
+from kvision.visualize.maximally_activating_patches import ActivatingPatches as ActivatingPatches
+from kvision.visualize.maximally_activating_patches import maximally_activating_patches as maximally_activating_patches
 from kvision.visualize.occlusion import occlusion as occlusion
 from kvision.visualize.places import find_place as find_place
 from kvision.visualize.places import places as places
@@ -21,5 +24,9 @@ from kvision.visualize.probe import Look as Look
 from kvision.visualize.probe import Probe as Probe
 from kvision.visualize.randomization import RandomizationTest as RandomizationTest
 from kvision.visualize.randomization import randomization_test as randomization_test
+from kvision.visualize.receptive_field import receptive_field as receptive_field
 from kvision.visualize.saliency_segmentation import segment_by_saliency as segment_by_saliency
 from kvision.visualize.style_transfer import style_transfer as style_transfer
+from kvision.visualize.tsne import Embedding as Embedding
+from kvision.visualize.tsne import grid_cells as grid_cells
+from kvision.visualize.tsne import tsne as tsne

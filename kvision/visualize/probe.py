@@ -84,6 +84,20 @@ class Probe:
         """A `Look` at a batch of images, of tensors."""
         return self._run(self._values(), images)
 
+    def compute(self, function):
+        """A function that gives what is computed of a run, in the graph of the run.
+
+        What it does not give never leaves the graph, and layers behind those it uses are not run.
+
+        Args:
+            function: `function(look, *arguments)` → a structure of tensors, of a `Look`; it is traced.
+
+        Returns:
+            `function(images, *arguments)` → that structure.
+        """
+        run = traced(lambda values, images, *arguments: function(self._look(values, images), *arguments))
+        return lambda images, *arguments: run(self._values(), images, *arguments)
+
     def with_gradients(self, score, layers=()):
         """A function that gives scores of images and their gradients.
 
