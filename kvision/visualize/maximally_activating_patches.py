@@ -7,7 +7,6 @@ of pool5 are ranked after non-maximum suppression; here each image counts with i
 """
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -97,31 +96,25 @@ def maximally_activating_patches(
     is_last = any(place is owner for owner, _, _ in logit_changes(model))
     probe = Probe(model, [layer], preprocess=preprocess, logits=is_last)
     stream = ImageStream(model, data, preprocess, batch_size)
+    shape = []
+
+    def highest(look, count):
+        (outputs,) = look.activations.values()
+        shape[:] = outputs.shape
+        chosen = _checked_units(layer, shape, units)  # at the trace, before anything is run
+        outputs = outputs if units is None else ops.take(outputs, chosen, axis=-1)
+        return _highest(outputs, count, k, distinct_images)
+
+    run = probe.compute(highest)
     best, seen = None, 0
-    run = probe.compute(functools.partial(_highest, k=k, distinct_images=distinct_images))
     for images, values, count, _ in progress(stream, stream.num_batches, verbose):
         if best is None:
-            shape = _shape_of(probe, values)
-            units = _checked_units(layer, shape, units)
             field = receptive_field(model, layer, images.shape[1:3])
-            best = _Best(units, k, shape, field, images)
-        scores, rows, places = map(ops.convert_to_numpy, run(values, np.asarray(count, "int32"), units))
+        scores, rows, places = map(ops.convert_to_numpy, run(values, np.asarray(count, "int32")))
+        best = best or _Best(_checked_units(layer, shape, units), k, tuple(shape), field, images)
         best.update(images, seen, scores, rows, places)
         seen += count
     return best.result()
-
-
-def _shape_of(probe, images):
-    """The shape of the layer's output for a batch."""
-    seen = []
-
-    def note(look):
-        (output,) = look.activations.values()
-        seen.append(tuple(output.shape))
-        return output[:1]
-
-    probe.compute(note)(images[:1])
-    return (len(images), *seen[0][1:])
 
 
 def _checked_units(layer, shape, units):
@@ -132,18 +125,15 @@ def _checked_units(layer, shape, units):
     return np.array([unit for (unit,) in checked], "int32")
 
 
-def _highest(look, count, units, k, distinct_images):
+def _highest(outputs, count, k, distinct_images):
     """The highest activations of each unit in a batch: values, rows of the batch and positions, [u, up to k] each.
 
     Args:
-        look: A run with one layer.
+        outputs: [b, …, u] of the layer.
         count: Rows that count.
-        units: [u] channels.
     """
-    (outputs,) = look.activations.values()
     rows, channels = outputs.shape[0], outputs.shape[-1]
-    outputs = ops.reshape(ops.cast(outputs, "float32"), (rows, -1, channels))
-    outputs = ops.transpose(ops.take(outputs, units, axis=2), (2, 0, 1))
+    outputs = ops.transpose(ops.reshape(ops.cast(outputs, "float32"), (rows, -1, channels)), (2, 0, 1))
     counts = ops.arange(rows, dtype="int32")[None, :, None] < count
     outputs = ops.where(counts & ~ops.isnan(outputs), outputs, -np.inf)
     positions = outputs.shape[2]
