@@ -45,24 +45,25 @@ def address(kind, content):
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def encoded(image):
+def encoded(image, side=SIDE, most=ONE):
     """An image as PNG or JPEG, whichever is smaller, scaled down until it is small enough.
 
     Args:
         image: A matplotlib figure, or an array [height, width] or [height, width, 3], uint8 or float in [0, 1].
+        side: Pixels of the longer side, at most.
+        most: Bytes of the file, at most.
 
     Returns:
         `"png"` or `"jpeg"`, the file's bytes, and its width and height in pixels.
     """
     image = _opened(image)
-    side = SIDE
     while True:
         image.thumbnail((side, side))
         files = {kind: io.BytesIO() for kind in ("png", "jpeg")}
         for kind, file in files.items():
             image.save(file, kind)
         kind, file = min(files.items(), key=lambda item: item[1].tell())
-        if file.tell() <= ONE:
+        if file.tell() <= most:
             return kind, file.getvalue(), image.size
         side = max(image.size) * 3 // 4
 

@@ -55,8 +55,9 @@ def test_a_layer_by_its_name():
 
 
 def test_bad_input():
+    model = network()
     with pytest.raises(ValueError, match="two-dimensional convolution"):
-        first_layer_filters(network(), "rescaling" if False else network().layers[0].name)
+        first_layer_filters(model, model.layers[0].name)
     with pytest.raises(ValueError, match="no convolution"):
         first_layer_filters(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     with pytest.raises(ValueError, match="scale"):
