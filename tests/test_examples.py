@@ -117,6 +117,18 @@ def test_views_at_test_time(tmp_path):
     assert len(re.findall(r"^.+ [\d.]+%   \([\d.]+%\)$", done.stdout, re.M)) == 5
 
 
+@slow
+def test_looking_inside(tmp_path):
+    done = run(ROOT / "examples" / "look_inside.py", "--quick", "--run", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (page,) = (tmp_path / "run").iterdir()
+    text = page.read_text()
+    assert done.stdout.count(" s\n") >= 14
+    assert text.count('"shows":') == 14
+    assert text.count("data:image") > 30
+    assert len(text) < 8e6
+
+
 SHORTER = {
     "x, y = mnist_data()": "x, y = (a[::40] for a in mnist_data())",
     "shapes(600": "shapes(16",

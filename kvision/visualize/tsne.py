@@ -89,12 +89,11 @@ def tsne(
         ImportError: without scikit-learn.
         ValueError: on a layer that does not exist, a perplexity out of range, and images the model does not take.
 
-    Example:
-
-    ```python
-    embedding = tsne(model, (images, labels), "fc2")
-    picture = kvision.drawing.image_grid(embedding.thumbnails, embedding.cells(), embedding.labels)
-    ```
+    >>> network = kvision.applications.LeNet5("modern", input_shape=(32, 32, 1))
+    >>> images = np.random.default_rng(0).random((9, 32, 32, 1), "float32")
+    >>> embedding = tsne(network, images, "C3", perplexity=2)
+    >>> embedding.points.shape, embedding.codes.shape, embedding.cells().shape
+    ((9, 2), (9, 16), (9, 2))
     """
     estimator = _estimator()
     if not perplexity >= 1:
