@@ -135,7 +135,8 @@ def _after(operation, fields, shape, static):
         return None
     sizes = shape[1:3] if static and len(shape) > 3 else (None, None)
     merged = [functools.reduce(_merged, axes) for axes in zip(*fields, strict=True)]
-    return tuple(_moved(axis, rule, size) for axis, rule, size in zip(merged, _rules(operation), sizes, strict=True))
+    axes = tuple(_moved(axis, rule, size) for axis, rule, size in zip(merged, _rules(operation), sizes, strict=True))
+    return axes if len(shape) > 3 else tuple(axis._replace(spans=None) for axis in axes)  # of tokens, in one row
 
 
 def _sees_all(operation, shape):
