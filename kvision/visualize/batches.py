@@ -103,8 +103,8 @@ class ImageStream:
             elif images.shape[1:] != shape:
                 raise ValueError(f"The images are of different sizes: got {list(shape)} and {list(images.shape[1:])}.")
             else:  # the range is that of the data set: a dark batch says nothing
-                values = images.astype("float32")
-                if not np.isfinite(values).all():
+                values = images.astype("float32", copy=False)
+                if not np.isfinite((values.min(), values.max())).all():
                     raise ValueError("A batch holds values that are not finite: expected finite pixels.")
             count, size = len(values), max(size, len(values))
             if count < size:
