@@ -60,7 +60,7 @@ NETS = {
         L.DepthwiseConv2D(3, strides=2, padding=1),
     ),
     "transposed": lambda x: chain(
-        x, K.Conv2D(2, 3, strides=2), K.Conv2DTranspose(2, 3, strides=2, padding="same"), K.Conv2D(1, 2)
+        x, K.Conv2D(2, 3, strides=2), K.Conv2DTranspose(2, (5, 3), strides=2, padding="same"), K.Conv2D(1, 2)
     ),
     "transposed, valid": lambda x: chain(x, K.Conv2D(2, 4, strides=3), K.Conv2DTranspose(1, (2, 5), strides=3)),
     "upsampled": lambda x: chain(
