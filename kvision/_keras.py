@@ -295,6 +295,11 @@ def more_is_better(metric):
     metric._direction = "up"
 
 
+def less_is_better(metric):
+    """Let `EarlyStopping` and its like know that a lower number of a metric is a better one."""
+    metric._direction = "down"
+
+
 def callback_memory(callback):
     """The names of the attributes in which one of Keras's callbacks remembers what it saw."""
     return [name for kind, names in _MEMORY.items() if isinstance(callback, kind) for name in names]

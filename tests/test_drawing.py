@@ -115,13 +115,13 @@ def test_the_side_scales_the_image_and_what_is_drawn_on_it():
 def test_labels_do_not_overlap_and_the_highest_scores_come_first(monkeypatch, side, named):
     written, taken = [], []
 
-    class Labels(boxes_drawn._Labels):
+    class Labels(boxes_drawn.Labels):
         def add(self, text, *box, **options):
             super().add(text, *box, **options)
             written.append((text, len(self.taken) > len(taken)))
             taken[:] = self.taken
 
-    monkeypatch.setattr(boxes_drawn, "_Labels", Labels)
+    monkeypatch.setattr(boxes_drawn, "Labels", Labels)
     corners = np.random.default_rng(0).uniform(0, side * 0.9, (40, 2))
     boxes = np.concatenate([corners, corners + side / 12], axis=1)
     scores = np.random.default_rng(1).permutation(40) / 40

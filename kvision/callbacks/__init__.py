@@ -3,6 +3,7 @@
 from kvision.callbacks.detection_images import DetectionImages as DetectionImages
 from kvision.callbacks.detection_metrics import DetectionMetrics as DetectionMetrics
 from kvision.callbacks.exposure import Exposure as Exposure
+from kvision.callbacks.interpretation_images import InterpretationImages as InterpretationImages
 from kvision.callbacks.learning_rate import LearningRate as LearningRate
 from kvision.callbacks.plateau import ReduceOnPlateau as ReduceOnPlateau
 from kvision.callbacks.progress import Progress as Progress

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from kvision.callbacks.detection_batches import detection_batches, predict_batch
 from kvision.callbacks.image_grids import grids, image_bytes
 from kvision.contract import MASK_THRESHOLD, check_targets, images_of, paste_mask_scores, paste_masks
+from kvision.detection.batches import detection_batches, predict_batch
 from kvision.detection.detector import Detector
 from kvision.drawing import detections
 from kvision.trackers.clock import optimizer_steps

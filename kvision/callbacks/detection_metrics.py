@@ -5,8 +5,8 @@ import contextlib
 import keras
 import numpy as np
 
-from kvision.callbacks.detection_batches import detection_batches, predict_batch
 from kvision.contract import check_class_names, check_targets, images_of
+from kvision.detection.batches import detection_batches, predict_batch
 from kvision.detection.detector import Detector
 from kvision.metrics import COCOAveragePrecision
 from kvision.metrics.average_precision import UNDEFINED

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from kvision.callbacks.detection_batches import detection_batches
 from kvision.callbacks.image_grids import grids, image_bytes
+from kvision.detection.batches import detection_batches
 from kvision.drawing import LIGHT, class_colour, legend_strip, segmentation, segmentation_errors
 from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Images, Overlay

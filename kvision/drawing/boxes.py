@@ -52,10 +52,10 @@ def detections(image, boxes_xyxy, labels, scores=None, masks=None, classes=None,
     canvas = Image.fromarray(_with_masks(np.array(canvas), found, true, line))
     draw = ImageDraw.Draw(canvas)
     for box in true.boxes:
-        _rectangle(draw, box, LIGHT, line + 2)
+        rectangle(draw, box, LIGHT, line + 2)
     for box, label in zip(found.boxes, found.labels, strict=True):
-        _rectangle(draw, box, colour_of(label), line)
-    labelled = _Labels(draw, canvas.size)
+        rectangle(draw, box, colour_of(label), line)
+    labelled = Labels(draw, canvas.size)
     for row in reversed(range(len(found.labels))):  # the highest score is placed first
         name = name_of(found.labels[row], classes)
         text = name if scores is None else f"{name} {found.scores[row]:.2f}"
@@ -119,7 +119,7 @@ def _eroded(mask, times):
     return mask
 
 
-def _rectangle(draw, box, colour, line):
+def rectangle(draw, box, colour, line):
     """A box with a thin dark line on both sides of its edge, so that it shows on any background."""
     left, top, right, bottom = (round(float(number)) for number in box)
     right, bottom = max(right - 1, left), max(bottom - 1, top)
@@ -127,7 +127,7 @@ def _rectangle(draw, box, colour, line):
     draw.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 
-class _Labels:
+class Labels:
     """Labels beside boxes that do not overlap; the first few, and then as long as they hide little of the image."""
 
     num_always = 8

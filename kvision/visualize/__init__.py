@@ -2,9 +2,14 @@
 
 from kvision.visualize import adversarial as adversarial
 from kvision.visualize.activation_maximization import activation_maximization as activation_maximization
+from kvision.visualize.classifier_interpretation import ClassifierInterpretation as ClassifierInterpretation
+from kvision.visualize.classifier_interpretation import Confused as Confused
+from kvision.visualize.classifier_interpretation import TopLoss as TopLoss
 from kvision.visualize.deconvnet import deconvnet as deconvnet
 from kvision.visualize.deep_dream import deep_dream as deep_dream
 from kvision.visualize.descent import OptimizedImages as OptimizedImages
+from kvision.visualize.detector_interpretation import DetectorInterpretation as DetectorInterpretation
+from kvision.visualize.detector_interpretation import WorstImage as WorstImage
 from kvision.visualize.first_layer_filters import first_layer_filters as first_layer_filters
 from kvision.visualize.grad_cam import grad_cam as grad_cam
 from kvision.visualize.gradient import gradient as gradient
@@ -14,6 +19,7 @@ from kvision.visualize.guided_backprop import guided_backprop as guided_backprop
 from kvision.visualize.insertion_deletion import InsertionDeletion as InsertionDeletion
 from kvision.visualize.insertion_deletion import insertion_deletion as insertion_deletion
 from kvision.visualize.integrated_gradients import integrated_gradients as integrated_gradients
+from kvision.visualize.interpretation import Interpretation as Interpretation
 from kvision.visualize.invert_features import invert_features as invert_features
 from kvision.visualize.maximally_activating_patches import ActivatingPatches as ActivatingPatches
 from kvision.visualize.maximally_activating_patches import maximally_activating_patches as maximally_activating_patches

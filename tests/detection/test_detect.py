@@ -7,7 +7,7 @@ from keras import ops
 from PIL import Image
 
 from kvision.callbacks import DetectionImages, DetectionMetrics
-from kvision.callbacks.detection_batches import predict_batch
+from kvision.detection.batches import predict_batch
 from kvision.detection.detector import Detector
 from kvision.ops import clip_xyxy
 from kvision.part import Part
