@@ -15,7 +15,7 @@ from kvision.visualize.probe import Probe
 
 SIDE = 204  # pixels of the longer side of an image in a grid
 MOST_CLASSES = 30  # of a confusion matrix that is drawn
-SMALLEST = np.finfo("float64").tiny
+SMALLEST = np.finfo("float32").tiny  # in place of a probability of 0, which has no logarithm
 
 
 class TopLoss(typing.NamedTuple):
@@ -176,8 +176,8 @@ class ClassifierInterpretation(Interpretation):
     def __str__(self):
         calibration, confused = self.calibration(), self.most_confused()
         lines = [
-            f"{self.model.name} on {self.num_images} images of {self.num_classes} classes: accuracy {self.accuracy:.3f}, "
-            f"mean loss {self.loss:.3f}."
+            f"{self.model.name} on {self.num_images} images of {self.num_classes} classes: accuracy "
+            f"{self.accuracy:.3f}, mean loss {self.loss:.3f}."
         ]
         matrix = self.confusion
         totals = matrix.sum(axis=1)
@@ -266,7 +266,7 @@ class ClassifierInterpretation(Interpretation):
         self.num_images += len(labels)
 
     def _outputs(self, images):
-        """What the probe gives for images, [b, classes] float64; a last, smaller batch is filled up: one trace for all."""
+        """What the probe gives for images, [b, classes] float64; a smaller batch is filled up: one trace for all."""
         count = len(images)
         images = images[np.minimum(np.arange(max(count, self._size)), count - 1)]
         outputs = self._probe(images).outputs

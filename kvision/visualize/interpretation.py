@@ -35,6 +35,7 @@ class Interpretation:
         keep: Images that are kept, at least 1.
         batch_size: Images at once where `data` is a tuple of arrays.
         verbose: 1 shows progress. Ctrl-C ends the pass after the present batch, and what there is counts.
+        measure: False only checks; `update` measures.
 
     Raises:
         ValueError: before work begins, on data that cannot be read twice (a generator), never end, are empty or have
@@ -70,8 +71,8 @@ class Interpretation:
             )
         if not isinstance(model, keras.Model) or not model.built:
             raise ValueError(
-                f"Interpretation: expected a built keras.Model, got {type(model).__name__}. Call it on a batch, or give "
-                "it a keras.Input, before."
+                f"Interpretation: expected a built keras.Model, got {type(model).__name__}. Call it on a batch, or "
+                "give it a keras.Input, before."
             )
         self.model = model
         self.preprocess = preprocess
@@ -110,7 +111,7 @@ class Interpretation:
         self._kept = []  # a heap of (weight, minus the index, what is kept)
 
     def _keep(self, weight, index, make):
-        """Keep what `make()` gives if its image is among those of the highest weights so far, the first ones if equal."""
+        """Keep what `make()` gives if its image has one of the highest weights so far, of equal ones the first."""
         entry = (float(weight), -int(index))
         if len(self._kept) < self.keep:
             heapq.heappush(self._kept, (*entry, make()))
@@ -120,7 +121,7 @@ class Interpretation:
     def _check_count(self, k):
         if not 1 <= k <= self.keep:
             raise ValueError(
-                f"Interpretation: {self.keep} images were kept, got k={k!r}. Expected 1 to keep={self.keep}."
+                f"Interpretation: expected k from 1 to keep={self.keep}, the images that are kept: got {k!r}."
             )
 
     def name_of(self, label):
@@ -168,7 +169,8 @@ def _first_batch(data, batch_size):
     first = next(iter(detection_batches(data, batch_size, kind="data")), None)
     if first is None or not len(np.atleast_1d(keras.tree.flatten(first[0])[0])):
         raise ValueError("Interpretation: the data are empty. Give at least one batch (images, targets).")
-    images = np.shape(images_of(first[0]) if not isinstance(first[0], list | tuple) else first[0])
+    is_dict = hasattr(first[0], "keys") and "images" in first[0]
+    images = () if isinstance(first[0], list | tuple) else np.shape(images_of(first[0]) if is_dict else first[0])
     if len(images) != 4:
         raise ValueError(
             f"Interpretation: expected batches of images [b, h, w, c], got {images}. Of a data set of single images "
