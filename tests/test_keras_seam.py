@@ -300,6 +300,16 @@ def tells_that_more_of_a_metric_is_better(capsys):
     return bool(stopping.monitor_op(2.0, 1.0))
 
 
+def tells_that_less_of_a_metric_is_better(capsys):
+    metric = keras.metrics.MeanMetricWrapper(lambda y, predicted: predicted, name="score")
+    _keras.less_is_better(metric)
+    stopping = keras.callbacks.EarlyStopping("score")
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=[metric])
+    model.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0, callbacks=[stopping])
+    return bool(stopping.monitor_op(1.0, 2.0))
+
+
 def forgets_variables_without_memory(capsys):
     with _keras.shapes_only():
         never = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -382,6 +392,7 @@ PRIVATE = {
     "the memory of EarlyStopping, ReduceLROnPlateau and others": knows_what_callbacks_remember,
     "the global attribute uninitialized_variables": forgets_variables_without_memory,
     "Metric._direction": tells_that_more_of_a_metric_is_better,
+    "Metric._direction, down": tells_that_less_of_a_metric_is_better,
     "DataLayer, CallContext.entry_layer, in_tf_graph and in_stateless_scope": runs_in_a_pipeline_and_knows_where,
     "keras.src.saving.saving_lib._save_state, _load_state and H5IOStore": saves_and_loads_by_groups,
 }
