@@ -213,7 +213,7 @@ def test_thresholds_belong_to_the_better_kind(box, kind):
 def test_thresholds_and_detections_can_be_chosen():
     truth, found = targets([(0, A)]), detections([(0, 0.9, AWAY), (0, 0.8, NEAR)])
     metric = measured(truth, found, iou_threshold=0.3, background_threshold=0.2)
-    assert list(metric.result())[0] == "AP30" and metric.result()["AP30"] == pytest.approx(0.5)
+    assert next(iter(metric.result())) == "AP30" and metric.result()["AP30"] == pytest.approx(0.5)
     assert measured(truth, found, max_detections=1).counts()["localization"] == 0
 
 
