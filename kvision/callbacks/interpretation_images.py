@@ -5,7 +5,7 @@ import numpy as np
 
 from kvision.callbacks.detection_metrics import _keeps_averages, _sums, _weights_in_place
 from kvision.callbacks.image_grids import grids
-from kvision.metrics import KINDS
+from kvision.metrics import ERROR_KINDS
 from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Images, Overlay
 from kvision.trackers.tracker import emit
@@ -98,7 +98,7 @@ class InterpretationImages(keras.callbacks.Callback):
 def _overlay(found, worst):
     """The image with its errors and its objects as boxes; the classes of the errors are their kinds."""
     boxes, kinds, _ = found.marked(worst)
-    classes = (*KINDS, "true_positive")
+    classes = (*ERROR_KINDS, "true_positive")
     true = worst.targets["labels"] >= 0
     labels = worst.targets["labels"][true]
     highest = int(labels.max(initial=-1))

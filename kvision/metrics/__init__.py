@@ -5,7 +5,7 @@ from kvision.metrics.calibration import Calibration as Calibration
 from kvision.metrics.calibration import ExpectedCalibrationError as ExpectedCalibrationError
 from kvision.metrics.coco_ap import COCOAveragePrecision as COCOAveragePrecision
 from kvision.metrics.detection_errors import DetectionErrors as DetectionErrors
-from kvision.metrics.error_kinds import KINDS as KINDS
+from kvision.metrics.error_kinds import ERROR_KINDS as ERROR_KINDS
 from kvision.metrics.error_kinds import ImageErrors as ImageErrors
 from kvision.metrics.exposure_count import ExposureCount as ExposureCount
 from kvision.metrics.mean_iou import MeanIoU as MeanIoU

@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 
 from kvision.metrics.average_precision import UNDEFINED, AveragePrecision, columns
-from kvision.metrics.error_kinds import CODES, IGNORED, KINDS, TRUE_POSITIVE, ImageErrors, find_errors
+from kvision.metrics.error_kinds import CODES, ERROR_KINDS, IGNORED, TRUE_POSITIVE, ImageErrors, find_errors
 
 RECALL_LEVELS = np.linspace(0, 1, 101)  # those of COCO
 _TRUE, _IGNORED, _MISSED = (CODES.index(name) for name in (TRUE_POSITIVE, IGNORED, "missed"))
@@ -87,7 +87,7 @@ class DetectionErrors(AveragePrecision):
         """How many errors of each kind there are, `{kind: number}`; ignored detections are none."""
         kinds = self._detections()["kind"]
         missed = int(self._objects()["missed"].sum())
-        return {kind: int((kinds == code).sum()) for code, kind in enumerate(KINDS[:-1])} | {"missed": missed}
+        return {kind: int((kinds == code).sum()) for code, kind in enumerate(ERROR_KINDS[:-1])} | {"missed": missed}
 
     def of_image(self, index):
         """What became of each detection and object of an image, an `ImageErrors`.
@@ -154,7 +154,7 @@ class DetectionErrors(AveragePrecision):
         if numbers_[name] == UNDEFINED:
             return f"{self._num_images} images without an object."
         lines = [f"{self._num_images} images, {name} {numbers_[name]:.3f}", f"{'error':<16}{'count':>8}{'d' + name:>8}"]
-        lines += [f"{kind:<16}{counts[kind]:>8}{numbers_[f'dAP_{kind}']:>8.3f}" for kind in KINDS]
+        lines += [f"{kind:<16}{counts[kind]:>8}{numbers_[f'dAP_{kind}']:>8.3f}" for kind in ERROR_KINDS]
         both = ("false_positive", "false_negative")
         return "\n".join([*lines, *(f"{k.replace('_', ' '):<16}{'':>8}{numbers_[f'dAP_{k}']:>8.3f}" for k in both)])
 
@@ -249,7 +249,7 @@ class DetectionErrors(AveragePrecision):
                 )
 
             nothing = len(CODES)
-            self._measured = {"AP": mended(nothing)} | {kind: mended(code) for code, kind in enumerate(KINDS)}
+            self._measured = {"AP": mended(nothing)} | {kind: mended(code) for code, kind in enumerate(ERROR_KINDS)}
             self._measured["false_positive"] = each(lambda curve: _of_ranking(_hits(curve), curve["num_objects"]))
             self._measured["false_negative"] = each(
                 lambda curve: _average_precision(curve, curve["kind"] == nothing, curve["undetected"])

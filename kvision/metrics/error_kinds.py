@@ -7,9 +7,9 @@ import typing
 
 import numpy as np
 
-KINDS = ("class", "localization", "both", "duplicate", "background", "missed")
+ERROR_KINDS = ("class", "localization", "both", "duplicate", "background", "missed")
 TRUE_POSITIVE, IGNORED = "true_positive", "ignored"
-CODES = (*KINDS, TRUE_POSITIVE, IGNORED)  # a kind as a small number is its index here
+CODES = (*ERROR_KINDS, TRUE_POSITIVE, IGNORED)  # a kind as a small number is its index here
 _NONE = -1
 
 

@@ -10,7 +10,7 @@ from kvision.detection.detector import Detector
 from kvision.drawing import detection_errors, error_bars, grid
 from kvision.metrics.average_precision import UNDEFINED
 from kvision.metrics.detection_errors import DetectionErrors
-from kvision.metrics.error_kinds import IGNORED, KINDS, TRUE_POSITIVE
+from kvision.metrics.error_kinds import ERROR_KINDS, IGNORED, TRUE_POSITIVE
 from kvision.visualize.interpretation import Interpretation, visible
 
 SIDE = 312  # pixels of the longer side of an image in a grid
@@ -59,7 +59,7 @@ class DetectorInterpretation(Interpretation):
     def costs(self):
         """What each kind costs in AP, `{kind: number}`; −1 without an object."""
         numbers = self.errors.result()
-        return {kind: numbers[f"dAP_{kind}"] for kind in KINDS}
+        return {kind: numbers[f"dAP_{kind}"] for kind in ERROR_KINDS}
 
     @property
     def counts(self):
@@ -133,7 +133,7 @@ class DetectorInterpretation(Interpretation):
 
     def caption(self, worst):
         """A line for below a `WorstImage`."""
-        counts = {kind: int((worst.errors.kinds == kind).sum()) for kind in KINDS}
+        counts = {kind: int((worst.errors.kinds == kind).sum()) for kind in ERROR_KINDS}
         counts["missed"] = len(worst.errors.missed)
         return f"image {worst.index}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 

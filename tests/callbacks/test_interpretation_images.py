@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from kvision.callbacks import InterpretationImages, Report, WandbLogger
-from kvision.metrics import KINDS, ExpectedCalibrationError
+from kvision.metrics import ERROR_KINDS, ExpectedCalibrationError
 from kvision.trackers.events import Images
 from kvision.visualize import Interpretation
 from tests.callbacks.test_detection_images import Recorder, home  # noqa: F401
@@ -126,7 +126,7 @@ def test_a_detector():
     overlays = {overlay.caption: overlay for overlay in worst.overlays["worst"]}
     assert len(overlays) == 6
     overlay = overlays["image 1: 1 class"]
-    assert overlay.layers["errors"]["labels"].tolist() == [KINDS.index("class")]
+    assert overlay.layers["errors"]["labels"].tolist() == [ERROR_KINDS.index("class")]
     assert [overlay.classes[label] for label in overlay.layers["truth"]["labels"]] == ["cat"]
     assert overlay.image.shape == (80, 96, 3)
 

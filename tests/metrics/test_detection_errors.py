@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvision.metrics import KINDS, COCOAveragePrecision, DetectionErrors
+from kvision.metrics import ERROR_KINDS, COCOAveragePrecision, DetectionErrors
 from tests.metrics.scenes import detections, random_scene, targets
 
 A = [10, 10, 20, 20]
@@ -51,12 +51,12 @@ BY_HAND = {
 
 def test_each_kind_once_by_hand():
     metric = measured(*hand_worked())
-    assert metric.counts() == dict.fromkeys(KINDS, 1)
+    assert metric.counts() == dict.fromkeys(ERROR_KINDS, 1)
     result = metric.result()
     assert result.pop("AP50") == pytest.approx(BY_HAND["AP50"] / 202)
     want = {f"dAP_{kind}": (ap - BY_HAND["AP50"]) / 202 for kind, ap in BY_HAND.items() if kind != "AP50"}
     assert result == pytest.approx(want)
-    assert list(result) == [*(f"dAP_{kind}" for kind in KINDS), "dAP_false_positive", "dAP_false_negative"]
+    assert list(result) == [*(f"dAP_{kind}" for kind in ERROR_KINDS), "dAP_false_positive", "dAP_false_negative"]
 
 
 def test_classes_by_themselves():
@@ -179,7 +179,7 @@ def test_crowds_are_no_objects_and_excuse_what_lies_within():
     metric = measured(truth, detections([(0, 0.9, A), (0, 0.8, AWAY), (1, 0.7, AWAY)]))
     assert metric.of_image(0).kinds.tolist() == ["true_positive", "ignored", "background"]
     assert metric.result()["AP50"] == 1
-    assert metric.counts() == dict.fromkeys(KINDS, 0) | {"background": 1}
+    assert metric.counts() == dict.fromkeys(ERROR_KINDS, 0) | {"background": 1}
     # A crowd alone is no object; what is within it costs nothing.
     alone = measured(targets([(0, A)], crowd=np.array([[1, 0]])), detections([(0, 0.9, A)]))
     assert alone.result()["AP50"] == -1 and sum(alone.counts().values()) == 0
@@ -190,7 +190,7 @@ def test_of_several_that_would_take_an_object_the_highest_score_does():
     truth = targets([(0, A), (1, AWAY)])
     found = detections([(1, 0.9, A), (0, 0.8, NEAR), (1, 0.7, AWAY)])
     metric = measured(truth, found)
-    assert metric.counts() == dict.fromkeys(KINDS, 0) | {"class": 1, "localization": 1}
+    assert metric.counts() == dict.fromkeys(ERROR_KINDS, 0) | {"class": 1, "localization": 1}
     result = metric.result()
     assert result["AP50"] == pytest.approx(0.25)
     assert result["dAP_class"] == pytest.approx(0.75)  # both classes become perfect

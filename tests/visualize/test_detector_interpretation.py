@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvision.drawing import ERROR_COLOURS, detection_errors
-from kvision.metrics import KINDS, DetectionErrors
+from kvision.metrics import ERROR_KINDS, DetectionErrors
 from kvision.visualize import DetectorInterpretation, Interpretation
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of
@@ -45,8 +45,8 @@ def test_the_numbers_are_those_of_the_metric(found):
     metric = DetectionErrors()
     metric.update_state(*hand_worked())
     assert found.errors.result() == metric.result()
-    assert found.counts == dict.fromkeys(KINDS, 1)
-    assert found.costs == {kind: metric.result()[f"dAP_{kind}"] for kind in KINDS}
+    assert found.counts == dict.fromkeys(ERROR_KINDS, 1)
+    assert found.costs == {kind: metric.result()[f"dAP_{kind}"] for kind in ERROR_KINDS}
 
 
 def test_batches_give_the_same(found):
@@ -92,7 +92,7 @@ def test_it_draws(found):
     sheet = found.draw_worst(6, side=160)
     assert sheet.dtype == "uint8" and sheet.shape[1] >= 3 * 160
     bars = found.draw_errors().axes[0]
-    assert [label.get_text() for label in bars.get_yticklabels()] == [*KINDS, "false positive", "false negative"]
+    assert [label.get_text() for label in bars.get_yticklabels()] == [*ERROR_KINDS, "false positive", "false negative"]
     widths = [bar.get_width() for bar in bars.patches]
     assert widths[:6] == pytest.approx(list(found.costs.values()))
     assert [text.get_text().split()[-1] for text in bars.texts[:6]] == ["(1)"] * 6
