@@ -249,14 +249,14 @@ class ClassifierInterpretation(Interpretation):
         images = np.asarray(images)
         labels = self._labels_of(targets, len(images), self.num_images)
         logits = self._logits(checked_images(self.model, images, self.preprocess))
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        if not np.isfinite(logs).all():
-            row = self.num_images + int(np.flatnonzero(~np.isfinite(logs).all(axis=1))[0])
+        if not np.isfinite(logits).all():
+            row = self.num_images + int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
             raise ValueError(
                 f"{self.model.name} predicts numbers that are not finite for image {row}: it has diverged. Lower its "
                 "learning rate."
             )
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         rows = np.arange(len(labels))
         predictions = logs.argmax(axis=1)
         losses = -logs[rows, labels]

@@ -141,7 +141,7 @@ def _kind_of(model, data):
     _, targets = _first_batch(data, 1)
     has_boxes = hasattr(targets, "keys") and "boxes" in targets
     outputs = getattr(model, "outputs", None) or ()
-    is_plain = len(outputs) == 1 and not hasattr(model.output, "keys") and len(outputs[0].shape) == 2
+    is_plain = len(outputs) == 1 and len(outputs[0].shape) == 2
     return DetectorInterpretation if has_boxes and not is_plain else ClassifierInterpretation
 
 

@@ -87,8 +87,8 @@ def test_one_output_stands_for_two_classes(from_logits):
 
 def test_many_batches_stay_exact():
     metric = ExpectedCalibrationError(bins=1)
-    for _ in range(300):
-        metric.update_state(np.zeros(1000, int), np.tile(np.float32([0.7, 0.3]), (1000, 1)))
+    for _ in range(60):
+        metric.update_state(np.zeros(5000, int), np.tile(np.float32([0.7, 0.3]), (5000, 1)))
     assert float(metric.result()) == pytest.approx(0.3, abs=1e-6)
     assert metric.calibration().counts.tolist() == [300_000]
 
@@ -108,8 +108,10 @@ def test_it_works_in_compile_and_knows_its_direction():
     assert history["calibration_error"] == pytest.approx([want] * 2, abs=1e-6)
     assert history["val_calibration_error"] == pytest.approx([want] * 2, abs=1e-6)
     assert bool(stop.monitor_op(1.0, 2.0))
-    again = model.evaluate(logits, np.where(labels == 2, 9, labels) % 5, verbose=0, return_dict=True)
-    assert np.isnan(again["calibration_error"])  # a label beyond the classes, in a compiled step
+    # A label beyond the classes, in a compiled step.
+    model.compile("sgd", lambda labels, predictions: keras.ops.mean(predictions), metrics=[metric])
+    again = model.evaluate(logits, labels + 1, verbose=0, return_dict=True)
+    assert np.isnan(again["calibration_error"])
 
 
 def test_config_makes_it_again():
