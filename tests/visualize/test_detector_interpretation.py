@@ -18,7 +18,7 @@ SIDE = 96
 
 def finder():
     model = Finder()
-    model.error.assign(1.0)
+    model.error.assign(0.0)
     model(scenes()[0][:1])
     return model
 
