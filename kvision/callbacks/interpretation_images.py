@@ -10,7 +10,7 @@ from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Images, Overlay
 from kvision.trackers.tracker import emit
 from kvision.visualize.classifier_interpretation import ClassifierInterpretation
-from kvision.visualize.interpretation import Interpretation, visible
+from kvision.visualize.interpretation import Interpretation, as_bytes
 
 POOL = 4  # images kept for each that is drawn: those of a detector are ranked at the end
 
@@ -106,7 +106,5 @@ def _overlay(found, worst):
         "errors": {"boxes": boxes, "labels": np.array([classes.index(kind) for kind in kinds], "int64")},
         "truth": {"boxes": worst.targets["boxes"][true], "labels": labels + len(classes)},
     }
-    (image,) = visible([worst.image])
-    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     named = (*classes, *(found.name_of(label) for label in range(highest + 1)))
-    return Overlay(image, layers, named, found.caption(worst))
+    return Overlay(as_bytes(worst.image), layers, named, found.caption(worst))

@@ -84,7 +84,7 @@ def reliability_diagram(confidences, accuracies, counts, title=None):
         )
     bins = len(counts)
     middles, width = (np.arange(bins) + 0.5) / bins, 1 / bins
-    figure = Figure(figsize=(3.8, 4.6), layout="constrained")
+    figure = Figure(figsize=(4.4, 5.0), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     held = counts > 0
     above.bar(middles[held], accuracies[held], width, color=BLUE, edgecolor="white", label="accuracy")
@@ -97,7 +97,7 @@ def reliability_diagram(confidences, accuracies, counts, title=None):
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     if title:
-        above.set_title(title, fontsize="medium")
+        above.set_title(title, fontsize="small")
     return figure
 
 

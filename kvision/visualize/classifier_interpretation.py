@@ -170,7 +170,7 @@ class ClassifierInterpretation(Interpretation):
     def draw_calibration(self, bins=15):
         """The reliability diagram as a matplotlib figure."""
         found = self.calibration(bins)
-        title = f"expected calibration error {found.expected_error:.3f}, maximum {found.maximum_error:.3f}"
+        title = f"calibration error {found.expected_error:.3f} expected, {found.maximum_error:.3f} maximum"
         return reliability_diagram(found.confidences, found.accuracies, found.counts, title)
 
     def __str__(self):

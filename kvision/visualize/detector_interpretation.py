@@ -7,13 +7,14 @@ import numpy as np
 from kvision.contract import check_class_names, check_targets, images_of
 from kvision.detection.batches import predict_batch
 from kvision.detection.detector import Detector
-from kvision.drawing import detection_errors, error_bars, grid
+from kvision.drawing import ERROR_COLOURS, LIGHT, detection_errors, error_bars, grid, legend_strip
 from kvision.metrics.average_precision import UNDEFINED
 from kvision.metrics.detection_errors import DetectionErrors
 from kvision.metrics.error_kinds import ERROR_KINDS, IGNORED, TRUE_POSITIVE
-from kvision.visualize.interpretation import Interpretation, visible
+from kvision.visualize.interpretation import Interpretation, as_bytes
 
 SIDE = 312  # pixels of the longer side of an image in a grid
+LEGEND = 420  # pixels of the legend's width, by which its letters grow
 
 MEANING = {
     "class": "boxes fit objects of another class",
@@ -103,14 +104,17 @@ class DetectorInterpretation(Interpretation):
         if not found:
             raise ValueError("Interpretation: no image has an error: there is nothing to draw.")
         drawn = [self.drawn(each, score_threshold, side) for each in found]
-        return grid(drawn, captions=[self.caption(each) for each in found])
+        sheet = grid(drawn, captions=[self.caption(each) for each in found])
+        entries = [(colour, kind.replace("_", " ")) for kind, colour in ERROR_COLOURS.items()]
+        legend = legend_strip([*entries, (LIGHT, "ground truth")], min(sheet.shape[1], LEGEND))
+        rest = np.full((legend.shape[0], sheet.shape[1] - legend.shape[1], 3), 255, "uint8")
+        return np.concatenate([sheet, np.concatenate([legend, rest], axis=1)])
 
     def drawn(self, worst, score_threshold=0.3, side=SIDE):
         """One `WorstImage` with its errors drawn, [height, width, 3] uint8."""
         boxes, kinds, texts = self.marked(worst, score_threshold)
         truth = worst.targets["boxes"][worst.targets["labels"] >= 0]
-        (image,) = visible([worst.image])
-        return detection_errors(image, boxes, kinds, texts, truth, side=side)
+        return detection_errors(as_bytes(worst.image), boxes, kinds, texts, truth, side=side, legend=False)
 
     def marked(self, worst, score_threshold=0.3):
         """What is drawn of a `WorstImage`: boxes [n, 4], their kinds and their texts, the highest score last."""

@@ -12,6 +12,8 @@ from kvision.drawing.canvas import scaled
 from kvision.errors import checked_names
 from kvision.visualize.progress import progress
 
+DARK = 100  # a highest value below which images are not of 0…255
+
 
 class Interpretation:
     """What a model gets wrong on a data set, in one pass: the way into a trained classifier or detector.
@@ -202,17 +204,22 @@ def _num_batches(data, batch_size):
 
 
 def visible(images):
-    """Images as bytes; those prepared for a network, of another range than 0…255, are stretched to it, all alike."""
+    """Images as bytes, [h, w, 3]; those of another range than 0…255 are stretched to it, all alike."""
     if not images:
         return []
     low, high = min(float(image.min()) for image in images), max(float(image.max()) for image in images)
-    low, scale = (low, 255 / max(high - low, 1e-6)) if low < 0 or high <= 1 else (0.0, 1.0)
-    return [np.clip(np.round((image.astype("float32") - low) * scale), 0, 255).astype("uint8") for image in images]
+    low, scale = (low, 255 / max(high - low, 1e-6)) if low < 0 or high < DARK else (0.0, 1.0)
+    return [as_bytes((image.astype("float32") - low) * scale) for image in images]
+
+
+def as_bytes(image):
+    """An image [h, w, 1 or 3] of 0…255 as bytes, [h, w, 3]; of more channels the first three."""
+    image = np.clip(np.round(image), 0, 255).astype("uint8")
+    return np.repeat(image[..., :1], 3, axis=-1) if image.shape[-1] < 3 else image[..., :3]
 
 
 def enlarged(image, side):
-    """An image [h, w, 1 or 3] of bytes whose longer side has `side` pixels, [height, width, 3]."""
+    """An image [h, w, 3] of bytes whose longer side has `side` pixels."""
     from PIL import Image
 
-    pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
-    return np.array(scaled(Image.fromarray(np.ascontiguousarray(pixels)), side))
+    return np.array(scaled(Image.fromarray(np.ascontiguousarray(image)), side))
