@@ -165,7 +165,8 @@ def mnc(train, test, epochs, found):
 
 def sds_detector(train, test, epochs, found):
     """Regions of segmentation trees, two narrow networks on their crops, one SVM a class; a fifth of the scenes."""
-    images, targets = train[0][::5], {name: train[1][name][::5] for name in ("labels", "masks")}
+    every = 5 if len(train[0]) >= 500 else 1
+    images, targets = train[0][::every], {name: train[1][name][::every] for name in ("labels", "masks")}
     start = time.perf_counter()
     proposals, held_out = ([regions(image) for image in each] for each in (images, test[0]))
     overlaps = [

@@ -1,5 +1,4 @@
-"""Charts of runs, and detections, label maps and maps of importance drawn on images."""
-"""Charts of runs, detections and label maps drawn on images, and what networks see."""
+"""Charts, detections and label maps drawn on images, and what networks see and get wrong."""
 
 from kvision.drawing.boxes import detections as detections
 from kvision.drawing.canvas import DARK as DARK
