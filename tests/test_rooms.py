@@ -41,7 +41,13 @@ MAY_IMPORT = {
     "callbacks": PARTS
     | {"task_model", "detection", "trackers", "weights", "diagnosis", "multiply_adds", "relus", "visualize"},
 }
-MAY_IMPORT["training"] = MAY_IMPORT["callbacks"] - {"trackers"} | {"part", "applications", "receptive_field"}
+MAY_IMPORT["training"] = MAY_IMPORT["applications"] | {
+    "contract",
+    "applications",
+    "diagnosis",
+    "multiply_adds",
+    "receptive_field",
+}
 
 # TensorFlow and JAX by name only where the design puts them.
 BACKEND_FILES = ("_tensorflow.py", "_jax.py")
