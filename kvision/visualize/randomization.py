@@ -116,7 +116,7 @@ def rank_correlation(maps, others):
     Args:
         maps, others: Two arrays [b, …] of the same shape.
 
-    >>> rank_correlation(np.array([[1.0, 2.0, 3.0]]), np.array([[-1.0, 4.0, 9.0]])).tolist()
+    >>> rank_correlation(np.array([[1.0, 2.0, 3.0]]), np.array([[-1.0, 4.0, 9.0]])).round(6).tolist()
     [1.0]
     """
     return np.array([_correlation(_ranks(one), _ranks(two)) for one, two in zip(maps, others, strict=True)])
