@@ -38,7 +38,8 @@ def main():
     parser.add_argument("--size", type=int, default=256, help="longer side of the result, in pixels")
     parser.add_argument("--style-size", type=int, help="longer side of the style image; none: --size")
     parser.add_argument("--steps", type=int, default=100, help="iterations of L-BFGS")
-    parser.add_argument("--style-weight", type=float, default=100.0, help="beside the content, which weighs 1")
+    parser.add_argument("--style-weight", type=float, default=10.0, help="beside the content, which weighs 1")
+    parser.add_argument("--total-variation", type=float, default=1.0, help="more of it is smoother")
     parser.add_argument("--start", choices=("content", "noise"), default="content")
     parser.add_argument("--quick", action="store_true", help="a few steps on small images, to check that all runs")
     options = parser.parse_args()
@@ -58,6 +59,7 @@ def main():
         style,
         preprocess=keras.applications.vgg16.preprocess_input,
         style_weight=options.style_weight,
+        total_variation=options.total_variation,
         start=options.start,
         steps=steps,
         seed=0,

@@ -261,6 +261,6 @@ def test_loss_and_gradient_are_torchs_at_the_depth_of_vgg_16():
         mine, other = (each[name] @ each[name].T / each[name].shape[1] for each in (got, of_style))
         loss = loss + 100 / 5 / 4 * (mine - other).square().mean()
     loss.backward()
-    assert total(found) == pytest.approx(float(loss), rel=1e-4)
+    assert total(found) == pytest.approx(loss.item(), rel=1e-4)
     largest = np.abs(image.grad.numpy()).max()
     assert_close(slope / largest, image.grad.numpy() / largest, tolerance=PARITY)
