@@ -129,6 +129,16 @@ def test_looking_inside(tmp_path):
     assert len(text) < 8e6
 
 
+@slow
+def test_style_transfer(tmp_path):
+    done = run(ROOT / "examples" / "style.py", "chelsea", "brick", tmp_path / "out.png", "--quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, last = map(float, re.search(r"style +loss +([\d.]+) before, +([\d.]+) after", done.stdout).groups())
+    assert last < first
+    with PIL.Image.open(tmp_path / "out.png") as image:
+        assert image.size == (64, 43)
+
+
 SHORTER = {
     "x, y = mnist_data()": "x, y = (a[::40] for a in mnist_data())",
     "shapes(600": "shapes(16",

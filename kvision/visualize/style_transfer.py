@@ -199,7 +199,8 @@ def pooling_changes(model, pooling=None):
 
 def _average(pool):
     def call(inputs):
-        return ops.average_pool(inputs, pool.pool_size, pool.strides, pool.padding, pool.data_format)
+        strides = pool.pool_size if pool.strides is None else pool.strides  # Keras on JAX converts None twice
+        return ops.average_pool(inputs, pool.pool_size, strides, pool.padding, pool.data_format)
 
     return call
 
