@@ -65,7 +65,7 @@ def main():
             )
             curves[f"{name}, {attack}"] = found.epsilons, found.accuracy
             print(f"{f'{name}, {attack}':44}" + "".join(f"{each:7.3f}" for each in found.accuracy), flush=True)
-        print(f"{f'{name}, {trained:.0f} s of training':44}\n", flush=True)
+        print(f"{name}, {trained:.0f} s of training\n", flush=True)
 
     run = pathlib.Path(options.run)
     run.mkdir(parents=True, exist_ok=True)
@@ -98,26 +98,23 @@ def network():
 
 
 def fit(model, images, labels, epochs, epsilon, seed, batch_size=50):
-    """Train on images as they are or, with an epsilon, as seven steps of projected gradient descent leave them."""
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * (len(images) // batch_size))
+    """Train on images as they are or, with an epsilon, as seven steps of projected gradient descent leave them.
+
+    Epsilon rises from 0 in the first half: from the start, a network of random weights learns nothing but a constant.
+    """
+    steps = len(images) // batch_size
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss)
     victim = adversarial.Classifier(model)  # its graph is traced once, and reads the weights of the moment
+    shared = {"steps": 7, "bounds": BOUNDS, "batch_size": batch_size}
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(images))
-        for step, rows in enumerate(order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)):
-            x, y = images[rows], labels[rows]
+        for step, rows in enumerate(order[: steps * batch_size].reshape(steps, batch_size)):
+            x, y, done = images[rows], labels[rows], epoch * steps + step
             if epsilon:
-                x = adversarial.projected_gradient(
-                    victim,
-                    x,
-                    epsilon,
-                    labels=y,
-                    steps=7,
-                    bounds=BOUNDS,
-                    batch_size=batch_size,
-                    seed=epoch * 1000 + step,
-                ).images
+                budget = epsilon * min(1.0, 2 * done / (epochs * steps))
+                x = adversarial.projected_gradient(victim, x, budget, labels=y, seed=done, **shared).images
             model.train_on_batch(x, y)
 
 

@@ -27,7 +27,7 @@ def red_detector():
 
 @functools.cache
 def scene(high=255.0):
-    """A red ellipse on a plain bluish ground, both with noise; the image and the mask of the ellipse."""
+    """A red ellipse on a plain bluish ground, both with noise, of 0…`high`; the image and the mask of the ellipse."""
     rng = np.random.default_rng(1)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     mask = ((rows - 22) / 14) ** 2 + ((columns - 26) / 10) ** 2 <= 1
@@ -61,11 +61,11 @@ def test_an_object_on_a_plain_ground():
 
 
 def test_the_units_of_the_images_do_not_matter():
-    image, truth = scene(1.0)
-    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), layers.Rescaling(255.0), red_detector()])
-    masks = segment_by_saliency(model, image[None], target=0, bounds=(0, 1))
+    image, truth = scene(0.4)
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), layers.Rescaling(255 / 0.4), red_detector()])
+    masks = segment_by_saliency(model, image[None], target=0, bounds=(0, 0.4))
     assert iou(masks[0], truth) > 0.97
-    masks = segment_by_saliency(red_detector(), image[None], preprocess=lambda x: 255.0 * x, bounds=(0, 1))
+    masks = segment_by_saliency(red_detector(), image[None], preprocess=lambda x: 255 / 0.4 * x, bounds=(0, 0.4))
     assert iou(masks[0], truth) > 0.97
 
 
