@@ -174,27 +174,23 @@ def style(case):
 
 def attacks(case):
     epsilon = case.epsilons[len(case.epsilons) // 2]
-    run = {"labels": case.labels, **case.options}
+    classifier = adversarial.Classifier(case.model, **case.options)  # traced once for all attacks
+    run = (classifier, case.images, epsilon)
     figures = [("images", row(case.images, named(case, case.labels)))]
     for name, found in {
-        f"fast gradient, ε = {epsilon} of 255": adversarial.fast_gradient(case.model, case.images, epsilon, **run),
-        f"projected gradient, ε = {epsilon} of 255": adversarial.projected_gradient(
-            case.model, case.images, epsilon, **run
-        ),
-        "DeepFool": adversarial.deep_fool(case.model, case.images, **run),
+        f"fast gradient, ε = {epsilon} of 255": adversarial.fast_gradient(*run, labels=case.labels),
+        f"projected gradient, ε = {epsilon} of 255": adversarial.projected_gradient(*run, labels=case.labels),
+        "DeepFool": adversarial.deep_fool(classifier, case.images, labels=case.labels),
     }.items():
         figures.append((name, row(found.images, named(case, found.predicted))))
-    rubbish = adversarial.fool_from_noise(
-        case.model, [int(each) for each in case.labels[:4]], steps=case.steps, seed=0, **case.options
-    )
+    classes = [int(each) for each in case.labels[:4]]
+    rubbish = adversarial.fool_from_noise(classifier, classes, steps=case.steps, seed=0)
     captions = [f"{case.names[c]} {p:.0%}" for c, p in zip(rubbish.predicted, rubbish.confidence, strict=True)]
     figures.append(("made from noise", row(rubbish.images, captions)))
     images, labels = (values[:: max(1, len(case.data[0]) // 100)] for values in case.data)
     curve = {}
     for attack in (adversarial.fast_gradient, adversarial.projected_gradient):
-        found = adversarial.accuracy_under_attack(
-            case.model, images, labels, case.epsilons, attack=attack, **case.options
-        )
+        found = adversarial.accuracy_under_attack(classifier, images, labels, case.epsilons, attack=attack)
         curve[attack.__name__] = (found.epsilons, found.accuracy)
     figures.append(("accuracy under attack", drawing.lines(curve, "ε in units of 0…255", "accuracy")))
     return figures, []
