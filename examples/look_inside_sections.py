@@ -9,7 +9,7 @@ from kvision import drawing
 from kvision import visualize as V
 from kvision.visualize import adversarial
 
-SIDE = 168  # pixels of an image
+SIDE = 126  # pixels of an image: eight fill a page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,12 @@ class Case:
         return {"preprocess": self.model.preprocessing}
 
     @functools.cached_property
+    def found(self):
+        """`{layer: patches}` of what excites the units of two layers."""
+        run = functools.partial(V.maximally_activating_patches, self.model, self.data, k=9, **self.options)
+        return {layer: run(layer) for layer in (self.early, self.late)}
+
+    @functools.cached_property
     def maps(self):
         """`{technique: [b, h, w]}`, the larger the more important."""
         run = (self.model, self.images)
@@ -84,8 +90,7 @@ def filters(case):
 
 def patches(case):
     figures = []
-    for layer in (case.early, case.late):
-        found = V.maximally_activating_patches(case.model, case.data, layer, k=9, **case.options)
+    for layer, found in case.found.items():
         alive = np.argsort(-found.values[:, -1], kind="stable")[:8]  # those that nine images excite
         side = max(40, found.patches.shape[2])
         size = " x ".join(map(str, found.patches.shape[2:4]))
@@ -126,8 +131,7 @@ def backwards(case):
     figures = [("images", run(case.images))]
     for technique in (V.guided_backprop, V.deconvnet):
         figures.append((technique.__name__, relief(technique(case.model, case.images, **case.options))))
-    found = V.maximally_activating_patches(case.model, case.images, case.late, k=1, **case.options)
-    unit = int(found.units[found.values[:, 0].argmax()])
+    unit = int(case.found[case.late].values[:, 0].argmax())
     values = V.deconvnet(case.model, case.images, layer=case.late, unit=unit, **case.options)
     figures.append((f"deconvnet of unit {unit} of {case.late}", relief(values)))
     return figures, []
@@ -144,10 +148,11 @@ def sanity(case):
 def maximized(case):
     classes = [int(each) for each in case.labels[:4]]
     found = V.activation_maximization(case.model, classes, steps=case.steps, seed=0, **case.options)
-    units = V.activation_maximization(case.model, [0, 1, 2, 3], case.late, steps=case.steps, seed=0, **case.options)
+    alive = [int(unit) for unit in np.argsort(-case.found[case.late].values[:, -1], kind="stable")[:4]]
+    units = V.activation_maximization(case.model, alive, case.late, steps=case.steps, seed=0, **case.options)
     return [
         ("class scores", row(found.images, named(case, classes))),
-        (f"units of {case.late}", row(units.images)),
+        (f"units of {case.late}, the first rows above", row(units.images)),
     ], []
 
 
