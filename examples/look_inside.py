@@ -88,7 +88,7 @@ def digits(quick):
         codes="dense1.act",
         texture=held_out[chosen[0] + 1][..., None],
         window=7,
-        epsilons=(0, 8, 16, 32, 48, 64, 96),
+        epsilons=(0, 16, 64) if quick else (0, 8, 16, 32, 48, 64, 96),
         steps=20 if quick else 300,
         lead=f"{model.count_params():,} parameters, {accuracy:.1%} of 1,000 held-out digits right.",
     )
@@ -127,7 +127,7 @@ def photos(quick):
         codes="avgpool",
         texture=crops[5],
         window=32,
-        epsilons=(0, 0.5, 1, 2, 4),
+        epsilons=(0, 1, 4) if quick else (0, 0.5, 1, 2, 4),
         steps=8 if quick else 200,
         lead=f"{model.count_params():,} parameters, trained by torchvision on ImageNet; 20 photos of foolbox.",
     )
