@@ -454,7 +454,9 @@ def reaches_past(tree, ours):
 
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != SEAM)
-OURS = {name for path in FILES for name in defined_in(ast.parse(path.read_text())) if is_private(name)}
+OURS = {name for path in FILES for name in defined_in(ast.parse(path.read_text())) if is_private(name)} | {
+    "_replace"
+}  # of every NamedTuple
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
