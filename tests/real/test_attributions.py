@@ -7,7 +7,9 @@ from kvision import visualize
 
 pytestmark = pytest.mark.real
 
-MARGIN = 0.1  # of insertion minus deletion above that of random maps, mean of the photos; gradients had 0.18
+# Of insertion minus deletion above that of random maps, mean of the photos. Measured in 16 steps: 0.18, 0.11 and 0.40,
+# and 18, 16 and 19 of the 20 photos better than with random maps.
+MARGINS = {"gradient": 0.1, "integrated_gradients": 0.05, "occlusion": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,9 @@ def differences(model, photos):
     return {name: each.insertion - each.deletion for name, each in found.items()}
 
 
-@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "occlusion"])
+@pytest.mark.parametrize("name", MARGINS)
 def test_maps_beat_random_ones(name, differences):
     margins = differences[name] - differences["random"]
     assert len(margins) == 20
-    assert margins.mean() > MARGIN
+    assert margins.mean() > MARGINS[name]
+    assert (margins > 0).sum() >= 14
