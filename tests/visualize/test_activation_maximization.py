@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kvision.visualize import activation_maximization
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 
 OFF = {"l2": 0, "total_variation": 0, "blur": 0, "jitter": 0}
 BOUNDS = (0.0, 1.0)
@@ -49,6 +49,7 @@ def test_l2_has_its_closed_form(linear):
     assert_close(found.history["l2"][-1], [strength * np.mean(want**2)], tolerance=(1e-3, 1e-3))
 
 
+@SLOW
 def test_total_variation_flattens(linear):
     rough, smooth = (
         activation_maximization(linear, 0, bounds=BOUNDS, steps=40, optimizer="l-bfgs", **OFF | {"total_variation": s})
@@ -79,6 +80,7 @@ def test_jitter_gives_the_gradient_back_where_it_belongs():
     assert changed.sum() == 9
 
 
+@SLOW
 def test_blur_smooths_but_not_at_the_end(linear):
     options = {"bounds": BOUNDS, "steps": 16, "seed": 0, "learning_rate": 1.0}
     sharp = activation_maximization(linear, 0, **options, **OFF)
@@ -88,6 +90,7 @@ def test_blur_smooths_but_not_at_the_end(linear):
     assert_close(last.images, sharp.images)
 
 
+@SLOW
 def test_several_units_are_as_one_by_one(linear):
     options = {"bounds": BOUNDS, "steps": 5, "seed": 2}
     both = activation_maximization(linear, [1, 0], **options)
@@ -95,6 +98,7 @@ def test_several_units_are_as_one_by_one(linear):
     assert_close(both.images[0], alone.image, tolerance=(1e-4, 1e-4))
 
 
+@SLOW
 def test_a_function_of_the_outputs(linear):
     found = activation_maximization(linear, lambda outputs: -outputs[:, 0], bounds=BOUNDS, **FAR, **OFF)
     assert_close(found.image, (weights_of(linear)[0] < 0).astype("float32"))

@@ -99,6 +99,7 @@ def test_layers_are_weighed():
     assert_close(got, IMAGE + 1.5 * gradient / gradient.mean(), tolerance=(0, 1e-3))
 
 
+@SLOW
 def test_octaves_by_themselves(model):
     """As many as keep 64 pixels, at most four; one where the model has one size."""
     sizes = []
@@ -114,6 +115,7 @@ def test_octaves_by_themselves(model):
     assert sizes == [(30, 36)]
 
 
+@SLOW
 def test_a_batch_is_as_one_by_one(model):
     images = np.stack([IMAGE, IMAGE[::-1]])
     both = deep_dream(model, images, "conv", octaves=2, steps=2, **OPTIONS)

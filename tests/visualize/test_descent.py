@@ -24,7 +24,7 @@ def loss(pixels, step):
 
 @pytest.mark.parametrize(
     ("optimizer", "rate", "steps"),
-    [(LBFGS, None, 20), ("adam", 20.0, 150), ("sgd", 0.1, 60), (keras.optimizers.SGD(0.1, momentum=0.5), None, 60)],
+    [(LBFGS, None, 20), ("adam", 20.0, 150), ("sgd", 0.12, 30), (keras.optimizers.SGD(0.1, momentum=0.5), None, 30)],
     ids=["lbfgs", "adam", "sgd", "instance"],
 )
 def test_the_minimum_within_bounds(optimizer, rate, steps):

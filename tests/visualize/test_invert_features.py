@@ -31,6 +31,7 @@ def test_the_input_of_an_invertible_layer_is_recovered(model, optimizer):
     assert found.history["features"][-1].max() < 1e-5
 
 
+@SLOW
 def test_a_layer_that_forgets_gives_another_image_of_the_same_features(model):
     found = invert_features(model, IMAGES, "summed", bounds=(0, 1), optimizer="l-bfgs", steps=60, seed=0, **OFF)
     assert_close(found.images.sum(-1), IMAGES.sum(-1), tolerance=(0, 5e-3))
@@ -55,6 +56,7 @@ def test_the_loss_is_that_of_the_paper(model):
         assert_close(found.history[name][-1], values, tolerance=(1e-4, 1e-5))
 
 
+@SLOW
 def test_the_units_are_those_of_the_images(model):
     """Images of 0…255 through a preprocessing give what those of 0…1 give without."""
     options = {"optimizer": "l-bfgs", "steps": 5, "seed": 0}

@@ -73,7 +73,7 @@ def test_gram_matrix_is_the_sum_over_positions():
     assert_close(gram_matrix(keras.ops.convert_to_tensor(maps)), np.einsum("bhwi,bhwj->bij", maps, maps) / 20)
 
 
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalize", [True, pytest.param(False, marks=SLOW)])
 def test_losses_are_those_of_a_twin(model, normalize):
     found = transfer(model, start=START, normalize=normalize, total_variation=3.0)
     of = {name: outputs(model, image) for name, image in (("content", CONTENT), ("style", STYLE))}
@@ -114,6 +114,7 @@ def test_the_gradient_is_that_of_centred_differences():
         assert (up - down) / 2 == pytest.approx(float((slope * direction).sum()), rel=0.01)
 
 
+@SLOW
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_lbfgs_lowers_the_loss(model, start):
     found = transfer(model, start=start, steps=15, seed=0)
@@ -125,6 +126,7 @@ def test_lbfgs_lowers_the_loss(model, start):
         assert found.history["content/conv.2"][0, 0] < 1e-10
 
 
+@SLOW
 def test_content_alone_recovers_nothing_new_and_style_alone_forgets_the_content(model):
     kept = transfer(model, style_weight=0)
     assert_close(kept.image, CONTENT, tolerance=(0, 1e-2))
@@ -132,6 +134,7 @@ def test_content_alone_recovers_nothing_new_and_style_alone_forgets_the_content(
     assert list(transfer(model, content_weight=0).history) == ["style/conv.1", "style/conv.2"]
 
 
+@SLOW
 def test_a_run_goes_on_from_its_image(model):
     first = transfer(model, steps=3)
     again = transfer(model, start=first.image)
@@ -154,6 +157,7 @@ def test_the_images_given_are_not_written_into(model):
     assert (np.diff(sums) <= 0).all()
 
 
+@SLOW
 def test_max_pooling_stays_where_it_is_asked_for(model):
     maximum, average = (transfer(model, pooling=pooling, start=START) for pooling in ("max", "average"))
     assert_close(maximum.history["style/conv.1"][0], average.history["style/conv.1"][0])
