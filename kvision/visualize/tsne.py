@@ -78,7 +78,7 @@ def tsne(
         thumbnail: Pixels of the longer side of the images that are kept for drawing, at most.
         preprocess: A function from the images to what the model takes; None: they are that.
         batch_size: Of arrays; a data set has batches of its own.
-        seed: `random_state` of scikit-learn. It begins with the principal components, which are drawn for large codes only:
+        seed: `random_state` of scikit-learn, which begins with principal components and draws for large codes only:
             for small ones every seed gives the same map.
         verbose: 1 shows a bar of the codes. Ctrl-C ends them, and those that are there are embedded.
 
