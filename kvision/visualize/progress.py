@@ -2,30 +2,45 @@
 
 import contextlib
 import signal
+import sys
 import threading
 
 import keras
 
 
 @contextlib.contextmanager
-def _stop_wish():
-    """A list that Ctrl-C fills, the first time, instead of raising; the second one raises."""
+def _stop_wish(consumer):
+    """A list that Ctrl-C fills, the first time, instead of raising; the second one raises.
+
+    Args:
+        consumer: The frame of the loop. A Ctrl-C outside of it, after an exception left the loop unfinished, does what
+            it did before.
+    """
     wishes = []
     if threading.current_thread() is not threading.main_thread():
         yield wishes
         return
     before = signal.getsignal(signal.SIGINT)
+    before = signal.SIG_DFL if before is None else before
+
+    def put_back():
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
 
     def note(number, frame):
-        if wishes or before in (signal.SIG_IGN, None):
-            raise KeyboardInterrupt
-        wishes.append(number)
+        while frame is not None and frame is not consumer:
+            frame = frame.f_back
+        if frame is None or wishes or before == signal.SIG_IGN:
+            put_back()
+            signal.raise_signal(number)
+        else:
+            wishes.append(number)
 
     signal.signal(signal.SIGINT, note)
     try:
         yield wishes
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        put_back()
 
 
 def progress(steps, total=None, verbose=0):
@@ -40,7 +55,7 @@ def progress(steps, total=None, verbose=0):
     """
     total = total if total is not None else len(steps) if hasattr(steps, "__len__") else None
     bar = keras.utils.Progbar(total, unit_name="step", verbose=1) if verbose else None
-    with _stop_wish() as wishes:
+    with _stop_wish(sys._getframe(1)) as wishes:
         for done, step in enumerate(steps, start=1):
             yield step
             if bar is not None:

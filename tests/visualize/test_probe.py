@@ -405,6 +405,22 @@ def test_ctrl_c_ends_a_loop_after_the_present_step(capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_loop_that_broke_off_leaves_ctrl_c_alone():
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(RuntimeError) as caught:  # whose traceback holds the loop
+            for _ in progress(range(3)):
+                raise RuntimeError
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert caught.tb is not None
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_progress_works_in_other_threads():
     done = []
     thread = threading.Thread(target=lambda: done.extend(progress(range(3))))
