@@ -9,7 +9,9 @@ sign method (Goodfellow 2015), and by 40 steps of projected gradient descent, wh
 without. The plot shows accuracy against epsilon; the row of images, what fools the plain network, from the least change
 that DeepFool finds to noise that it is sure of.
 
-There is no number here yet.
+On two CPU cores busy with other work (2026-11-30) the plain network, after 10 s of training, had 97.0 % of the digits:
+at epsilon 0.1 the fast gradient left 77.4 % and projected gradients 69.2 %, at 0.2 25.6 % and 8.0 %. Adversarial
+training whose epsilon does not rise as `fit` says stayed at chance; as it is now it was not measured yet.
 
 `--quick` only checks that everything runs. Needs `pip install "kvision[examples]"`.
 """
