@@ -1,6 +1,7 @@
 """A probe looks into any model, at any depth, and leaves it as it was."""
 
 import logging
+import signal
 import threading
 
 import keras
@@ -386,10 +387,15 @@ def test_chunks_have_one_size_and_lose_nothing():
         in_chunks(double, 0, x)
 
 
-def test_ctrl_c_ends_a_loop_after_the_present_step(capsys):
-    import signal
+@pytest.fixture
+def plain_ctrl_c():
+    """Python's own handler, whatever a loop of another test left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
-    before = signal.getsignal(signal.SIGINT)
+
+def test_ctrl_c_ends_a_loop_after_the_present_step(plain_ctrl_c, capsys):
     done = []
     for step in progress(range(10), verbose=1):
         if step == 3:
@@ -397,28 +403,23 @@ def test_ctrl_c_ends_a_loop_after_the_present_step(capsys):
         done.append(step)
     assert done == [0, 1, 2, 3]
     assert "/10" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
     with pytest.raises(KeyboardInterrupt):
         for _ in progress(range(3)):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
 
 
-def test_a_loop_that_broke_off_leaves_ctrl_c_alone():
-    import signal
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(RuntimeError) as caught:  # whose traceback holds the loop
-            for _ in progress(range(3)):
-                raise RuntimeError
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert caught.tb is not None
-        assert signal.getsignal(signal.SIGINT) is before
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_loop_that_broke_off_leaves_ctrl_c_alone(plain_ctrl_c):
+    with pytest.raises(RuntimeError) as caught:  # whose traceback holds the loop
+        for _ in progress(range(3)):
+            raise RuntimeError
+    assert signal.getsignal(signal.SIGINT) is not plain_ctrl_c
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert caught.tb is not None
+    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
 
 
 def test_progress_works_in_other_threads():
