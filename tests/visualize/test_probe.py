@@ -412,13 +412,13 @@ def test_ctrl_c_ends_a_loop_after_the_present_step(plain_ctrl_c, capsys):
 
 
 def test_a_loop_that_broke_off_leaves_ctrl_c_alone(plain_ctrl_c):
-    with pytest.raises(RuntimeError) as caught:  # whose traceback holds the loop
-        for _ in progress(range(3)):
+    loop = progress(range(3))  # something holds it, such as a traceback
+    with pytest.raises(RuntimeError):
+        for _ in loop:
             raise RuntimeError
     assert signal.getsignal(signal.SIGINT) is not plain_ctrl_c
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    assert caught.tb is not None
     assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
 
 
