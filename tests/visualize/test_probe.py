@@ -412,10 +412,15 @@ def test_ctrl_c_ends_a_loop_after_the_present_step(plain_ctrl_c, capsys):
 
 
 def test_a_loop_that_broke_off_leaves_ctrl_c_alone(plain_ctrl_c):
-    loop = progress(range(3))  # something holds it, such as a traceback
-    with pytest.raises(RuntimeError):
-        for _ in loop:
+    held = []  # as a traceback holds what stands in a broken function
+
+    def broken():
+        held.append(progress(range(3)))
+        for _ in held[0]:
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert signal.getsignal(signal.SIGINT) is not plain_ctrl_c
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
