@@ -5,6 +5,10 @@
 Every pixel is the interior of a nucleus, its border (a rim of two pixels) or background; without a border between them
 two nuclei that touch would be one. The image of 512x512 pixels and its masks lie in the wheel of stardist, which is
 fetched once and only unpacked. The top left quarter is held out; training uses random crops that never touch it.
+
+On two CPU cores, other work beside it, 267 s of training (175 s of processor time) raised the mean IoU of that quarter
+from 0.253 to 0.743: background 0.956, interior 0.812, border 0.463; that of boundaries from 0.076 to 0.704
+(2026-11-30). Nuclei that touch are still one where the border between them is a pixel wide.
 `--quick` only checks that everything runs. Needs `pip install "kvision[examples]"`.
 """
 
