@@ -1,10 +1,9 @@
 """Average precision of a detector at the end of every epoch."""
 
-import contextlib
-
 import keras
 import numpy as np
 
+from kvision.callbacks.validated_weights import ValidatedWeights
 from kvision.contract import check_class_names, check_targets, images_of
 from kvision.detection.batches import detection_batches, predict_batch
 from kvision.detection.detector import Detector
@@ -78,7 +77,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         self.metric = COCOAveragePrecision(masks=masks) if metric is None else metric
         self.batch_size = batch_size
         self._masks = masks
-        self._validated = None  # the weights that Keras has validated in this epoch
+        self._validated = ValidatedWeights()
 
     def on_train_begin(self, logs=None):
         data = self.validation_data
@@ -97,18 +96,18 @@ class DetectionMetrics(keras.callbacks.Callback):
                 'masks=True needs "masks" or "box_masks" in the targets of the validation data: got '
                 f"{sorted(targets.keys())}. Give them (the readers take masks=True), or measure boxes only."
             )
-        self._validated = None
+        self._validated.forget()
 
     def on_test_batch_begin(self, batch, logs=None):
-        if self._validated is None and _keeps_averages(self.model.optimizer):
-            self._validated = _sums(self.model)
+        self._validated.see(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        validated, self._validated = self._validated, None
-        if logs is not None and not (epoch + 1) % self.every:
-            with _weights_in_place(self.model, validated):
-                measured = self.measure(self.model)
-            logs.update({f"val_{name}": value for name, value in measured.items() if value != UNDEFINED})
+        if logs is None or (epoch + 1) % self.every:
+            self._validated.forget()
+            return
+        with self._validated.in_place(self.model):
+            measured = self.measure(self.model)
+        logs.update({f"val_{name}": value for name, value in measured.items() if value != UNDEFINED})
 
     def measure(self, model):
         """`{name: number}` of a detector now, on all validation data: what epochs put into the logs as `val_…`."""
@@ -116,36 +115,3 @@ class DetectionMetrics(keras.callbacks.Callback):
         for inputs, targets in detection_batches(self.validation_data, self.batch_size):
             self.metric.update_state(targets, predict_batch(model, inputs, targets))
         return self.metric.result()
-
-
-@contextlib.contextmanager
-def _weights_in_place(model, validated):
-    """The weights that Keras has validated: `SwapEMAWeights` puts the averages in place for the validation alone."""
-    swap = keras.callbacks.SwapEMAWeights()
-    swap.set_model(model)
-    if validated is None or not (now := _distance(model, validated)):
-        yield
-        return
-    swap.on_test_begin()
-    nearer = _distance(model, validated) < now  # a swap rounds, and other callbacks may have changed the weights
-    if not nearer:
-        swap.on_test_end()
-    try:
-        yield
-    finally:
-        if nearer:
-            swap.on_test_end()
-
-
-def _keeps_averages(optimizer):
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return any(getattr(each, "use_ema", False) for each in getattr(optimizer, "optimizers", [optimizer]))
-
-
-def _sums(model):
-    """Numbers by which the weights are recognised."""
-    return np.array([float(keras.ops.sum(weight)) for weight in model.trainable_variables])
-
-
-def _distance(model, sums):
-    return np.abs(_sums(model) - sums).sum()

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from kvision.callbacks.detection_metrics import _keeps_averages, _sums, _weights_in_place
 from kvision.callbacks.image_grids import grids
+from kvision.callbacks.validated_weights import ValidatedWeights
 from kvision.metrics import ERROR_KINDS
 from kvision.trackers.clock import optimizer_steps
 from kvision.trackers.events import Images, Overlay
@@ -60,23 +60,22 @@ class InterpretationImages(keras.callbacks.Callback):
         self.every = every
         self.interpretation = None
         self._options = {"class_names": class_names, "preprocess": preprocess, "batch_size": batch_size}
-        self._validated = None  # the weights that Keras has validated in this epoch
+        self._validated = ValidatedWeights()
 
     def on_train_begin(self, logs=None):
         keep = POOL * self.num_images
         self.interpretation = Interpretation(self.model, self.data, keep=keep, measure=False, **self._options)
-        self._validated = None
+        self._validated.forget()
 
     def on_test_batch_begin(self, batch, logs=None):
-        if self._validated is None and _keeps_averages(self.model.optimizer):
-            self._validated = _sums(self.model)
+        self._validated.see(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        validated, self._validated = self._validated, None
         if (epoch + 1) % self.every:
+            self._validated.forget()
             return
         found, step = self.interpretation, optimizer_steps(self.model)
-        with _weights_in_place(self.model, validated):
+        with self._validated.in_place(self.model):
             found.read(found.batches())  # Ctrl-C is for the training here
         if isinstance(found, ClassifierInterpretation):
             if logs is not None:

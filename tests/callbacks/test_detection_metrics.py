@@ -12,7 +12,7 @@ from keras import ops
 
 import kvision
 from kvision.callbacks import DetectionMetrics, Report, RunHistory, read_history
-from kvision.callbacks.detection_metrics import _sums, _weights_in_place
+from kvision.callbacks.validated_weights import ValidatedWeights
 from kvision.metrics import COCOAveragePrecision, VOCAveragePrecision
 from tests.applications.detection.rows import ROWS
 from tests.applications.detection.test_detectors import batch_of
@@ -362,6 +362,10 @@ def test_weights_that_are_as_good_as_the_validated_ones_stay():
     fit([], model=model, epochs=2)
     model.error.assign(before := 0.7)  # the averages are elsewhere
     for shift in (0.0, 1e-6):
-        with _weights_in_place(model, _sums(model) + shift):
+        validated = ValidatedWeights()
+        model.error.assign(before + shift)
+        validated.see(model)
+        model.error.assign(before)
+        with validated.in_place(model):
             assert float(model.error) == pytest.approx(before, abs=1e-5)
         assert float(model.error) == pytest.approx(before, abs=1e-5)
