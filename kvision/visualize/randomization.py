@@ -20,9 +20,7 @@ from kvision.visualize.probe import Probe
 from kvision.visualize.progress import progress
 from kvision.visualize.targets import class_indices
 
-MOST_SIMILAR = (
-    0.5  # rank correlation with half of the layers random, from which a map is said not to follow the weights
-)
+MOST_SIMILAR = 0.5  # rank correlation with half of the layers random, from which on maps fail
 
 
 @dataclasses.dataclass(frozen=True)

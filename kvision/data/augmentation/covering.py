@@ -53,7 +53,7 @@ def _cut(rows, boxes, visible, patch, min_visibility):
     if "area" in rows:
         rows["area"] = rows["area"] * visible
     if "masks" in rows:
-        rows["masks"] = tf.where(patch, rows["masks"], tf.zeros_like(rows["masks"]))
+        rows["masks"] = rows["masks"] * tf.cast(patch, rows["masks"].dtype)  # faster than `tf.where`
     if "keypoints" in rows:
         rows["keypoints"] = seen_keypoints(rows["keypoints"], patch)
     kept = visible >= max(min_visibility, 1e-6)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from kvision.data.augmentation.samples import LABEL_MAP_FILL, inside, objects, with_objects
+from kvision.data.augmentation.samples import LABEL_MAP_FILL, objects, with_objects, zero_beyond
 
 SMALLEST = 1.0 - 1e-3  # pixels of a box's side
 
@@ -34,11 +34,9 @@ def move(image, targets, warp, *, interpolation="bilinear", fill=0.0, min_visibi
 def move_image(image, targets, warp, interpolation="bilinear", fill=0.0):
     """As `move`, without the rows of objects."""
     made = dict(targets)
-    padded = "image_size" in targets
-    region = inside(warp.size, warp.valid) if padded else None
     new = warp.image(image, interpolation, fill)
-    if padded:
-        new = tf.where(region[..., None], new, 0.0)
+    if "image_size" in targets:
+        new = zero_beyond(new, warp.valid)
         made["image_size"] = tf.ensure_shape(tf.cast(warp.valid, targets["image_size"].dtype), (2,))
     if "label_map" in targets:
         maps = warp.nearest(targets["label_map"][None], LABEL_MAP_FILL)[0]
@@ -54,7 +52,6 @@ def _static(size):
 
 def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None):
     """The rows of the objects alone, moved, without padding; `targets` tell whether the image is padded."""
-    region = inside(warp.size, warp.valid) if "image_size" in targets else None
     old = rows["boxes"]
     outlines = warp.forward(_outlines(old, warp.points_a_side))
     boxes, visible = visible_boxes(outlines, warp.valid)
@@ -70,7 +67,7 @@ def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None
     rows, old = ({name: tf.boolean_mask(value, kept) for name, value in rows.items()}, tf.boolean_mask(old, kept))
     if "masks" in rows:
         masks = warp.nearest(rows["masks"], 0)
-        masks = masks if region is None else tf.where(region, masks, tf.zeros_like(masks))
+        masks = zero_beyond(masks, warp.valid, axis=1) if "image_size" in targets else masks
         rows["masks"] = tf.ensure_shape(masks, (None, *_static(warp.size)))
     if "box_masks" in rows:
         cells = rows["box_masks"]

@@ -87,6 +87,21 @@ def inside(size, valid):
     return (tf.range(size[0]) < valid[0])[:, None] & (tf.range(size[1]) < valid[1])[None]
 
 
+def zero_beyond(pixels, valid, axis=0):
+    """Pixels with 0 beyond a valid height and width, cut and padded, which is several times as fast as `tf.where`.
+
+    Args:
+        pixels: An image [h, w, c], or masks with height and width as axes `axis` and `axis + 1`.
+        valid: Height and width of the valid region, int32 [2].
+        axis: That of the height.
+    """
+    size = tf.shape(pixels)[axis : axis + 2]
+    valid = tf.minimum(tf.cast(valid, tf.int32), size)
+    cut = pixels[(*(slice(None),) * axis, slice(None, valid[0]), slice(None, valid[1]))]
+    padding = tf.pad((size - valid)[:, None], [[axis, pixels.shape.rank - axis - 2], [1, 0]])
+    return tf.ensure_shape(tf.pad(cut, padding), pixels.shape)
+
+
 def objects(targets):
     """The rows of the targets that are objects, without the padding."""
     real = targets["labels"] >= 0

@@ -143,7 +143,10 @@ class AxisAligned(Warp):
             pixels = _picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
         if seen is None:
             return pixels
-        return tf.where(seen[..., None] if axis == 0 else seen, pixels, tf.cast(fill, pixels.dtype))
+        seen = seen[..., None] if axis == 0 else seen
+        if fill == 0 and not pixels.dtype.is_floating:
+            return pixels * tf.cast(seen, pixels.dtype)  # faster than `tf.where`
+        return tf.where(seen, pixels, tf.cast(fill, pixels.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
