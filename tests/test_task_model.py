@@ -435,7 +435,7 @@ def test_callbacks_that_watch_a_loss_know_which_way_is_better(shared, place):
     highest = keras.callbacks.EarlyStopping("colour_loss", mode="max")
     callbacks = [stop, best, highest]
     if place == "list of callbacks":
-        callbacks = keras.callbacks.CallbackList(callbacks, model=shared)
+        callbacks = keras.callbacks.CallbackList(callbacks, add_history=True, model=shared)  # without, `fit` has none
     if place == "positional":
         shared.fit(*batch(), 3, 2, 0, callbacks, validation_data=batch())
     else:

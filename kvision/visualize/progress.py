@@ -1,8 +1,8 @@
 """Progress on long work, which Ctrl-C ends after the present step."""
 
 import contextlib
+import inspect
 import signal
-import sys
 import threading
 
 import keras
@@ -55,7 +55,7 @@ def progress(steps, total=None, verbose=0):
     """
     total = total if total is not None else len(steps) if hasattr(steps, "__len__") else None
     bar = keras.utils.Progbar(total, unit_name="step", verbose=1) if verbose else None
-    with _stop_wish(sys._getframe(1)) as wishes:
+    with _stop_wish(inspect.currentframe().f_back) as wishes:
         for done, step in enumerate(steps, start=1):
             yield step
             if bar is not None:
