@@ -19,12 +19,10 @@ BUILDERS = {
     "EfficientDet": (A.EfficientDetD0, {}),
     "FastRCNN": (A.FastRCNN, {"units": 64}),
     "FasterRCNN": (A.FasterRCNN, FEW),
-    "FasterRCNN-c4": (A.FasterRCNN, FEW | {"neck": "c4"}),
     "MaskRCNN": (A.MaskRCNN, FEW | {"num_mask_samples": 4}),
     "CascadeRCNN": (A.CascadeRCNN, FEW),
     "MNC": (A.MNC, FEW | {"units": 64}),
     "YOLO": (A.YOLO, {"grid_size": 6}),  # 7 does not divide the small images
-    "YOLO-fast": (lambda **options: A.YOLO("fast", **options), {"grid_size": 6}),
 }
 
 
