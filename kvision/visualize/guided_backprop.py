@@ -1,7 +1,8 @@
 """Guided backpropagation: a gradient that no ReLU passes back to an inactive unit, nor where it is negative.
 
-Springenberg et al. 2015, "Striving for Simplicity: The All Convolutional Net", section 3.4. Every ReLU of a model is
-found, however it is written: a layer, an activation of a layer, used several times, or a bare operation.
+Springenberg et al. 2015, "Striving for Simplicity: The All Convolutional Net", section 3.4. Every ReLU of a graph is
+found, however it is written: a layer, an activation of a layer, used several times, or a bare operation. What a class
+computes inside its own `call` by `keras.ops.relu` is not.
 """
 
 from keras import ops

@@ -12,7 +12,7 @@ from keras import ops
 
 from kvision.visualize.gradient import chunks_with_progress
 from kvision.visualize.images import checked_images
-from kvision.visualize.logits import logit_changes, look_like_probabilities
+from kvision.visualize.logits import ends, look_like_probabilities
 from kvision.visualize.occlusion import fill_colours
 from kvision.visualize.probe import Probe
 from kvision.visualize.targets import class_indices
@@ -79,7 +79,7 @@ def insertion_deletion(
             f"maps are finite and [b, h, w], {list(images.shape[:3])}: got {list(maps.shape)}. Of attributions of each "
             "channel take saliency_map, or the sum over the channels."
         )
-    classes = class_indices(probe, images, target, batch_size)
+    classes = class_indices(probe, images, target, batch_size, probabilities=True)
     fills = fill_colours(images, fill)[:, None, None, :]
     blurred = _blurred(images, BLUR * min(images.shape[1:3]))
     ranks = _ranks(maps)
@@ -103,15 +103,19 @@ def insertion_deletion(
 
 
 def _probabilities(model, preprocess):
-    """A function from images to probabilities [b, classes] as a NumPy array."""
+    """A function from images to probabilities [b, classes] as a NumPy array; a model of one output has two classes."""
     probe = Probe(model, preprocess=preprocess, logits=False)
-    ends_in_probabilities = bool(logit_changes(model))
+    kinds = {kind for _, _, kind in ends(model)}
 
     def run(images):
         outputs = ops.cast(probe(images).outputs, "float32")
-        if not ends_in_probabilities and not look_like_probabilities(ops.convert_to_numpy(outputs)):
-            outputs = ops.softmax(outputs, axis=-1)
-        return ops.convert_to_numpy(outputs)
+        is_single = outputs.shape[1] == 1
+        if "log_softmax" in kinds:
+            outputs = ops.exp(outputs)
+        elif not kinds and not look_like_probabilities(ops.convert_to_numpy(outputs), model):
+            outputs = ops.sigmoid(outputs) if is_single else ops.softmax(outputs, axis=-1)
+        outputs = ops.convert_to_numpy(outputs)
+        return np.concatenate([1 - outputs, outputs], axis=1) if is_single else outputs
 
     return run
 

@@ -61,7 +61,7 @@ def occlusion(
             f"stride lies between 1 and the window {list(window)}, or pixels are left out: got {list(stride)}."
         )
     fills = fill_colours(images, fill)
-    score, arguments = target_score(plain, images, target, batch_size)
+    score, arguments = target_score(plain, images, target, batch_size, probabilities=True)
     tops, lefts = (_starts(*each) for each in zip(images.shape[1:3], window, stride, strict=True))
     # Each image is run once uncovered: by a window below its last row.
     windows = np.array([(images.shape[1], 0), *((top, left) for top in tops for left in lefts)], "int32")

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import ops
 
 from kvision.network import Preprocessing
-from kvision.visualize.places import places
+from kvision.visualize.images import rescales
 
 TOLERANCE = 0.01  # of the range, by which images may leave it: rounding of a preprocessing
 
@@ -88,7 +87,7 @@ def pixel_scale(model, preprocess=None, bounds=None, images=None):
 
 
 def _known_range(model, preprocess, images):
-    if preprocess is not None or _rescales(model):
+    if preprocess is not None or rescales(model):
         return np.float32(0), np.float32(255)
     carried = getattr(model, "preprocessing", None)
     if isinstance(carried, Preprocessing):
@@ -102,9 +101,3 @@ def _known_range(model, preprocess, images):
         f"{model.name} does not tell which range its images have: give bounds=(low, high), such as (0, 1), or "
         "preprocess=, which takes images of 0…255."
     )
-
-
-def _rescales(model):
-    """Whether the first layer of a model turns 0…255 into something smaller."""
-    first = next((layer for layer in places(model).values() if not isinstance(layer, keras.Model)), None)
-    return isinstance(first, keras.layers.Rescaling) and bool(np.all(np.asarray(first.scale) <= 0.01))

@@ -51,8 +51,11 @@ def find_place(model, layer):
     known = places(model)
     if not isinstance(layer, str):
         paths = [path for path, each in known.items() if each is layer]
+        name = getattr(layer, "name", layer)
+        if not paths and name in known:
+            raise ValueError(f"The layer {name!r} given is not that of {model.name}: expected its own. Give its name.")
         if not paths:
-            raise unknown(f"layer of {model.name}", getattr(layer, "name", layer), known)
+            raise unknown(f"layer of {model.name}", name, known)
         return paths[0], layer
     if layer in known:
         return layer, known[layer]

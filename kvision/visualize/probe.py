@@ -46,7 +46,9 @@ class Probe:
             or layers. One that is called several times is given as `(name, call)`, counted from 0.
         preprocess: A function from images to what the model takes, such as `model.preprocessing`, which is part of what
             is differentiated; None: images are what the model takes.
-        relu: A rule of this file, `guided` or `rectified`, by which every ReLU gets another gradient; None: its own.
+        relu: A rule of this file, `guided` or `rectified`, by which every ReLU gets another gradient; None: its own. It
+            finds layers, `activation=` of layers and operations in a graph, at any depth, and no `keras.ops.relu` that
+            a class calls inside its own `call`.
         logits: Whether a softmax or sigmoid at the end is taken away. It is said once for each model.
         changes: Further `(object, attribute, value)` that are replaced while a graph is traced, such as other pooling.
 
@@ -193,7 +195,9 @@ class Probe:
 
 
 def _name(layer, call):
-    name = layer if isinstance(layer, str) else layer.name
+    name = layer if isinstance(layer, str) else getattr(layer, "name", None)
+    if name is None:
+        raise ValueError(f"A layer is told by its name, its path, itself, or (name, call): got {layer!r}.")
     return name if call is None else f"{name} ({call})"
 
 

@@ -67,7 +67,7 @@ def randomization_test(technique, model, images, *, layers=None, similarity=None
         **options: For the technique, such as `preprocess=` or `target=`.
 
     Returns:
-        A `RandomizationTest`. Ctrl-C gives the layers done.
+        A `RandomizationTest`. Ctrl-C gives that of the layers done, and raises where there is none yet.
 
     Raises:
         ValueError: on a model that is not built or has no kernels, a layer that does not exist, and a technique that
@@ -87,19 +87,28 @@ def randomization_test(technique, model, images, *, layers=None, similarity=None
         checked = checked_images(model, images, probe.preprocess)
         options["target"] = class_indices(probe, checked, None, _option(technique, options, "batch_size") or 32)
     compare = similarity or rank_correlation
-    original = _maps(technique, model, images, options)
     variables = list({id(v): v for _, group in cascade for _, v in group}.values())
     before = [ops.convert_to_numpy(variable.value) for variable in variables]
     done, similarities = [], []
+    running = progress([(None, ()), *cascade], verbose=verbose)
     try:
-        for number, (path, group) in enumerate(progress(cascade, len(cascade), verbose)):
+        for number, (path, group) in enumerate(running):
             for index, (place, variable) in enumerate(group):
-                variable.assign(_fresh(place, variable, _seed(seed, number, index)))
-            similarities.append(np.asarray(compare(original, _maps(technique, model, images, options))))
-            done.append(path)
+                variable.assign(_fresh(place, variable, _seed(seed, number - 1, index)))
+            maps = technique(model, images, **options)
+            if running.stopped:  # these may be a part of the maps
+                break
+            maps = _checked_maps(maps, images)
+            if path is None:
+                original = maps
+            else:
+                similarities.append(np.asarray(compare(original, maps)))
+                done.append(path)
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+    if not done:
+        raise KeyboardInterrupt
     similarities = np.stack(similarities)
     function = technique.func if isinstance(technique, functools.partial) else technique
     ok, sentence = _verdict(getattr(function, "__name__", "The technique"), similarities)
@@ -138,8 +147,8 @@ def _option(technique, options, name):
     return options.get(name, default)
 
 
-def _maps(technique, model, images, options):
-    maps = technique(model, images, **options)
+def _checked_maps(maps, images):
+    """The maps of a technique as an array; the ValueError unless there is one for each image."""
     count = 1 if np.ndim(images) == 3 else len(images)
     if isinstance(maps, tuple) or np.ndim(maps) < 2 or len(maps) != count:
         got = type(maps).__name__ if isinstance(maps, tuple) or np.ndim(maps) == 0 else list(np.shape(maps))

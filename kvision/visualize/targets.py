@@ -9,14 +9,15 @@ from keras import ops
 from kvision.visualize.logits import look_like_probabilities
 
 
-def class_indices(probe, images, target, batch_size=32):
+def class_indices(probe, images, target, batch_size=32, probabilities=False):
     """The class of each image as int32 [b]: as given, or the one with the highest logit.
 
     Args:
-        probe: A `Probe` of a model with outputs [b, classes].
+        probe: A `Probe` of a model with outputs [b, classes], or [b, 1] of two classes.
         images: [b, h, w, c], checked.
         target: A class index, one for each image, or None for the predicted class of each.
         batch_size: Of the forward passes.
+        probabilities: Whether a model may give them where no end of its graph can be taken away.
 
     Raises:
         ValueError: on outputs of another form, on probabilities that could not be turned into logits, and on classes
@@ -31,27 +32,33 @@ def class_indices(probe, images, target, batch_size=32):
             "[b]."
         )
     outputs = np.concatenate([ops.convert_to_numpy(each) for each in outputs])[: len(images)]
-    if look_like_probabilities(outputs):
+    is_probable = look_like_probabilities(outputs, probe.model)
+    if is_probable and not probabilities:
         raise ValueError(
-            f"{name} gives probabilities, whose gradient vanishes where it is sure, and its softmax was not found: "
-            "expected logits. Build it without the softmax."
+            f"{name} gives probabilities, whose gradient vanishes where it is sure, and its softmax or sigmoid was not "
+            "found: expected logits. Build it without that end, or give target=function(outputs) → scores [b], such as "
+            "the logarithm of one."
         )
+    classes = max(2, outputs.shape[1])
     if target is None:
-        return outputs.argmax(axis=1).astype("int32")
+        single = outputs[:, 0] > (0.5 if is_probable else 0.0)
+        return (outputs.argmax(axis=1) if outputs.shape[1] > 1 else single).astype("int32")
     given = np.asarray(target)
     if given.dtype.kind not in "iu" or given.shape not in ((), (len(images),)):
         raise ValueError(
             f"target is a class index, one for each of the {len(images)} images, None, or a function of the outputs: "
             f"got {target!r}."
         )
-    wrong = given[(given < 0) | (given >= outputs.shape[1])] if given.ndim else given[None]
-    if wrong.size and not 0 <= int(wrong.flat[0]) < outputs.shape[1]:
-        raise ValueError(f"{name} has the classes 0 to {outputs.shape[1] - 1}: got target {int(wrong.flat[0])}.")
+    wrong = np.atleast_1d(given)[(np.atleast_1d(given) < 0) | (np.atleast_1d(given) >= classes)]
+    if wrong.size:
+        raise ValueError(f"{name} has the classes 0 to {classes - 1}: got target {int(wrong[0])}.")
     return np.broadcast_to(given, (len(images),)).astype("int32")
 
 
-def target_score(probe, images, target, batch_size=32):
+def target_score(probe, images, target, batch_size=32, probabilities=False):
     """`(score, arguments)` for `Probe.with_gradients`: of classes, or of a function of the outputs.
+
+    Args: as of `class_indices`; `target` may be a function of the outputs → [b] besides.
 
     Returns:
         `score(look, *arguments)` → [b], and a tuple of arrays with a row for each image: its class, or none.
@@ -60,17 +67,22 @@ def target_score(probe, images, target, batch_size=32):
 
         def of_outputs(look):
             scores = target(look.outputs)
-            if tuple(scores.shape[1:]) != ():
+            if len(scores.shape) != 1:
                 raise ValueError(f"target gives {tuple(scores.shape)}: expected a score for each image [b].")
             return scores
 
         return of_outputs, ()
-    return class_score, (class_indices(probe, images, target, batch_size),)
+    return class_score, (class_indices(probe, images, target, batch_size, probabilities),)
 
 
 def class_score(look, classes):
     """The logit of a class for each image: [b]."""
-    return ops.take_along_axis(look.outputs, ops.cast(classes, "int32")[:, None], axis=1)[:, 0]
+    return ops.take_along_axis(class_logits(look.outputs), ops.cast(classes, "int32")[:, None], axis=1)[:, 0]
+
+
+def class_logits(outputs):
+    """Logits [b, classes]; a model of one logit z has two classes, whose scores are −z and z."""
+    return outputs if outputs.shape[1] > 1 else ops.concatenate([-outputs, outputs], axis=1)
 
 
 def check_unit(layer, shape, unit):
@@ -85,6 +97,8 @@ def check_unit(layer, shape, unit):
         ValueError: on one out of range or of another number of axes.
     """
     index = (unit,) if np.ndim(unit) == 0 else tuple(unit)
+    if not all(isinstance(each, int | np.integer) for each in index):
+        raise ValueError(f"A unit of {layer!r} is a channel or an index of all axes, in whole numbers: got {unit!r}.")
     sizes = tuple(shape[1:]) if len(index) > 1 or len(shape) == 2 else (shape[-1],)
     if len(index) != len(sizes) or any(not 0 <= i < size for i, size in zip(index, sizes, strict=True)):
         raise ValueError(

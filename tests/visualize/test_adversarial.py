@@ -586,3 +586,29 @@ def test_a_network_of_real_depth_is_fooled():
     noise = np.clip(images + signs, 0, 255).astype("float32")
     margins = [np.asarray(classifier.margins(each, labels)[0]) for each in (images, noise, attack.images)]
     assert (margins[2] > np.maximum(margins[0], margins[1])).all()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Hidden(keras.Model):
+    """A sigmoid that no graph shows."""
+
+    def __init__(self):
+        super().__init__(name="hidden")
+        self.flat, self.fc = layers.Flatten(), layers.Dense(1, activation="sigmoid")
+
+    def call(self, x):
+        return self.fc(self.flat(x))
+
+
+def test_a_sigmoid_that_is_not_seen_is_refused():
+    model = Hidden()
+    images = np.full((2, *SHAPE), 0.5, "float32")
+    model(images)
+    with pytest.raises(ValueError, match="hidden gives probabilities.*softmax or sigmoid was not found"):
+        fast_gradient(model, images, 0.1, bounds=BOUNDS)
+
+
+def test_sigmoids_of_several_classes_are_refused():
+    model = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(3, "sigmoid")], name="tags")
+    with pytest.raises(ValueError, match="tags ends in a sigmoid for each of 3 classes"):
+        fast_gradient(model, np.full((1, *SHAPE), 0.5), 0.1, bounds=BOUNDS)

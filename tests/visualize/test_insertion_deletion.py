@@ -79,7 +79,7 @@ def test_stopped_it_gives_the_first_images(summing):
 
     def prepare(x):
         calls.append(1)
-        if len(calls) == 2:  # traced for the classes, then for the curves
+        if len(calls) == 3:  # tried on one image, traced for the classes, then for the curves
             signal.raise_signal(signal.SIGINT)
         return x
 
@@ -100,3 +100,29 @@ def test_stopped_it_gives_the_first_images(summing):
 def test_what_cannot_be_is_refused(summing, maps, options, message):
     with pytest.raises(ValueError, match=message):
         insertion_deletion(summing, np.zeros((1, *SIZE)), maps, **options)
+
+
+def spots(end):
+    """The sum of the pixels minus 1 behind an end, as it is, and as probabilities [b, 2] in NumPy."""
+    ends = {
+        "one logit": (1, None),
+        "one sigmoid": (1, "sigmoid"),
+        "log-softmax": (2, "log_softmax"),
+        "logits": (2, None),
+    }
+    classes, activation = ends[end]
+    model = keras.Sequential([keras.Input(SIZE), keras.layers.Flatten(), keras.layers.Dense(classes, activation)])
+    weights = np.zeros((6, classes), "float32")
+    weights[:, -1] = 1
+    model.set_weights([weights, np.array([0, -1.0][-classes:], "float32")])
+    return model
+
+
+@pytest.mark.parametrize("end", ["one logit", "one sigmoid", "log-softmax", "logits"])
+def test_the_curve_is_a_probability_whatever_the_network_ends_in(end):
+    image = np.zeros((1, *SIZE), "float32")
+    image[0, 0, 1] = 3.0
+    for target, expected in ((None, sigmoid(2.0)), (1, sigmoid(2.0)), (0, 1 - sigmoid(2.0))):
+        found = insertion_deletion(spots(end), image, image[..., 0], target, steps=6, fill=0.0)
+        assert_close(found.insertion_curve[0, -1], expected, tolerance=(1e-4, 1e-5))
+        assert_close(found.deletion_curve[0, [0, -1]], [expected, sigmoid(-1.0) if target != 0 else 1 - sigmoid(-1.0)])

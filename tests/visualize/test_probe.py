@@ -12,7 +12,7 @@ from keras import ops
 from kvision.network import Preprocessing
 from kvision.visualize import Probe, find_place, places
 from kvision.visualize.images import check_differentiable, checked_images
-from kvision.visualize.logits import gives_probabilities
+from kvision.visualize.logits import kind_of
 from kvision.visualize.probe import guided, rectified
 from kvision.visualize.progress import progress
 from kvision.visualize.targets import check_unit, class_indices, in_chunks, target_score, unit_values
@@ -156,9 +156,11 @@ def test_logits_are_taken_before_any_softmax(end, caplog):
     assert_close(Probe(model, logits=False)(x).outputs, model(x))
 
 
-@pytest.mark.parametrize("name, found", [("softmax", True), ("sigmoid", True), ("relu", False), ("linear", False)])
-def test_probabilities_are_told_by_trying(name, found):
-    assert gives_probabilities(keras.activations.get(name)) is found
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sigmoid", "relu", "linear"])
+def test_probabilities_are_told_by_trying(name):
+    expected = name if "soft" in name or name == "sigmoid" else None
+    assert kind_of(keras.activations.get(name)) == expected
+    assert kind_of(lambda x: keras.activations.get(name)(x)) == expected
 
 
 # Gradients
@@ -281,10 +283,12 @@ def test_a_probe_sees_the_weights_of_the_moment():
 @pytest.mark.parametrize(
     "given, message",
     [
-        (np.zeros((1, SIZE, SIZE, 1)), r"takes images \[b, 8, 8, 3\]: got \[1, 8, 8, 1\]"),
-        (np.zeros((1, 9, SIZE, 3)), r"got \[1, 9, 8, 3\]"),
-        (np.zeros((SIZE, SIZE)), r"got \[8, 8\]"),
-        (np.zeros((0, SIZE, SIZE, 3)), r"got \[0, 8, 8, 3\]"),
+        (np.zeros((1, SIZE, SIZE, 1)), r"takes images \[b, 8, 8, 3\]: got \[1, 8, 8, 1\]. Give images of 3"),
+        (np.zeros((1, 9, SIZE, 3)), r"got \[1, 9, 8, 3\]. Resize them"),
+        (np.zeros((SIZE, SIZE)), r"Expected images \[b, h, w, c\] of numbers, at least one: got float64 \[8, 8\]"),
+        (np.zeros((0, SIZE, SIZE, 3)), r"at least one: got float64 \[0, 8, 8, 3\]"),
+        (np.full((1, SIZE, SIZE, 3), 0.5), "nested begins with a Rescaling of images of 0…255: got values from 0.5 to"),
+        (np.full((1, SIZE, SIZE, 3), 9000.0), "0…255: got values from 9e"),
         (np.full((2, SIZE, SIZE, 3), np.nan), "Image 0 holds values that are not finite"),
     ],
 )
@@ -305,6 +309,31 @@ def test_images_of_another_range_are_refused(model):
     with pytest.raises(ValueError, match=r"0…255: got values from 0.784 to 0.784. Multiply"):
         checked_images(network, photo / 255, network.preprocessing)
     assert checked_images(model, photo[0, :SIZE, :SIZE]).shape == (1, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    "preprocess, message",
+    [
+        ("vgg", "preprocess is a function from images to what nested takes: got 'vgg'"),
+        (lambda x: np.asarray(x) / 2, "preprocess gives ndarray: expected a tensor.*use keras.ops"),
+        (lambda x: x.no_such_method(), "preprocess fails on a tensor.*use keras.ops"),
+        (keras.applications.vgg16.preprocess_input, "takes images of 0…255: got values from 0.5 to 0.5"),
+    ],
+    ids=["no function", "numpy", "fails", "keras's"],
+)
+def test_a_preprocess_that_cannot_be_is_refused(model, preprocess, message):
+    with pytest.raises(ValueError, match=message):
+        checked_images(model, np.full((1, SIZE, SIZE, 3), 0.5), preprocess)
+
+
+def test_a_preprocess_may_change_the_size_and_the_channels(model):
+    def prepared(x):
+        return ops.image.resize(ops.repeat(x, 3, axis=-1), (SIZE, SIZE))
+
+    grey = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype("float32")
+    probe = Probe(model, preprocess=prepared)
+    score, arguments = target_score(probe, checked_images(model, grey, prepared), None)
+    assert probe.with_gradients(score)(grey, *arguments)[1].shape == grey.shape
 
 
 def test_integer_inputs_have_no_gradient():
@@ -333,12 +362,43 @@ def test_the_default_is_the_predicted_class(model):
     assert class_indices(Probe(model), images(5), None, batch_size=2).tolist() == expected.tolist()
 
 
-class Own(keras.Model):
-    """A model whose softmax nobody sees from outside."""
+def single(activation=None):
+    """A model of one output, which is the mean of the pixels minus 100."""
+    model = keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            keras.layers.Rescaling(1.0, offset=-100.0),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1, activation, kernel_initializer="ones", use_bias=False),
+        ],
+        name="single",
+    )
+    model.layers[-1].kernel.assign(model.layers[-1].kernel / (SIZE * SIZE * 3))
+    return model
 
-    def __init__(self):
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_output_stands_for_two_classes(activation):
+    x = np.stack([np.full((SIZE, SIZE, 3), value, "float32") for value in (90, 108)])
+    probe = Probe(single(activation))
+    assert class_indices(probe, x, None).tolist() == [0, 1]
+    slope = 1 / (SIZE * SIZE * 3)
+    for target, signs in ((None, (-1, 1)), (0, (-1, -1)), (1, (1, 1))):
+        score, arguments = target_score(probe, x, target)
+        scores, gradients, _ = probe.with_gradients(score)(x, *arguments)
+        assert_close(scores, np.multiply(signs, (-10, 8)), tolerance=(1e-4, 1e-4))
+        assert_close(ops.convert_to_numpy(gradients)[:, 0, 0, 0], np.multiply(signs, slope), tolerance=(1e-4, 1e-7))
+    with pytest.raises(ValueError, match="single has the classes 0 to 1: got target 2"):
+        class_indices(probe, x, 2)
+
+
+class Own(keras.Model):
+    """A model whose softmax, or sigmoid, nobody sees from outside."""
+
+    def __init__(self, units=3, end=ops.softmax):
         super().__init__(name="own")
-        self.fc = keras.layers.Dense(3, name="fc")
+        self.fc = keras.layers.Dense(units, name="fc")
+        self.end = end
         self.flat = keras.layers.Flatten()
 
     def build(self, shape):
@@ -346,15 +406,25 @@ class Own(keras.Model):
         self.built = True
 
     def call(self, x):
-        return ops.softmax(self.fc(self.flat(x)))
+        return self.end(self.fc(self.flat(x / 255)))
 
 
-def test_probabilities_that_cannot_be_taken_away_are_refused():
+@pytest.mark.parametrize("units, end", [(3, ops.softmax), (1, ops.sigmoid), (3, ops.sigmoid)])
+def test_probabilities_that_cannot_be_taken_away_are_refused(units, end):
+    model = Own(units, end)
+    model.build((None, SIZE, SIZE, 3))
+    probe = Probe(model)
+    with pytest.raises(ValueError, match="own gives probabilities.*Build it without that end, or give target=function"):
+        target_score(probe, images(), 0)
+    found = class_indices(probe, images(), None, probabilities=True)
+    outputs = ops.convert_to_numpy(model(images()))
+    assert found.tolist() == (outputs.argmax(axis=1) if units > 1 else outputs[:, 0] > 0.5).astype(int).tolist()
+
+
+def test_a_function_of_probabilities_is_a_target():
     model = Own()
     model.build((None, SIZE, SIZE, 3))
     probe = Probe(model, ["fc"])
-    with pytest.raises(ValueError, match="own gives probabilities.*Build it without the softmax"):
-        target_score(probe, images(), 0)
     score, arguments = target_score(probe, images(), lambda outputs: outputs[:, 0])
     assert not arguments
     assert probe.with_gradients(score, ["fc"])(images())[2]["fc"].shape == (3, 3)
@@ -424,6 +494,21 @@ def test_a_loop_that_broke_off_leaves_ctrl_c_alone(plain_ctrl_c):
     assert signal.getsignal(signal.SIGINT) is not plain_ctrl_c
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
+
+
+def test_ctrl_c_in_an_inner_loop_ends_the_outer_one_too(plain_ctrl_c):
+    outer, done = progress(range(5)), []
+    for step in outer:
+        for inner in progress(range(5)):
+            if (step, inner) == (1, 2):
+                signal.raise_signal(signal.SIGINT)
+            done.append((step, inner))
+        if outer.stopped:
+            break
+    assert done[-1] == (1, 2)
+    assert len(done) == 5 + 3
+    outer.close()
     assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
 
 

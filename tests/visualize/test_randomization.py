@@ -1,6 +1,7 @@
 """Cascading randomization: what follows the weights passes, what shows the image fails, and weights come back."""
 
 import functools
+import signal
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from keras import layers
 
 from kvision.visualize import gradient, guided_backprop, randomization_test
+from kvision.visualize.progress import progress
 from kvision.visualize.randomization import rank_correlation
 from tests.support import SLOW, assert_close
 from tests.visualize import nets
@@ -155,3 +157,25 @@ def test_what_cannot_be_is_refused(deep, technique, options, message):
     options = {k: (deep.layers[2].name,) if v == ("re_lu",) else v for k, v in options.items()}
     with pytest.raises(ValueError, match=message):
         randomization_test(technique, deep, noise(), **options)
+
+
+def test_ctrl_c_within_a_technique_ends_the_test_after_the_layers_before(deep):
+    calls = []
+
+    def technique(model, images, target=None):
+        calls.append(1)
+        done = []
+        for image in progress(images):
+            if len(calls) == 3:
+                signal.raise_signal(signal.SIGINT)
+            done.append(image)
+        return np.stack(done)
+
+    before = [np.array(weight) for weight in deep.get_weights()]
+    found = randomization_test(technique, deep, noise())
+    assert found.layers == ("scores",)
+    assert len(calls) == 3
+    assert all(np.array_equal(one, other) for one, other in zip(before, deep.get_weights(), strict=True))
+    calls[:] = [1, 1]
+    with pytest.raises(KeyboardInterrupt):  # there is no layer yet
+        randomization_test(technique, deep, noise())

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from kvision.visualize.images import check_differentiable
-from kvision.visualize.logits import look_like_probabilities
+from kvision.visualize.logits import ends, look_like_probabilities
 from kvision.visualize.probe import Probe
 from kvision.visualize.targets import class_score, in_chunks
 
@@ -38,6 +38,12 @@ class Classifier:
     def __init__(self, model, *, preprocess=None):
         self.probe = Probe(model, preprocess=preprocess)
         check_differentiable(model)
+        outputs = getattr(model, "output_shape", None)
+        if any(kind == "sigmoid" for _, _, kind in ends(model)) and isinstance(outputs, tuple) and outputs[-1] != 1:
+            raise ValueError(
+                f"{model.name} ends in a sigmoid for each of {outputs[-1]} classes: expected one class an image, by a "
+                "softmax or logits, or one output."
+            )
         self.model = model
         self.preprocess = preprocess
 
@@ -64,16 +70,20 @@ class Classifier:
     def check(self, images, bounds):
         """Raise on a model that gives probabilities, or values that are not finite; the number of its classes."""
         logits = self.logits(images, len(images))
-        if look_like_probabilities(logits):  # logits may add up to 1 by chance
+        if self._look_like_probabilities(logits):  # logits may add up to 1 by chance
             noise = np.random.default_rng(0).uniform(*bounds, images.shape).astype("float32")
-            if look_like_probabilities(self.logits(noise, len(images))):
+            if self._look_like_probabilities(self.logits(noise, len(images))):
                 raise ValueError(
                     f"{self.model.name} gives probabilities, whose gradient vanishes where it is sure, and its softmax "
-                    "was not found: expected logits. Build it without the softmax."
+                    "or sigmoid was not found: expected logits. Build it without that end."
                 )
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.model.name} gives logits that are not finite: expected finite ones.")
         return logits.shape[1]
+
+    def _look_like_probabilities(self, logits):
+        is_single = logits.shape[1] == 2 and not logits[:, 0].any()  # of one output
+        return look_like_probabilities(logits[:, 1:] if is_single else logits, self.model)
 
     def margins(self, images, classes):
         """Margins [b] by which each image is missed by its class, and their gradients by the images, as tensors."""
