@@ -19,7 +19,8 @@ def image_batches(data, batch_size=32):
         An iterator, and the number of batches, or None where it is not known.
 
     Raises:
-        ValueError: on what is none of these, arrays of different lengths, and a data set without end.
+        ValueError: on what is none of these, single images in place of batches, arrays of different lengths, and a data
+            set without end.
     """
     if _is_array(data) or _is_arrays(data):
         images, labels = _parts(data)
@@ -43,11 +44,23 @@ def image_batches(data, batch_size=32):
     return map(_parts, data), _length(data)
 
 
+def num_images(data):
+    """How many images there are in arrays and in a list of batches; None where only reading tells."""
+    batches = [data] if _is_array(data) or _is_arrays(data) else data
+    return sum(len(_parts(batch)[0]) for batch in batches) if isinstance(batches, list | tuple) else None
+
+
 def _parts(batch):
     images, labels = (batch[0], batch[1] if len(batch) > 1 else None) if _is_tuple(batch) else (batch, None)
     if not hasattr(images, "shape"):
         raise ValueError(
             f"Expected batches of images [b, h, w, c], with labels or without: got {type(images).__name__}."
+        )
+    if len(images.shape) != 4:
+        raise ValueError(
+            f"Expected batches of images [b, h, w, c]: got {list(images.shape)}. Of a data set of single images take "
+            ".batch(32); give a list of images as np.stack(images), one image as image[None], and grey images their "
+            "channel by images[..., None]."
         )
     labels = None if labels is None or isinstance(labels, dict) else _as_array(labels)
     return _as_array(images), labels

@@ -10,10 +10,11 @@ import math
 import numpy as np
 from keras import ops
 
-from kvision.visualize.batches import ImageStream
+from kvision.visualize.batches import ImageStream, num_images
 from kvision.visualize.probe import Probe
 from kvision.visualize.progress import progress
 
+SMALLEST_SPREAD = 1e-15  # of codes, in float32
 PIP = 'pip install "kvision[classic]"'
 
 
@@ -88,7 +89,8 @@ def tsne(
 
     Raises:
         ImportError: without scikit-learn.
-        ValueError: on a layer that does not exist, a perplexity out of range, and images the model does not take.
+        ValueError: on a layer that does not exist, a perplexity out of range, images the model does not take, and codes
+            that are not finite or equal for all images.
 
     >>> network = kvision.applications.LeNet5("modern", input_shape=(32, 32, 1))
     >>> images = np.random.default_rng(0).random((9, 32, 32, 1), "float32")
@@ -115,6 +117,7 @@ def tsne(
 
     run = probe.compute(small)
     stream = ImageStream(model, data, preprocess, batch_size)
+    _check_perplexity(perplexity, num_images(data))
     codes, thumbnails, labels = [], [], []
     for _, values, count, batch_labels in progress(stream, stream.num_batches, verbose):
         batch_codes, batch_images = (ops.convert_to_numpy(each)[:count] for each in run(values))
@@ -122,8 +125,8 @@ def tsne(
         thumbnails.append(batch_images)
         labels.append(batch_labels)
     codes = np.concatenate(codes)
-    if perplexity >= len(codes):
-        raise ValueError(f"perplexity must be less than the number of images, {len(codes)}: got {perplexity}.")
+    _check_perplexity(perplexity, len(codes))
+    _check_codes(codes, probe.names[0])
     fitted = estimator(perplexity=perplexity, random_state=seed)
     points = fitted.fit_transform(codes)
     has_labels = all(each is not None for each in labels)
@@ -172,6 +175,28 @@ def grid_cells(points, columns=None):
     cells = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1)
     _, chosen = linear_sum_assignment(np.square(wanted[:, None] - cells).sum(axis=2))
     return cells[chosen]
+
+
+def _check_perplexity(perplexity, count):
+    if count and perplexity >= count:
+        raise ValueError(f"perplexity must be less than the number of images, {count}: got {perplexity}.")
+
+
+def _check_codes(codes, layer):
+    """Raise on codes that scikit-learn's compiled code does not survive."""
+    if not np.isfinite(codes).all():
+        wrong = int(np.flatnonzero(~np.isfinite(codes).all(axis=1))[0])
+        raise ValueError(
+            f"The outputs of {layer!r} for image {wrong} are not finite: expected finite codes. Has the model "
+            "diverged, or does float16 overflow?"
+        )
+    spread = float(np.ptp(codes, axis=0).max())
+    if not SMALLEST_SPREAD < spread < 1 / SMALLEST_SPREAD:  # beyond, squared distances leave float32
+        got = "are equal for all images" if spread == 0 else f"differ by {spread:.3g} at most"
+        raise ValueError(
+            f"The outputs of {layer!r} {got}: expected codes that tell images apart. Are the images identical, or "
+            "is the layer dead? Choose another layer."
+        )
 
 
 def _estimator():

@@ -171,6 +171,8 @@ def test_a_data_set_of_tensorflow(model, images):
     data = tf.data.Dataset.from_tensor_slices((images, np.zeros(21))).batch(8)
     found = maximally_activating_patches(model, data, "conv.2", units=4, k=4)
     np.testing.assert_array_equal(found.image_indices, arrays.image_indices)
+    with pytest.raises(ValueError, match=r"got \[18, 15, 3\]. Of a data set of single images take .batch\(32\)"):
+        maximally_activating_patches(model, data.unbatch(), "conv.2")
     with pytest.raises(ValueError, match="has no end"):
         maximally_activating_patches(model, data.repeat(), "conv.2")
 
@@ -187,6 +189,12 @@ def test_a_data_set_of_tensorflow(model, images):
         ({"data": "photos"}, "got str"),
         ({"data": (np.zeros((2, *SIZE, 3)), np.zeros(3))}, "a label for each image"),
         ({"data": [{"images": 1}]}, "got dict"),
+        (
+            {"data": np.zeros((*SIZE, 3))},
+            r"got \[18, 15, 3\]. Of a data set .* np.stack\(images\), one .* image\[None\]",
+        ),
+        ({"data": [np.zeros((*SIZE, 3))] * 5}, r"got \[18, 15, 3\]. Of a data set of single images take .batch\(32\)"),
+        ({"data": [(np.zeros((*SIZE, 3)), 0)]}, r"batches of images \[b, h, w, c\]: got \[18, 15, 3\]"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"k": 2_000_000}, "GiB"),
     ],

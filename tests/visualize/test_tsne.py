@@ -100,13 +100,40 @@ def test_points_are_drawn_where_they_are():
         ({"perplexity": 0}, "at least 1"),
         ({"layer": "cods"}, "codes"),
         ({"thumbnail": 0}, "at least 1 pixel"),
+        ({"data": np.zeros((12, 10, 3))}, r"got \[12, 10, 3\]. Of a data set of single images take .batch\(32\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_input(model, images, change, message):
-    arguments = {"layer": "codes", "batch_size": 16} | change
+    arguments = {"data": images, "layer": "codes", "batch_size": 16} | change
     with pytest.raises(ValueError, match=message):
-        tsne(model, images, **arguments)
+        tsne(model, **arguments)
+
+
+@pytest.mark.parametrize("form", ["arrays", "batches"])
+def test_perplexity_is_checked_before_any_code_is_computed(model, images, form):
+    def preprocess(values):
+        raise AssertionError("a code is computed")
+
+    data = {"arrays": (images, np.zeros(30)), "batches": [images[:16], (images[16:], np.zeros(14))]}[form]
+    with pytest.raises(ValueError, match="less than the number of images, 30: got 31"):
+        tsne(model, data, "codes", perplexity=31, preprocess=preprocess)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (0.0, "of 'codes' are equal for all images: expected codes that tell images apart"),
+        (1e-30, "of 'codes' differ by .*e-"),
+        (1e30, "of 'codes' differ by .*e\\+"),
+        (np.nan, "of 'codes' for image 0 are not finite"),
+    ],
+)
+def test_codes_that_scikit_learn_does_not_survive(images, factor, message):
+    image = keras.Input((12, 10, 3))
+    codes = keras.layers.Rescaling(factor, name="codes")(image)
+    with pytest.raises(ValueError, match=message):
+        tsne(keras.Model(image, codes), images, "codes", perplexity=5, average=True)
 
 
 @pytest.mark.parametrize(
