@@ -198,6 +198,10 @@ def test_captions_have_a_line_of_their_own_and_end_in_time():
     assert captioned.shape[0] > plain.shape[0]
     assert captioned.shape == long.shape
     assert (long[:, 66:] == 255).all()
+    lines = grid(images, 1, ["a\nb", "c"])
+    strip = captioned.shape[0] - plain.shape[0]
+    assert lines.shape[0] == plain.shape[0] + 2 * strip
+    np.testing.assert_array_equal(lines[: 24 + strip // 2], captioned[: 24 + strip // 2])  # the first line as alone
     with pytest.raises(ValueError, match="2 images need as many captions, got 1"):
         grid(images, captions=["a"])
     with pytest.raises(ValueError, match="no image"):

@@ -14,7 +14,7 @@ def grid(images, columns=None, captions=None):
     Args:
         images: Arrays [h, w, 3], [h, w, 1] or [h, w], 0…255, of any sizes; each cell is as large as the largest.
         columns: Images per row; None makes the result about square.
-        captions: One line of text below each image, or None; text that is too long ends in "…".
+        captions: Text below each image, of one line or several, or None; a line that is too long ends in "…".
 
     Returns:
         [height, width, 3] uint8.
@@ -36,15 +36,17 @@ def grid(images, columns=None, captions=None):
     rows = math.ceil(len(images) / columns)
     gap = max(4, round(width / 64))
     text_font = font(max(11, round(width / 28))) if captions is not None else None
-    strip = round(1.5 * text_font.size) if text_font else 0
+    lines = [str(caption).split("\n") for caption in captions] if text_font else [[]]
+    step = round(1.5 * text_font.size) if text_font else 0
+    strip = step * max(map(len, lines))
     canvas = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + strip + gap) + gap), LIGHT)
     draw = ImageDraw.Draw(canvas)
     for index, image in enumerate(images):
         x, y = gap + index % columns * (width + gap), gap + index // columns * (height + strip + gap)
         canvas.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y + (height - image.shape[0]) // 2))
-        if text_font:
-            text = _shortened(str(captions[index]), draw, text_font, width)
-            draw.text((x, y + height + strip / 2), text, font=text_font, fill=DARK, anchor="lm")
+        for row, line in enumerate(lines[index] if text_font else ()):
+            text = _shortened(line, draw, text_font, width)
+            draw.text((x, y + height + (row + 0.5) * step), text, font=text_font, fill=DARK, anchor="lm")
     return np.array(canvas)
 
 

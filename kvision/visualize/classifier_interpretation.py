@@ -14,6 +14,7 @@ from kvision.visualize.logits import logit_changes, look_like_probabilities
 from kvision.visualize.probe import Probe
 
 SIDE = 204  # pixels of the longer side of an image in a grid
+LONG = 24  # letters of two names, from which each has a line of its own
 MOST_CLASSES = 30  # of a confusion matrix that is drawn
 SMALLEST = np.finfo("float32").tiny  # in place of a probability of 0, which has no logarithm
 
@@ -140,7 +141,7 @@ class ClassifierInterpretation(Interpretation):
         return self._column(3)
 
     def draw_top_losses(self, k=9, side=SIDE):
-        """The images of the highest losses in a grid: label, prediction with its probability, and loss.
+        """The images of the highest losses in a grid, below them loss and probability, then label → prediction.
 
         Args:
             k: How many, at most `keep`.
@@ -150,21 +151,26 @@ class ClassifierInterpretation(Interpretation):
             [height, width, 3] uint8.
         """
         found = self.top_losses(k)
-        captions = [
-            f"{self.name_of(each.label)} → {self.name_of(each.prediction)} {each.probability:.2f}, loss {each.loss:.2f}"
-            for each in found
-        ]
+        captions = []
+        for each in found:
+            label, prediction = self.name_of(each.label), self.name_of(each.prediction)
+            between = "\n" if len(label + prediction) > LONG else " "
+            captions.append(f"loss {each.loss:.2f}, {each.probability:.2f}\n{label}{between}→ {prediction}")
         return grid([enlarged(image, side) for image in visible([each.image for each in found])], captions=captions)
 
     def draw_confusion(self):
-        """The confusion matrix as a matplotlib figure; of many classes those that are confused most."""
+        """The confusion matrix as a matplotlib figure; of more than 30 classes those that are confused most."""
         matrix = self.confusion
         title = f"accuracy {self.accuracy:.3f}, {self.num_images} images"
         chosen = np.arange(self.num_classes)
         if self.num_classes > MOST_CLASSES:
             wrong = matrix - np.diag(np.diag(matrix))
-            chosen = np.sort(np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MOST_CLASSES])
-            title += f"\nthe {MOST_CLASSES} of {self.num_classes} classes that are confused most"
+            confusions = wrong.sum(axis=0) + wrong.sum(axis=1)
+            weights = confusions if confusions.any() else matrix.sum(axis=1)
+            chosen = np.argsort(-weights, kind="stable")[:MOST_CLASSES]
+            chosen = np.sort(chosen[weights[chosen] > 0])
+            rest = "that are confused most" if confusions.any() else "of most images: none is confused"
+            title += f"\nthe {len(chosen)} of {self.num_classes} classes {rest}"
         return confusion_chart(matrix[np.ix_(chosen, chosen)], [self.name_of(label) for label in chosen], title)
 
     def draw_calibration(self, bins=15):

@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from matplotlib.colors import to_rgb
 
 import kvision
-from kvision.drawing import reliability_diagram
-from kvision.visualize import ClassifierInterpretation, Interpretation
+from kvision import drawing
+from kvision.drawing import confusion_chart, reliability_diagram
+from kvision.visualize import ClassifierInterpretation, Interpretation, classifier_interpretation
 from tests.support import TOLERANCES
 
 NAMES = ("cat", "dog", "cow")
@@ -213,6 +215,59 @@ def test_of_many_classes_the_most_confused_are_drawn():
     assert len(drawn) == 30 and drawn == sorted(drawn)
     assert {int(each.label) for each in found.most_confused(2)} <= set(drawn)
     assert "30 of 40 classes" in axes.get_title()
+
+
+def chosen_classes(labels, predictions, classes=1000):
+    """The classes that are drawn of a model that predicts these, and the title."""
+    images = np.eye(classes, dtype="float32")[predictions][:, None, None] * 9
+    axes = Interpretation(network(classes=classes), (images, np.array(labels))).draw_confusion().axes[0]
+    return [int(label.get_text()) for label in axes.get_yticklabels()], axes.get_title()
+
+
+def test_classes_that_nobody_confused_are_not_drawn():
+    drawn, title = chosen_classes([700, 3, 3, 999, 50], [701, 3, 5, 999, 50])
+    assert drawn == [3, 5, 700, 701] and "the 4 of 1000 classes that are confused most" in title
+    drawn, title = chosen_classes([700, 3, 3], [700, 3, 3])
+    assert drawn == [3, 700] and "the 2 of 1000 classes of most images: none is confused" in title
+
+
+def contrast(*colours):
+    """Of two colours, by WCAG 2."""
+    parts = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return light / dark
+
+
+def test_numbers_of_a_confusion_matrix_are_readable_in_every_cell():
+    matrix = np.array([[100 - n if row == n else 0 for row in range(30)] for n in range(30)])
+    matrix[:, 29] += np.arange(30) * 3  # off the diagonal, from light cells to dark ones
+    axes = confusion_chart(matrix).axes[0]
+    cells = axes.images[0]
+    for text in axes.texts:
+        column, row = (round(position) for position in text.get_position())
+        background = cells.cmap(cells.norm(cells.get_array()[row, column]))[:3]
+        assert contrast(text.get_color(), background) > 4.2, (row, column)
+        assert text.get_fontsize() >= 8
+
+
+def test_the_loss_is_in_the_caption_however_long_the_names_are(plain, monkeypatch):
+    captions = []
+
+    def grid(images, captions_of=captions, *, captions):
+        captions_of += captions
+        return drawing.grid(images, captions=captions)
+
+    monkeypatch.setattr(classifier_interpretation, "grid", grid)
+    for names in (NAMES, [f"{name} of Staffordshire" for name in NAMES]):
+        found = Interpretation(plain, (IMAGES, LABELS), class_names=names)
+        captions.clear()
+        found.draw_top_losses(4)
+        for caption, each in zip(captions, found.top_losses(4), strict=True):
+            lines = caption.split("\n")
+            assert lines[0] == f"loss {each.loss:.2f}, {each.probability:.2f}"
+            assert " ".join(lines[1:]) == f"{names[each.label]} → {names[each.prediction]}"
+            assert max(map(len, lines)) <= 30
 
 
 def test_images_of_the_highest_losses_alone_are_kept(plain):
