@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kvision.errors import unknown
-from kvision.visualize.places import find_place, places
+from kvision.visualize.places import check_built, find_place, places
 
 
 def first_layer_filters(model, layer=None, *, preprocess=None, scale="each"):
@@ -32,13 +32,14 @@ def first_layer_filters(model, layer=None, *, preprocess=None, scale="each"):
         number [filters, channels, h, w, 1], a grey image for each channel.
 
     Raises:
-        ValueError: on a model without a convolution, a layer that is none, and another `scale`.
+        ValueError: on a model that is not built or has no convolution, a layer that is none, and another `scale`.
 
     >>> first_layer_filters(kvision.applications.LeNet5("modern")).shape
     (6, 5, 5, 1)
     """
     if scale not in ("each", "all"):
         raise unknown("scale of first_layer_filters", scale, ("each", "all"))
+    check_built(model)
     name, place = (None, None) if layer is None else find_place(model, layer)
     if layer is None:
         found = [(path, each) for path, each in places(model).items() if _kernel(each) is not None]

@@ -154,6 +154,16 @@ def _first_batch(data, batch_size):
         raise ValueError(
             f"Interpretation needs data with labels: got {got}. Give (images, labels), or batches of them."
         )
+    if isinstance(data, tuple) and len(data) == 3 and all(hasattr(each, "shape") for each in data):
+        raise ValueError(
+            "Interpretation counts every image alike: got (images, labels, sample weights). Give (images, labels)."
+        )
+    if not isinstance(data, keras.utils.PyDataset) and (not hasattr(data, "__iter__") or isinstance(data, str | dict)):
+        got = f"the function {data.__name__}" if hasattr(data, "__name__") else type(data).__name__
+        raise ValueError(
+            f"Interpretation needs batches (images, targets) or a tuple of arrays: got {got}. Of a generator function "
+            "give list(function()), or tf.data.Dataset.from_generator(function, …)."
+        )
     if hasattr(data, "__next__"):
         raise ValueError(
             f"Interpretation reads the data once to look at them and again to measure: got a {type(data).__name__}, "

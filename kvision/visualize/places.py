@@ -6,6 +6,15 @@ from kvision._keras import children_of
 from kvision.errors import unknown
 
 
+def check_built(model):
+    """The ValueError unless this is a model whose layers have their weights."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            f"Expected a built keras.Model, got {type(model).__name__}. Call it on a batch, or give it a keras.Input, "
+            "before looking into it."
+        )
+
+
 def places(model):
     """`{path: layer or operation}` of all that a model is made of, at any depth, in the order of its graph.
 

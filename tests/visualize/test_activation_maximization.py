@@ -126,6 +126,8 @@ def test_the_logit_is_raised_where_a_model_ends_in_a_softmax(linear):
         ((0,), {"blur_every": 0}, "blur_every one of at least 1"),
         ((0,), {"optimizer": "l-bfgs"}, "jitter=0 and blur=0"),
         ((0,), {"image_size": (8, 8)}, "takes images"),
+        ((0,), {"image_size": (8,)}, "give image_size=(height, width), got (8,)"),
+        (((0, 1),), {}, "got (0, 1). Give classes as a list, or layer="),
         ((0,), {"bounds": None}, "does not tell which range"),
     ],
 )
@@ -134,8 +136,68 @@ def test_what_is_refused(linear, arguments, options, message):
         activation_maximization(linear, *arguments, **{"bounds": BOUNDS} | options)
 
 
-def test_a_model_of_any_size_is_asked_for_one():
+class Own(keras.Model):
+    """A class of its own, whose graph is not known, of grey images."""
+
+    def __init__(self):
+        super().__init__(name="own")
+        self.scores = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.scores(keras.ops.reshape(x, (-1, 20)))
+
+
+def test_a_model_that_does_not_tell_its_images_is_asked_for_them():
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
-    with pytest.raises(ValueError, match=r"give image_size=\(height, width\)"):
+    with pytest.raises(ValueError, match=r"images of any size: give image_size=\(height, width\)"):
         activation_maximization(model, 0, "conv", bounds=BOUNDS)
+    own = Own()
+    with pytest.raises(ValueError, match="Expected a built keras.Model, got Own"):
+        activation_maximization(own, 0, bounds=BOUNDS)
+    own(np.zeros((1, 4, 5, 1)))
+    for size in (None, (4, 5)):
+        with pytest.raises(ValueError, match=r"give image_size=\(height, width, channels\)"):
+            activation_maximization(own, 0, bounds=BOUNDS, image_size=size)
+    assert activation_maximization(own, 0, bounds=BOUNDS, image_size=(4, 5, 1), steps=1).images.shape == (1, 4, 5, 1)
+    vectors = keras.Sequential([keras.Input((12,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"takes \[b, 12\]: expected a model that takes images"):
+        activation_maximization(vectors, 0, bounds=BOUNDS)
+
+
+def test_units_in_any_sequence(linear):
+    options = OFF | {"bounds": BOUNDS, "steps": 1, "seed": 0}
+    listed = activation_maximization(linear, [0, 1], **options).images
+    for unit in (range(2), np.arange(2), keras.ops.arange(2)):
+        assert_close(activation_maximization(linear, unit, **options).images, listed)
+    assert activation_maximization(linear, np.array(1), **options).images.shape == (1, 4, 5, 1)
+
+
+@pytest.mark.parametrize(("side", "jitter"), [(8, 0), (48, 3)])
+def test_small_images_are_shifted_by_a_part_of_their_side(side, jitter):
+    """Shifts by a quarter of an image left a dense layer that sees positions at the level of grey."""
+    model = keras.Sequential([keras.Input((side, side, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    options = {"bounds": BOUNDS, "steps": 3, "seed": 0}
+    bare = activation_maximization(model, 0, **options)
+    assert_close(bare.images, activation_maximization(model, 0, jitter=jitter, **options).images)
+
+
+def test_a_unit_that_is_dead_on_grey_begins_at_a_stronger_noise(caplog):
+    """Differences of two pixels above a threshold: ten that noise reaches, one that no image reaches."""
+    inputs = keras.Input((4, 5, 1))
+    differences = keras.layers.Dense(11, activation="relu", name="differences")(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name="scores")(differences))
+    kernel = np.zeros((20, 11))
+    kernel[np.arange(20), np.arange(20) // 2] = np.tile([1, -1], 10)
+    kernel[0, 10] = 1
+    model.get_layer("differences").set_weights([kernel, np.array([-80.0] * 10 + [-1e4])])
+    model.get_layer("scores").set_weights([np.repeat(np.eye(2), (10, 1), axis=0)])
+    for seed in range(3):
+        caplog.clear()
+        found = activation_maximization(model, [1, 0], bounds=(0, 255), steps=40, seed=seed, **OFF)
+        assert found.history["score"][-1, 1] > 100
+        assert found.history["score"][-1, 0] == 0
+        (record,) = caplog.records
+        assert "the score of unit 1 has no gradient at the end" in record.getMessage()
+    again = activation_maximization(model, [1, 0], bounds=(0, 255), steps=40, seed=2, **OFF)
+    assert_close(again.images, found.images)

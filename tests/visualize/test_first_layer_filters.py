@@ -60,6 +60,8 @@ def test_bad_input():
         first_layer_filters(model, model.layers[0].name)
     with pytest.raises(ValueError, match="no convolution"):
         first_layer_filters(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    with pytest.raises(ValueError, match="Expected a built keras.Model, got Sequential. Call it on a batch"):
+        first_layer_filters(keras.Sequential([keras.layers.Conv2D(2, 3)]))
     with pytest.raises(ValueError, match="scale"):
         first_layer_filters(network(), scale="none")
     with pytest.raises(ValueError, match="pixels one by one"):

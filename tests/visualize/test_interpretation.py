@@ -363,6 +363,9 @@ DIVERGED = IMAGES * np.float32("inf")
     [
         (None, {}, "needs data with labels: got None"),
         (IMAGES, {}, r"got images \(23, 1, 1, 3\) without labels"),
+        ((IMAGES, LABELS, np.ones(COUNT)), {}, r"got \(images, labels, sample weights\). Give \(images, labels\)"),
+        (data, {}, r"got the function data. Of a generator function give list\(function\(\)\)"),
+        (3, {}, r"needs batches \(images, targets\) or a tuple of arrays: got int"),
         ((IMAGES, None), {}, r"needs labels: got \(images, None\)"),
         ([IMAGES], {}, r"Batches of data are pairs \(images, targets\): got ndarray"),
         ([], {}, "the data are empty"),
