@@ -1,4 +1,21 @@
-"""Looking inside a trained model: what its units see, where its scores come from, and what fools it."""
+"""Looking inside a trained model: what its units see, where its scores come from, and what fools it.
+
+Each technique is a function on any built `keras.Model`, which it leaves as it is; `help` of one tells its arguments.
+
+- What units look for: `first_layer_filters`, `maximally_activating_patches` (gives `ActivatingPatches`).
+- Images made by optimisation (give `OptimizedImages`): `activation_maximization`, `invert_features`, `deep_dream`,
+  `style_transfer`.
+- Which images a layer holds to be alike: `tsne` (gives an `Embedding`), `grid_cells`.
+- Where a score comes from: `gradient`, `saliency_map`, `smooth_grad`, `integrated_gradients`, `guided_backprop`,
+  `deconvnet`, `grad_cam`, `occlusion`; `segment_by_saliency` makes a mask of it.
+- Whether such a map can be trusted: `insertion_deletion` (gives `InsertionDeletion`), `randomization_test` (gives a
+  `RandomizationTest`).
+- What fools a model: the module `adversarial`.
+- What it gets wrong on a data set: `Interpretation`, which makes a `ClassifierInterpretation` (with `TopLoss`,
+  `Confused`) or a `DetectorInterpretation` (with `WorstImage`).
+- Layers by name at any depth and what they see: `places`, `find_place`, `receptive_field`.
+- For techniques of one's own: `Probe`, which gives a `Look`.
+"""
 
 from kvision.visualize import adversarial as adversarial
 from kvision.visualize.activation_maximization import activation_maximization as activation_maximization

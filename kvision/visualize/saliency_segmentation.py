@@ -7,6 +7,8 @@ component is the object. As in the paper, saliency decides about no pixel itself
 graph cut; GrabCut learns the models anew from what it cut, `iterations` times in all.
 """
 
+import logging
+
 import numpy as np
 
 from kvision.visualize.adversarial.attack import check_counts, check_within, checked_bounds
@@ -53,7 +55,8 @@ def segment_by_saliency(
         verbose: 1 shows a bar.
 
     Returns:
-        Masks, bool [b, h, w], True on the object. After Ctrl-C those of the images that were segmented.
+        Masks, bool [b, h, w], True on the object. After Ctrl-C those of the images that were segmented. The log
+        `kvision` names images whose mask is empty or whole.
 
     Raises:
         ValueError: on images outside the bounds or of another number of channels, quantiles out of order, saliency of
@@ -94,7 +97,20 @@ def segment_by_saliency(
         values = (image - bounds[0]) * (255 / (bounds[1] - bounds[0]))
         pixels = np.round(np.repeat(values, 3 // image.shape[-1], axis=-1)).astype("uint8")
         masks.append(_segment(cv2, pixels, one, foreground, background, iterations))
-    return np.stack(masks)
+    masks = np.stack(masks)
+    _tell_of_empty(masks)
+    return masks
+
+
+def _tell_of_empty(masks):
+    for found, what in ((~masks.any(axis=(1, 2)), "no pixel"), (masks.all(axis=(1, 2)), "every pixel")):
+        if found.any():
+            logging.getLogger("kvision").warning(
+                "segment_by_saliency: %s of image %s is object, so GrabCut could not part it from the ground. Choose "
+                "another target= or saliency=, or other quantiles foreground= and background=.",
+                what,
+                ", ".join(map(str, np.flatnonzero(found).tolist())),
+            )
 
 
 def _gradient(model, images, target, preprocess, batch_size):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.visualize import segment_by_saliency
+from kvision.visualize import saliency_segmentation, segment_by_saliency
 
 layers = keras.layers
 SIZE = 48
@@ -87,6 +87,20 @@ def test_maps_of_any_technique_on_grey_images():
     masks = segment_by_saliency(model, np.stack([grey, grey]), saliency=np.stack([saliency, saliency]), iterations=1)
     assert iou(masks[0], truth) > 0.9
     assert (masks[0] == masks[1]).all()
+
+
+def test_masks_without_an_object_and_without_a_ground_are_named(caplog, monkeypatch):
+    """OpenCV's cut is replaced, as which images it cannot part is its own affair."""
+    image, truth = scene()
+    cuts = iter([truth, np.zeros_like(truth), np.ones_like(truth), np.zeros_like(truth)])
+    monkeypatch.setattr(saliency_segmentation, "_segment", lambda *_: next(cuts))
+    segment_by_saliency(red_detector(), np.stack([image] * 4), target=0)
+    told = [record.getMessage() for record in caplog.records if "segment_by_saliency" in record.getMessage()]
+    assert len(told) == 2
+    assert "no pixel of image 1, 3 is object" in told[0] and "every pixel of image 2 is object" in told[1]
+    caplog.clear()
+    saliency_segmentation._tell_of_empty(truth[None])
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
