@@ -27,6 +27,7 @@ from kvision.visualize.images import check_differentiable, checked_images
 from kvision.visualize.pixels import pixel_scale
 from kvision.visualize.places import check_built
 from kvision.visualize.probe import Probe
+from kvision.visualize.progress import progress
 from kvision.visualize.targets import check_unit, class_indices
 
 NOISE = (8.0, 32.0, 64.0, 128.0)  # deviations in pixels of 0…255 of a start; the next one while a unit is dead at it
@@ -148,10 +149,14 @@ def activation_maximization(
         is_due = blur and (step + 1) % blur_every == 0 and step + blur_every < steps
         return blurred(pixels, blur) if is_due else pixels
 
-    for deviation in NOISE[1:]:
-        if not (dead := is_dead(start)).any():
-            break
-        start[dead] = _grey(deviation, noise, shape)[dead]
+    is_stopped = True
+    for attempt in progress(range(2)):  # a Ctrl-C in the first, which traces, leaves out the second
+        is_stopped = attempt == 0
+        for deviation in NOISE[1:] if is_stopped else ():
+            if not (dead := is_dead(start)).any():
+                break
+            start[dead] = _grey(deviation, noise, shape)[dead]
+    steps = 0 if is_stopped else steps
     pixels, rows = minimize(loss, start, steps, optimizer=optimizer, project=project, verbose=verbose)
     if (dead := is_dead(pixels)).any():
         logging.getLogger("kvision").warning(

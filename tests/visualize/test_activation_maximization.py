@@ -192,12 +192,12 @@ def test_a_unit_that_is_dead_on_grey_begins_at_a_stronger_noise(caplog):
     kernel[0, 10] = 1
     model.get_layer("differences").set_weights([kernel, np.array([-80.0] * 10 + [-1e4])])
     model.get_layer("scores").set_weights([np.repeat(np.eye(2), (10, 1), axis=0)])
-    for seed in range(3):
+    for seed in range(2):
         caplog.clear()
         found = activation_maximization(model, [1, 0], bounds=(0, 255), steps=40, seed=seed, **OFF)
         assert found.history["score"][-1, 1] > 100
         assert found.history["score"][-1, 0] == 0
         (record,) = caplog.records
         assert "the score of unit 1 has no gradient at the end" in record.getMessage()
-    again = activation_maximization(model, [1, 0], bounds=(0, 255), steps=40, seed=2, **OFF)
+    again = activation_maximization(model, [1, 0], bounds=(0, 255), steps=40, seed=1, **OFF)
     assert_close(again.images, found.images)
