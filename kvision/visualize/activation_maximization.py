@@ -149,14 +149,13 @@ def activation_maximization(
         is_due = blur and (step + 1) % blur_every == 0 and step + blur_every < steps
         return blurred(pixels, blur) if is_due else pixels
 
-    is_stopped = True
-    for attempt in progress(range(2)):  # a Ctrl-C in the first, which traces, leaves out the second
-        is_stopped = attempt == 0
-        for deviation in NOISE[1:] if is_stopped else ():
-            if not (dead := is_dead(start)).any():
-                break
-            start[dead] = _grey(deviation, noise, shape)[dead]
-    steps = 0 if is_stopped else steps
+    waking = progress(NOISE[1:])  # which traces: a Ctrl-C there gives the images as they begin
+    for deviation in waking:
+        if not (dead := is_dead(start)).any():
+            break
+        start[dead] = _grey(deviation, noise, shape)[dead]
+    steps = 0 if waking.stopped else steps
+    waking.close()
     pixels, rows = minimize(loss, start, steps, optimizer=optimizer, project=project, verbose=verbose)
     if (dead := is_dead(pixels)).any():
         logging.getLogger("kvision").warning(

@@ -2,7 +2,6 @@
 
 import typing
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -10,7 +9,7 @@ from kvision.drawing import confusion_chart, grid, reliability_diagram
 from kvision.metrics.calibration import Calibration
 from kvision.visualize.images import checked_images
 from kvision.visualize.interpretation import Interpretation, enlarged, visible
-from kvision.visualize.logits import logit_changes, look_like_probabilities
+from kvision.visualize.logits import ends, look_like_probabilities
 from kvision.visualize.probe import Probe
 
 SIDE = 204  # pixels of the longer side of an image in a grid
@@ -214,21 +213,18 @@ class ClassifierInterpretation(Interpretation):
                 f"{name} is a classifier: expected labels [b] or one-hot [b, classes], got targets with "
                 f"{sorted(targets.keys())}. Boxes are for detectors."
             )
-        ending = _ending(self.model)
+        kinds = {kind for _, _, kind in ends(self.model)}
         self._probe = Probe(self.model, preprocess=self.preprocess)
         images = checked_images(self.model, images, self.preprocess)
         self._size = len(images)
         outputs = self._outputs(images)
         self.num_classes = max(outputs.shape[1], 2)
-        if ending == "sigmoid" and outputs.shape[1] > 1:
+        if "sigmoid" in kinds and outputs.shape[1] > 1:
             raise ValueError(
                 f"{name} ends in a sigmoid for each of {outputs.shape[1]} classes, which says nothing of the others: "
                 "expected one class an image, by a softmax or logits."
             )
-        self._are_probabilities = ending is None and (
-            look_like_probabilities(outputs)
-            or (outputs.shape[1] == 1 and outputs.min() >= 0 and outputs.max() <= 1 and not _is_known(self.model))
-        )
+        self._are_probabilities = not kinds and look_like_probabilities(outputs, self.model)
         self._labels_of(targets, len(images), 0)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
@@ -321,19 +317,3 @@ class ClassifierInterpretation(Interpretation):
                 f"classes of {self.model.name}."
             )
         return labels
-
-
-def _is_known(model):
-    """Whether the graph of a model tells that it gives logits, since nothing in it ends in probabilities."""
-    return isinstance(model, keras.Sequential) or bool(getattr(model, "outputs", None))
-
-
-def _ending(model):
-    """`"softmax"` or `"sigmoid"`, if the graph of a model ends in that; else None."""
-    row = np.array([[-2.0, 0.0, 3.0]], "float32")
-    for operation, attribute, _ in logit_changes(model):
-        function = operation if attribute == "call" else getattr(operation, attribute)
-        outputs = np.asarray(ops.convert_to_numpy(function(ops.convert_to_tensor(row))), "float64")
-        sums = outputs.sum(), np.exp(outputs).sum()  # of a softmax, and of a log-softmax
-        return "softmax" if np.isclose(sums, 1, atol=1e-2).any() else "sigmoid"
-    return None

@@ -12,7 +12,7 @@ from kvision._keras import layers_of, replaced
 from kvision.ops import traced, value_and_gradients
 from kvision.relus import bare_relus, relu_attribute
 from kvision.visualize.logits import logit_changes
-from kvision.visualize.places import find_place
+from kvision.visualize.places import check_built, find_place
 
 LOSS_SCALE = 1024.0  # of a float16 network: without it small gradients become 0 in the layers
 
@@ -57,11 +57,7 @@ class Probe:
     """
 
     def __init__(self, model, layers=(), *, preprocess=None, relu=None, logits=True, changes=()):
-        if not isinstance(model, keras.Model) or not model.built:
-            raise ValueError(
-                f"Expected a built keras.Model, got {type(model).__name__}. Call it on a batch, or give it a "
-                "keras.Input, before looking into it."
-            )
+        check_built(model)
         self.model = model
         self.preprocess = preprocess
         given = [layer if isinstance(layer, tuple) else (layer, None) for layer in layers]
