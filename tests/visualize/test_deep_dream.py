@@ -109,10 +109,10 @@ def test_octaves_by_themselves(model):
         return images
 
     deep_dream(model, np.ones((100, 150, 3)), "conv", steps=1, preprocess=preprocess, seed=0)
-    assert sizes == [(71, 107), (100, 150)]
+    assert sizes[1:] == [(71, 107), (100, 150)]  # the first call tries it on the image
     sizes.clear()
     deep_dream(convolution((30, 36)), IMAGE, "conv", steps=1, preprocess=preprocess, seed=0)
-    assert sizes == [(30, 36)]
+    assert sizes[1:] == [(30, 36)]
 
 
 @SLOW

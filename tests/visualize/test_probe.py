@@ -457,14 +457,6 @@ def test_chunks_have_one_size_and_lose_nothing():
         in_chunks(double, 0, x)
 
 
-@pytest.fixture
-def plain_ctrl_c():
-    """Python's own handler, whatever a loop of another test left."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
-
-
 def test_ctrl_c_ends_a_loop_after_the_present_step(plain_ctrl_c, capsys):
     done = []
     for step in progress(range(10), verbose=1):
