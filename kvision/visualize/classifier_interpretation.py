@@ -9,8 +9,9 @@ from kvision.drawing import confusion_chart, grid, reliability_diagram
 from kvision.metrics.calibration import Calibration
 from kvision.visualize.images import checked_images
 from kvision.visualize.interpretation import Interpretation, enlarged, visible
-from kvision.visualize.logits import ends, look_like_probabilities
+from kvision.visualize.logits import ends
 from kvision.visualize.probe import Probe
+from kvision.visualize.targets import gives_probabilities
 
 SIDE = 204  # pixels of the longer side of an image in a grid
 LONG = 24  # letters of two names, from which each has a line of its own
@@ -224,7 +225,7 @@ class ClassifierInterpretation(Interpretation):
                 f"{name} ends in a sigmoid for each of {outputs.shape[1]} classes, which says nothing of the others: "
                 "expected one class an image, by a softmax or logits."
             )
-        self._are_probabilities = not kinds and look_like_probabilities(outputs, self.model)
+        self._are_probabilities = not kinds and gives_probabilities(self._probe, outputs, images)
         self._labels_of(targets, len(images), 0)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(

@@ -12,10 +12,10 @@ from keras import ops
 
 from kvision.visualize.gradient import chunks_with_progress
 from kvision.visualize.images import checked_images
-from kvision.visualize.logits import ends, look_like_probabilities
+from kvision.visualize.logits import ends
 from kvision.visualize.occlusion import fill_colours
 from kvision.visualize.probe import Probe
-from kvision.visualize.targets import class_indices
+from kvision.visualize.targets import chunks, class_indices, gives_probabilities
 
 BLUR = 1 / 20  # deviation as a fraction of the shorter side: 11 pixels of 224
 
@@ -84,7 +84,7 @@ def insertion_deletion(
     blurred = _blurred(images, BLUR * min(images.shape[1:3]))
     ranks = _ranks(maps)
     counts = np.round(np.linspace(0, maps[0].size, steps + 1)).astype(int)
-    probabilities = _probabilities(model, preprocess)
+    probabilities = _probabilities(model, preprocess, next(chunks(batch_size, images))[0])
     curves = np.full((len(images), 2, steps + 1), np.nan)
     points = np.arange(curves.size)
     for rows, count in chunks_with_progress(batch_size, verbose, points):
@@ -102,17 +102,18 @@ def insertion_deletion(
     return InsertionDeletion(areas[:, 0], areas[:, 1], curves[:, 0], curves[:, 1], fractions)
 
 
-def _probabilities(model, preprocess):
+def _probabilities(model, preprocess, images):
     """A function from images to probabilities [b, classes] as a NumPy array; a model of one output has two classes."""
     probe = Probe(model, preprocess=preprocess, logits=False)
     kinds = {kind for _, _, kind in ends(model)}
+    are_logits = not kinds and not gives_probabilities(probe, ops.convert_to_numpy(probe(images).outputs), images)
 
     def run(images):
         outputs = ops.cast(probe(images).outputs, "float32")
         is_single = outputs.shape[1] == 1
         if "log_softmax" in kinds:
             outputs = ops.exp(outputs)
-        elif not kinds and not look_like_probabilities(ops.convert_to_numpy(outputs), model):
+        elif are_logits:
             outputs = ops.sigmoid(outputs) if is_single else ops.softmax(outputs, axis=-1)
         outputs = ops.convert_to_numpy(outputs)
         return np.concatenate([1 - outputs, outputs], axis=1) if is_single else outputs

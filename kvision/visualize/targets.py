@@ -8,6 +8,8 @@ from keras import ops
 
 from kvision.visualize.logits import look_like_probabilities
 
+NOISE = 1e4  # deviation of images such as none is
+
 
 def class_indices(probe, images, target, batch_size=32, probabilities=False):
     """The class of each image as int32 [b]: as given, or the one with the highest logit.
@@ -32,7 +34,7 @@ def class_indices(probe, images, target, batch_size=32, probabilities=False):
             "[b]."
         )
     outputs = np.concatenate([ops.convert_to_numpy(each) for each in outputs])[: len(images)]
-    is_probable = look_like_probabilities(outputs, probe.model)
+    is_probable = gives_probabilities(probe, outputs, next(chunks(batch_size, images))[0])
     if is_probable and not probabilities:
         raise ValueError(
             f"{name} gives probabilities, whose gradient vanishes where it is sure, and its softmax or sigmoid was not "
@@ -53,6 +55,20 @@ def class_indices(probe, images, target, batch_size=32, probabilities=False):
     if wrong.size:
         raise ValueError(f"{name} has the classes 0 to {classes - 1}: got target {int(wrong[0])}.")
     return np.broadcast_to(given, (len(images),)).astype("int32")
+
+
+def gives_probabilities(probe, outputs, images):
+    """Whether the outputs of a model are probabilities, where no end of its graph told: they stay so for any images.
+
+    Args:
+        probe: A `Probe` of it.
+        outputs: [n, classes], in NumPy.
+        images: A chunk of images, whose form is that of noise in which logits would leave [0, 1].
+    """
+    if not look_like_probabilities(outputs, probe.model):
+        return False
+    noise = np.random.default_rng(0).normal(0, NOISE, images.shape).astype("float32")
+    return look_like_probabilities(ops.convert_to_numpy(probe(noise).outputs), probe.model)
 
 
 def target_score(probe, images, target, batch_size=32, probabilities=False):

@@ -79,7 +79,7 @@ def test_stopped_it_gives_the_first_images(summing):
 
     def prepare(x):
         calls.append(1)
-        if len(calls) == 3:  # tried on one image, traced for the classes, then for the curves
+        if len(calls) == 4:  # tried on one image, traced for the classes, for the outputs, then for the curves
             signal.raise_signal(signal.SIGINT)
         return x
 

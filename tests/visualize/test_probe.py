@@ -421,6 +421,14 @@ def test_probabilities_that_cannot_be_taken_away_are_refused(units, end):
     assert found.tolist() == (outputs.argmax(axis=1) if units > 1 else outputs[:, 0] > 0.5).astype(int).tolist()
 
 
+def test_logits_that_happen_to_lie_between_0_and_1_are_none():
+    model = Own(3, lambda x: x)
+    model.build((None, SIZE, SIZE, 3))
+    model.fc.bias.assign([0.2, 0.5, 0.4])
+    model.fc.kernel.assign(0.02 * model.fc.kernel)
+    assert class_indices(Probe(model), images(), None).tolist() == [1, 1, 1]
+
+
 def test_a_function_of_probabilities_is_a_target():
     model = Own()
     model.build((None, SIZE, SIZE, 3))
