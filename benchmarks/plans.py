@@ -310,7 +310,7 @@ COMPARISONS = [
     ),
     Comparison(
         "look-occlusion",
-        "Occlusion of one 128x128 image, 841 windows, MobileNetV2, tracing included",
+        "Occlusion of one 128x128 image, 841 windows, MobileNetV2",
         Case("kvision", "steps_visualize.py", "occlusion"),
         {"predict": Case("kvision", "steps_visualize.py", "predict-windows")},
         {"predict": 1.11},
@@ -318,7 +318,7 @@ COMPARISONS = [
     ),
     Comparison(
         "look-patches",
-        "Maximally activating patches of 32 units in 384 images, MobileNetV2 at 128 px, tracing included",
+        "Maximally activating patches of 32 units in 384 images, MobileNetV2 at 128 px",
         Case("kvision", "steps_visualize.py", "patches"),
         {"predict": Case("kvision", "steps_visualize.py", "predict")},
         {"predict": 1.11},
@@ -326,7 +326,7 @@ COMPARISONS = [
     ),
     Comparison(
         "look-codes",
-        "Codes for t-SNE of 384 images, MobileNetV2 at 128 px, tracing included",
+        "Codes for t-SNE of 384 images, MobileNetV2 at 128 px",
         Case("kvision", "steps_visualize.py", "codes"),
         {"predict": Case("kvision", "steps_visualize.py", "predict")},
         {"predict": 1.11},
