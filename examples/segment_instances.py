@@ -9,7 +9,7 @@ refine the detections of that same Mask R-CNN with a network of their own. MNC (
 names what is inside. SDS (Hariharan 2014) names regions of a segmentation tree by a network on the crops of each. All
 start from scratch, on narrow networks.
 
-NUMBERS
+There is no table here yet: it was run with `--quick` alone (2026-11-30).
 `--quick` only checks that everything runs; most of it is compilation. Needs `pip install "kvision[examples,classic]"`.
 """
 
