@@ -94,8 +94,8 @@ def deep_dream(
     rng = np.random.default_rng(seed)
     whole = scale.to_pixels(images)
     base = pixels = _resized(whole, sizes[0])
-    turns = ((size, step) for size in sizes for step in range(steps))
-    with contextlib.closing(progress(turns, len(sizes) * steps, verbose)) as running:
+    iterations = ((size, step) for size in sizes for step in range(steps))
+    with contextlib.closing(progress(iterations, len(sizes) * steps, verbose)) as running:
         for size, step in running:
             if step == 0:
                 detail = _resized(pixels - base, size)

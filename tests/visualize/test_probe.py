@@ -1,8 +1,6 @@
 """A probe looks into any model, at any depth, and leaves it as it was."""
 
 import logging
-import signal
-import threading
 
 import keras
 import numpy as np
@@ -14,7 +12,6 @@ from kvision.visualize import Probe, find_place, places
 from kvision.visualize.images import check_differentiable, checked_images
 from kvision.visualize.logits import kind_of
 from kvision.visualize.probe import guided, rectified
-from kvision.visualize.progress import progress
 from kvision.visualize.targets import check_unit, class_indices, in_chunks, target_score, unit_values
 from tests.support import assert_close
 
@@ -277,7 +274,7 @@ def test_a_probe_sees_the_weights_of_the_moment():
     assert_close(probe(images()).outputs, before + 1, tolerance=(1e-4, 1e-4))
 
 
-# Images, targets, units, chunks, progress
+# Images, targets, units, chunks
 
 
 @pytest.mark.parametrize(
@@ -463,58 +460,3 @@ def test_chunks_have_one_size_and_lose_nothing():
     assert sizes == [3, 3, 3]
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         in_chunks(double, 0, x)
-
-
-def test_ctrl_c_ends_a_loop_after_the_present_step(plain_ctrl_c, capsys):
-    done = []
-    for step in progress(range(10), verbose=1):
-        if step == 3:
-            signal.raise_signal(signal.SIGINT)
-        done.append(step)
-    assert done == [0, 1, 2, 3]
-    assert "/10" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
-    with pytest.raises(KeyboardInterrupt):
-        for _ in progress(range(3)):
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
-
-
-def test_a_loop_that_broke_off_leaves_ctrl_c_alone(plain_ctrl_c):
-    held = []  # as a traceback holds what stands in a broken function
-
-    def broken():
-        held.append(progress(range(3)))
-        for _ in held[0]:
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        broken()
-    assert signal.getsignal(signal.SIGINT) is not plain_ctrl_c
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
-
-
-def test_ctrl_c_in_an_inner_loop_ends_the_outer_one_too(plain_ctrl_c):
-    outer, done = progress(range(5)), []
-    for step in outer:
-        for inner in progress(range(5)):
-            if (step, inner) == (1, 2):
-                signal.raise_signal(signal.SIGINT)
-            done.append((step, inner))
-        if outer.stopped:
-            break
-    assert done[-1] == (1, 2)
-    assert len(done) == 5 + 3
-    outer.close()
-    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
-
-
-def test_progress_works_in_other_threads():
-    done = []
-    thread = threading.Thread(target=lambda: done.extend(progress(range(3))))
-    thread.start()
-    thread.join()
-    assert done == [0, 1, 2]
