@@ -10,6 +10,7 @@ from kvision.detection.batches import detection_batches
 from kvision.detection.detector import Detector
 from kvision.drawing.canvas import scaled
 from kvision.errors import checked_names
+from kvision.visualize.places import check_built
 from kvision.visualize.progress import progress
 
 DARK = 100  # a highest value below which images are not of 0…255
@@ -71,11 +72,7 @@ class Interpretation:
                 f"Interpretation: keep and batch_size must be at least 1, got keep={keep!r} and "
                 f"batch_size={batch_size!r}."
             )
-        if not isinstance(model, keras.Model) or not model.built:
-            raise ValueError(
-                f"Interpretation: expected a built keras.Model, got {type(model).__name__}. Call it on a batch, or "
-                "give it a keras.Input, before."
-            )
+        check_built(model)
         self.model = model
         self.preprocess = preprocess
         self.keep = int(keep)
