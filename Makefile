@@ -64,6 +64,10 @@ NETWORKS_ON_JAX := (one_step_of_fit or few_steps_of_fit or save_and_load or fres
 	and not (fast_rcnn or faster_rcnn or cascade or fcn_resnet)
 NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 
+# Each operation is compiled once: the two workers, the processes they start and the next run share a folder.
+test-jax: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.venv-jax/compiled
+test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test-jax: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 test-jax: .venv-jax/.jax
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" $(ON_JAX)
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) --durations=5 $(ARGS) -m "$(NOT_ON_JAX)" \
