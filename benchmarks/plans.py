@@ -204,6 +204,15 @@ COMPARISONS = [
         note="One training each, timed while it is built: a run beside other work is not told from a quiet one.",
     ),
     Comparison(
+        "shapes-efficientdet",
+        "EfficientDet at half the width of D0, from scratch until AP50 of generated shapes is 0.9, 128x128, batch 8",
+        Case("kvision", "steps_shapes.py", "efficientdet"),
+        {"kyolo's YOLOv9t": Case("keras_hub", "steps_shapes.py", "yolov9t")},
+        {"kyolo's YOLOv9t": 1.0},
+        rounds=1,
+        note="One training each, timed while it is built: a run beside other work is not told from a quiet one.",
+    ),
+    Comparison(
         "coco-ap",
         "COCO average precision of 5,000 images with 100 detections each",
         Case("kvision", "steps_coco.py", "kvision:5000"),

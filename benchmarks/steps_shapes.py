@@ -34,6 +34,18 @@ def retinanet():
     return model, lambda images, targets: (images, targets), model.predict_on_batch
 
 
+def efficientdet():
+    """That of `examples/detect_shapes.py`: D0 at half the width and two cells."""
+    from kvision import applications
+
+    shape, levels = (SIZE, SIZE, 3), ("C3", "C4", "C5")
+    narrow = {"width": 0.5, "norm": "group", "padding": "same"}
+    backbone = applications.EfficientNet("b0", include_top=False, input_shape=shape, features=levels, **narrow)
+    small = {"channels": 48, "cells": 2, "depth": 2}
+    model = applications.EfficientDet("d0", input_shape=shape, classes=CLASSES, backbone=backbone, **small)
+    return model, lambda images, targets: (images, targets), model.predict_on_batch
+
+
 def kyolo(name):
     """A YOLO of kyolo, by its own `fit`; it takes images of 0…1 and a mask of the rows that are boxes."""
 
@@ -91,7 +103,7 @@ def until_it_detects(build):
     return factory
 
 
-CASES = {"retinanet": until_it_detects(retinanet)}
+CASES = {"retinanet": until_it_detects(retinanet), "efficientdet": until_it_detects(efficientdet)}
 CASES["yolov9t"] = until_it_detects(kyolo("yolov9t"))  # its smallest
 
 if __name__ == "__main__":

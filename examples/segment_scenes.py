@@ -25,29 +25,60 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from kvision.applications import FCN, MultiscaleNet, RecurrentCNN, multiscale_net
+from kvision.applications import (
+    FCN,
+    FCNResNet50,
+    MultiscaleNet,
+    PatchClassifier,
+    RecurrentCNN,
+    multiscale_net,
+    patch_classifier,
+)
 from kvision.metrics import MeanIoU
 
 CLASSES = ("background", *digits.CLASSES)
-COLOURS = {"fcn8s": "#2b7bba", "multiscale": "#3f9b57", "recurrent": "#d1453b"}
+COLOURS = {
+    "fcn32s": "#9ecae1",
+    "fcn16s": "#5aa2cf",
+    "fcn8s": "#1f5f99",
+    "fcn_resnet50": "#8a5fb0",
+    "patches": "#c98a2b",
+    "multiscale": "#3f9b57",
+    "recurrent": "#d1453b",
+}
 
 
 def networks(size):
-    """`{name: builder}` for images of this side, narrow enough for two cores."""
+    """`{name: builder}` for images of this side, narrow enough for two cores, but for the ResNet."""
     shared = {"input_shape": (size, size, 3), "classes": len(CLASSES)}
+    vgg = {"depths": (1, 1, 2, 2, 2), "widths": (16, 32, 64, 64, 64), "units": 128, "norm": "group"}
     return {
-        "fcn8s": lambda: FCN(
-            "8s", depths=(1, 1, 2, 2, 2), widths=(16, 32, 64, 64, 64), units=128, norm="group", **shared
-        ),
+        "fcn32s": lambda: FCN("32s", **vgg, **shared),
+        "fcn16s": lambda: FCN("16s", **vgg, **shared),
+        "fcn8s": lambda: FCN("8s", **vgg, **shared),
+        "fcn_resnet50": lambda: FCNResNet50(norm="group", **shared),
+        "patches": lambda: patch_classifier.dense(patches(), size),
         "multiscale": lambda: MultiscaleNet(filters=(16, 32, 64), hidden_units=128, **shared),
         "recurrent": lambda: RecurrentCNN(filters=(16, 32), all_passes=True, **shared),
     }
 
 
+def patches():
+    """A classifier of windows of 39 pixels."""
+    return PatchClassifier(
+        input_shape=(39, 39, 3),
+        classes=len(CLASSES),
+        classifier_activation=None,
+        widths=(24, 32, 48),
+        kernel_sizes=(4, 3, 3),
+        units=96,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=COLOURS, action="append", help="may be given again; none: all")
-    parser.add_argument("--minutes", type=float, default=5, help="of training, for each network")
+    parser.add_argument("--minutes", type=float, default=3, help="of training, for each network")
     parser.add_argument("--scenes", type=int, default=2000, help="to train on")
     parser.add_argument("--size", type=int, default=64, help="side of a scene, in pixels")
     parser.add_argument("--run", default="runs/segment_scenes", help="folder of the plot")
