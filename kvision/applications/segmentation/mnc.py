@@ -19,6 +19,7 @@ from kvision.detection.assigner import Assigner
 from kvision.detection.backbone import backbone_maps, backbone_preprocessing, choose_norms
 from kvision.detection.detector import Detector
 from kvision.detection.network_cascade import NetworkCascadeHead, check_stages, dense_mask_head, joint_class_head
+from kvision.errors import choose
 from kvision.layers import RoIWarp
 from kvision.ops.anchors import RATIOS
 
@@ -35,6 +36,7 @@ def MNC(
     input_shape=(512, 512, 3),
     classes=20,
     backbone=None,
+    level="C4",
     weights=None,
     backbone_norm="auto",
     stages=3,
@@ -61,8 +63,10 @@ def MNC(
     Args:
         input_shape: (height, width, channels), at least 32 pixels a side.
         classes: Number of classes, without a background; the paper's VOC has 20.
-        backbone: A `keras.Model` from images to a dict of maps with `"C4"`. None is the paper's VGG-16, whose C4 is
+        backbone: A `keras.Model` from images to a dict with the map `level`. None is the paper's VGG-16, whose C4 is
             conv5_3, of `backbone_norm`; of a ResNet, C4 has 1024 channels and the dense layers twice the weights.
+        level: The map that all stages share: `"C4"`, the paper's of stride 16, where objects of 40 pixels are 3 cells
+            wide; for smaller ones enlarge the images as the paper does, or take `"C3"` or `"C2"`.
         weights: None, or the path of weights of the whole detector.
         backbone_norm: Of the backbone built here: `"frozen_batch"`, `"group"`, `"batch"`, `"sync_batch"` or None, the
             paper's. `"auto"`: that in the file of `weights`, else group norm, which trains from scratch.
@@ -71,8 +75,8 @@ def MNC(
         mask_size: Cells along each side of a mask: the paper's 28, or the 21 of the authors' code.
         mask_units: Of the dense layer before the mask.
         units: Of each of the four dense layers before the class.
-        anchor_sizes: For C4, the square roots of the anchors' areas in pixels, `((128, 256, 512),)`; smaller ones for
-            smaller objects.
+        anchor_sizes: For that map, the square roots of the anchors' areas in pixels, `((128, 256, 512),)`; smaller ones
+            for smaller objects.
         anchor_ratios: Height over width of the anchors.
         num_candidates: Anchors that go on to suppression, in training and in inference; the authors' 12000 and 6000
             take longer.
@@ -96,8 +100,8 @@ def MNC(
         scores in 0…1; masks as large as the image take `detect(…, masks=True)`.
 
     Raises:
-        ValueError: on a wrong shape, another number of stages, an unknown norm, a number below 1, or a backbone without
-            C4 or with one of another stride.
+        ValueError: on a wrong shape, another number of stages, an unknown norm or level, a number below 1, or a
+            backbone without the level or with one of another stride.
 
     ```python
     detector = kvision.applications.MNC(input_shape=(256, 256, 3), classes=3, units=512, anchor_sizes=((32, 64, 128),))
@@ -106,18 +110,19 @@ def MNC(
     """
     images = image_input("MNC", input_shape, stride=32, classes=classes)
     check_stages("MNC", stages)
+    stride = choose("level of MNC", {f"C{power}": 2**power for power in range(2, 6)}, level)
     for argument, value in {"mask_size": mask_size, "mask_units": mask_units, "units": units}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"MNC: {argument} must be a whole number of at least 1, got {value!r}.")
     norms = choose_norms("MNC", backbone=backbone, weights=weights, backbone_norm=backbone_norm, norm="auto")
     preprocess = backbone_preprocessing("MNC", backbone, preprocess, imagenet.preprocess_input)
     if backbone is None:
-        backbone = VGG16(include_top=False, input_shape=input_shape, features=("C4",), norm=norms.backbone)
-    maps = backbone_maps("MNC", backbone, ("C4",), images, preprocess)
+        backbone = VGG16(include_top=False, input_shape=input_shape, features=(level,), norm=norms.backbone)
+    maps = backbone_maps("MNC", backbone, (level,), images, preprocess)
     trunk, proposals = region_proposals(
         images,
         maps,
-        ("C4",),
+        (level,),
         anchor_sizes,
         anchor_ratios,
         "level",
@@ -127,14 +132,14 @@ def MNC(
         num_samples=num_anchor_samples,
         box_gradient=BOX_GRADIENT,
     )
-    shape = (BINS, BINS, maps["C4"].shape[-1])
+    shape = (BINS, BINS, maps[level].shape[-1])
     head = NetworkCascadeHead(
         proposals,
         Assigner(matching_iou_threshold, num_samples=num_samples, positive_fraction=0.3, name="region_assigner"),
         classes,
         input_shape[:2],
-        "C4",
-        RoIWarp(BINS, spatial_scale=1 / 16, name="roi_warp"),
+        level,
+        RoIWarp(BINS, spatial_scale=1 / stride, name="roi_warp"),
         dense_mask_head(shape, mask_size, units=mask_units),
         joint_class_head(shape, classes, units=units, box=stages == 5),
         stages=stages,
