@@ -1,10 +1,12 @@
 """Weight files of Keras, compared with what the model itself would save. Only arrays are read, a model's code is not.
 
 Keras finds a layer by its class and number, `layers/conv2d_3`, and writes its name beside it. Where the numbers do not
-fit, because a layer is missing or has another class, the names decide.
+fit, because a layer is missing or has another class, the names decide; those of the builder's `renames` too, since a
+network of ours carries the names of its reference: a VGG those that an FCN knows as torchvision's.
 """
 
 import contextlib
+import functools
 import pathlib
 import zipfile
 
@@ -15,6 +17,7 @@ from kvision._keras import load_state, saved_state
 from kvision.weights.comparison import Entry, compared, weights_of
 from kvision.weights.files import MOST_EXPANSION, Refused, reading
 from kvision.weights.sources import sources_of
+from kvision.weights.torch_names import renamed
 
 
 def load_keras(model, path):
@@ -28,9 +31,14 @@ def load_keras(model, path):
         arrays, file_names = _arrays(path, file)
         beside = {group for group, values in groups.items() if values} - set(of_layers)
         arrays = {place: array for place, array in arrays.items() if not _is_beside(place[0], beside)}
-        places = _paired(own, names, arrays, file_names, bool(sources.top))
+        places = _paired(own, names, arrays, file_names, sources)
         entries = [
-            Entry(owners.get(id(value)), value, getattr(value, "path", "/".join(place)), arrays.get(places.get(place)))
+            Entry(
+                owners.get(id(value)),
+                value,
+                getattr(value, "path", "/".join(place)),
+                _fitted(value.shape, arrays.get(places.get(place))),
+            )
             for place, value in own.items()
         ]
         used = set(places.values())
@@ -131,29 +139,61 @@ class _Stored:
         return array if dtype is None else array.astype(dtype)
 
 
+class _Window:
+    """The kernel [h·w·c, out] of a dense layer as that of a convolution whose window is the flattened map."""
+
+    def __init__(self, stored, window):
+        self.shape = (*window, stored.shape[1])
+        self.dtype = stored.dtype
+        self._stored = stored
+
+    def __array__(self, dtype=None, copy=None):
+        return self._stored.__array__(dtype).reshape(self.shape)
+
+
+def _fitted(shape, stored):
+    """What the file has for a weight of that shape; a dense kernel as a window where one is wanted."""
+    is_dense = stored is not None and len(shape) == 4 and len(stored.shape) == 2
+    if is_dense and stored.shape[0] == shape[0] * shape[1] * shape[2]:
+        return _Window(stored, tuple(shape[:3]))
+    return stored
+
+
 def _is_beside(group, beside):
     """Whether an array belongs to an optimizer, a metric, a random generator or the preprocessing a network carries."""
     parts = group.split("/")
     return group in beside or parts[0] == "optimizer" or "preprocessing" in parts or "seed_generator" in group
 
 
-def _paired(own, names, arrays, file_names, by_name):
-    """`{our place: the file's}` by the rule that makes most shapes fit: Keras's own, or the names of the layers."""
-    rules = [lambda place, names: place]
-    if by_name:
-        rules += [_named, lambda place, names: (names.get(place[0]), place[1])]
+def _paired(own, names, arrays, file_names, sources):
+    """`{our place: the file's}` by the rule that makes most shapes fit: Keras's own, the names of the layers, or the
+    names of a related network's layers."""
+    rules = [(_same, _same)]
+    if sources.top:
+        related = [functools.partial(_related, table) for table in sources.renames.values()]
+        rules += [(_named, _named), *((rule, functools.partial(_related, ())) for rule in related)]
     best, most = {}, (-1, 0)
-    for rule in rules:
-        ours, theirs = (
-            {rule(place, known): place for place in some} for some, known in ((own, names), (arrays, file_names))
-        )
+    for our_rule, their_rule in rules:
+        ours = {our_rule(place, names): place for place in own}
+        theirs = {their_rule(place, file_names): place for place in arrays}
         if len(ours) < len(own) or len(theirs) < len(arrays):  # a name that comes twice
             continue
         pairs = {ours[key]: theirs[key] for key in ours if key in theirs}
-        fitting = sum(tuple(own[place].shape) == tuple(arrays[other].shape) for place, other in pairs.items())
+        fitting = sum(
+            tuple(own[place].shape) == tuple(_fitted(own[place].shape, arrays[other]).shape)
+            for place, other in pairs.items()
+        )
         if (score := (fitting, fitting - len(pairs))) > most:
             best, most = pairs, score
     return best
+
+
+def _same(place, names):
+    return place
+
+
+def _related(table, place, names):
+    return renamed(".".join(_named(place, names)), table)
 
 
 def _named(place, names):

@@ -50,8 +50,8 @@ def load_torch(model, state_dict_or_path, source=None, prefix=None):
         state_dict_or_path: `{key: array or tensor}`, as torch's `module.state_dict()` gives it; or the path of a
             `.safetensors` file or the `.safetensors.index.json` of one in parts (need no torch), or a `.pth`, `.pt`,
             `.bin`, `.ckpt` or `.pth.tar` file (need torch).
-        source: Whose names the keys are: `"torchvision"`, `"timm"`, `"transformers"`, `"effdet"` or `"detr"`; None
-            takes the one by which most weights are found.
+        source: Whose names the keys are: `"torchvision"`, `"timm"`, `"transformers"`, `"effdet"`, `"detr"` or
+            `"torchfcn"`; None takes the one by which most weights are found.
         prefix: Where in the file the network lies, such as `"student."`; None looks for it.
 
     Returns:

@@ -13,7 +13,8 @@ class Published:
     Args:
         repository, file: On the Hugging Face Hub; or an address (`"https://…"`) and a file below it, whose name ends in
             `-` and the first digits of its sha256.
-        source: Whose names the file carries: `"torchvision"`, `"timm"`, `"transformers"`, `"effdet"` or `"detr"`.
+        source: Whose names the file carries: `"torchvision"`, `"timm"`, `"transformers"`, `"effdet"`, `"detr"` or
+            `"torchfcn"`.
         licence: Of the weights.
         accuracy: Published, in percent: top-1 on the 50,000 validation images of ImageNet; of a detector, the AP of
             its boxes on COCO's val2017; of semantic segmentation, the mean IoU.

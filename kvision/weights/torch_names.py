@@ -11,7 +11,7 @@ from kvision.weights.comparison import Entry, compared, weights_of
 from kvision.weights.files import MOST_EXPANSION, Refused
 from kvision.weights.sources import sources_of
 
-SOURCES = ("torchvision", "timm", "transformers", "effdet", "detr")
+SOURCES = ("torchvision", "timm", "transformers", "effdet", "detr", "torchfcn")
 
 # How a weight of ours is called in torch. Others keep their name.
 LEAVES = {

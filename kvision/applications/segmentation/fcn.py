@@ -23,6 +23,7 @@ from kvision.applications.classification import imagenet, vgg
 from kvision.errors import choose
 from kvision.layers import BilinearUpsampling
 from kvision.layers.conventions import conventions
+from kvision.network import Preprocessing
 
 # Figure 3: which pooled maps are scored as well; and what they are multiplied with first.
 _VGG16 = {"depths": (2, 2, 3, 3, 3), "widths": (64, 128, 256, 512, 512), "units": 4096}
@@ -39,7 +40,8 @@ VARIANTS = {
     },
 }
 
-# The layers of VGG-16's classifier, as torchvision and timm call them.
+# The layers of VGG-16's classifier, as torchvision and timm call them; and those of its stages, as the authors and the
+# package torchfcn do, where their indices are known.
 RENAMES = {
     "torchvision": [(r"^fc6\.", "classifier.0."), (r"^fc7\.", "classifier.3."), (r"^score_fr\.", "classifier.6.")],
     "timm": [(r"^fc6\.", "pre_logits.fc1."), (r"^fc7\.", "pre_logits.fc2."), (r"^score_fr\.", "head.fc.")],
@@ -50,9 +52,17 @@ TOP = ("score_fr", "score_pool4", "score_pool3", *UPSAMPLINGS)
 
 PROOF = "the authors' nets written out in torch, fed the same weights; VGG-16 at 224 pixels"
 
+_MINUS_MEAN = Preprocessing(value_range=(0.0, 255.0), mean=(104.00698793, 116.66876762, 122.67891434))
+
 SMALLEST_BORDER = 81  # pixels; with fewer, a window of fc6 has no room above the first pixel
 
 preprocess_input = imagenet.preprocess_input
+
+
+@keras.saving.register_keras_serializable("kvision")
+def caffe_input(images):
+    """RGB images of 0…255 as the authors' nets see them: BGR minus the mean of ImageNet, not scaled."""
+    return _MINUS_MEAN(images[..., ::-1])
 
 
 def FCN(
@@ -78,8 +88,10 @@ def FCN(
     Args:
         variant: A row of `VARIANTS`: `"32s"`, `"16s"`, `"8s"`, `"8s-at-once"`.
         weights: None; `"imagenet"`, VGG-16's (with batch norm, those of that form): its dense layers become fc6 and
-            fc7, the scores start fresh, unless `classes` is 1000; or the path of a weight file: of VGG-16 in torch's
-            layout, or of a network of this file, also of another variant, such as 32s to start 16s from.
+            fc7, the scores start fresh, unless `classes` is 1000; or the path of a weight file: of a VGG-16, ours or in
+            torch's layout; of a network of this file, also of another variant, such as 32s to start 16s from; or of
+            the package torchfcn, as which the authors' nets are spread. The latter were trained with `padding=100`,
+            and on images in Caffe's form: set `model.preprocessing = fcn.caffe_input`.
         input_shape: (height, width, channels), at least 32 pixels, of any parity.
         classes: Number of classes, the background among them: labels are 0 to `classes - 1`.
         norm: None, `"batch"`, `"sync_batch"`, `"group"` or `"frozen_batch"`, after the convolutions of
@@ -171,7 +183,19 @@ def FCN(
     )
     is_vgg16 = (tuple(row["depths"]), tuple(row["widths"]), row["units"]) == tuple(_VGG16.values())
     form = {None: "16", "group": None}.get(norm, "16 with batch norm") if is_vgg16 else None
-    return finish(model, weights, vgg.WEIGHTS.get(form), RENAMES, top=TOP)
+    renames = RENAMES if norm is not None else RENAMES | {"torchfcn": _stage_names(row["depths"])}
+    return finish(model, weights, vgg.WEIGHTS.get(form), renames, top=TOP)
+
+
+def _stage_names(depths):
+    """Rules from the indices of VGG's layers to numbers by stage: conv1_1, conv1_2, conv2_1 and so on."""
+    rules, index = [], 0
+    for stage, depth in enumerate(depths, start=1):
+        for number in range(1, depth + 1):
+            rules.append((rf"^features\.{index}\.", f"conv{stage}_{number}."))
+            index += 2  # a convolution and its activation
+        index += 1
+    return rules
 
 
 def _border(padding):

@@ -116,8 +116,8 @@ def scores_of(model):
     return keras.Model(model.input, model.get_layer("score_fr").output)
 
 
-@pytest.mark.parametrize("source", ["torchvision", "timm"])
-def test_dense_layers_of_vgg_become_convolutions(source):
+@pytest.mark.parametrize("source", ["torchvision", "timm", "keras"])
+def test_dense_layers_of_vgg_become_convolutions(source, tmp_path):
     """Equal scores at 224 pixels, where the window of fc6 is the whole map."""
     size = {"input_shape": (224, 224, 3), "classes": 3}
     vgg = A.VGG("tiny", classifier_activation=None, **size)
@@ -130,22 +130,89 @@ def test_dense_layers_of_vgg_become_convolutions(source):
             state[f"{theirs}.weight"] = dense.reshape(len(dense), -1, *windows[f"{theirs}.weight"])
     weights.load_torch(vgg, state)
     fcn = A.FCN("tiny", upsampling="fixed", **size)
-    weights.load_torch(fcn, state)
+    if source == "keras":
+        vgg.save_weights(tmp_path / "vgg.weights.h5")
+        weights.load(fcn, tmp_path / "vgg.weights.h5")
+    else:
+        weights.load_torch(fcn, state)
     images = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype("float32")
     want = keras.ops.convert_to_numpy(vgg(images))
     got = keras.ops.convert_to_numpy(scores_of(fcn)(images))[:, CENTER, CENTER]
     assert_close(got / np.abs(want).max(), want / np.abs(want).max())
 
 
-def test_other_classes_and_skips_start_fresh(capsys):
-    state = torch_state(A.VGG("tiny", input_shape=(224, 224, 3), classes=7))
-    model = A.FCN("tiny", input_shape=(64, 64, 3), classes=3)
-    weights.load_torch(model, state)
+@pytest.mark.parametrize("is_keras", [False, True], ids=["torch", "keras"])
+def test_other_classes_and_skips_start_fresh(is_keras, capsys, tmp_path):
+    vgg = A.VGG("tiny", input_shape=(224, 224, 3), classes=7, norm="batch")
+    state = torch_state(vgg)
+    model = A.FCN("tiny", input_shape=(64, 64, 3), classes=3, norm="batch")
+    if is_keras:
+        weights.load_torch(vgg, state)
+        vgg.save(tmp_path / "vgg.keras")
+        weights.load(model, tmp_path / "vgg.keras")
+    else:
+        weights.load_torch(model, state)
     told = capsys.readouterr().out
     assert "score_fr starts fresh: the file has another number of classes" in told
     assert "score_pool4" in told
     assert not np.any(model.get_layer("score_fr").kernel)
     assert_close(model.get_layer("fc7").bias, state["classifier.3.bias"])
+    assert_close(model.get_layer("features.1").moving_mean, state["features.1.running_mean"])
+
+
+def test_a_dense_layer_of_another_size_is_no_window(tmp_path):
+    A.VGG("tiny", input_shape=(224, 224, 3), classes=3, units=16).save_weights(tmp_path / "vgg.weights.h5")
+    with pytest.raises(ValueError, match=r"fc7/kernel: wants \(1, 1, 32, 32\), the file gives \(16, 16\)"):
+        A.FCN("tiny", input_shape=(64, 64, 3), classes=3, weights=tmp_path / "vgg.weights.h5")
+
+
+# Which layer of ours is what in the package torchfcn, whose files hold the authors' nets.
+TORCHFCN = {
+    "conv1_1": 0,
+    "conv1_2": 2,
+    "conv2_1": 5,
+    "conv2_2": 7,
+    "conv3_1": 10,
+    "conv3_2": 12,
+    "conv3_3": 14,
+    "conv4_1": 17,
+    "conv4_2": 19,
+    "conv4_3": 21,
+    "conv5_1": 24,
+    "conv5_2": 26,
+    "conv5_3": 28,
+}
+
+
+def torchfcn_state(variant):
+    model = A.FCN(variant, input_shape=(64, 64, 3), **SMALL | {"depths": (2, 2, 3, 3, 3)})
+    state = torch_state(model)
+    for name, index in TORCHFCN.items():
+        for leaf in ("weight", "bias"):
+            state[f"{name}.{leaf}"] = state.pop(f"features.{index}.{leaf}")
+    return model, state
+
+
+def test_files_of_torchfcn_load_and_a_coarser_one_starts_a_finer(capsys):
+    coarse, state = torchfcn_state("16s")
+    assert not [key for key in state if "features" in key]
+    weights.load_torch(coarse, state)  # whose names they are is found
+    assert_close(coarse.get_layer("features.26").kernel, state["conv5_2.weight"].transpose(2, 3, 1, 0))
+    assert_close(coarse.get_layer("upscore16").kernel, state["upscore16.weight"].transpose(2, 3, 1, 0))
+    assert capsys.readouterr().out == ""
+    fine, _ = torchfcn_state("8s")
+    weights.load_torch(fine, {"model_state_dict": state, "epoch": 3}, source="torchfcn")
+    assert "upscore_pool4, score_pool3, upscore8 start fresh" in capsys.readouterr().out
+    assert_close(fine.get_layer("features.26").kernel, state["conv5_2.weight"].transpose(2, 3, 1, 0))
+    assert_close(fine.get_layer("score_pool4").bias, state["score_pool4.bias"])
+
+
+def test_the_input_of_the_authors_nets_is_saved_with_the_model(tmp_path):
+    model = A.FCN("tiny", input_shape=(32, 32, 3))
+    model.preprocessing = A.fcn.caffe_input
+    model.save(tmp_path / "net.keras")
+    prepared = keras.saving.load_model(tmp_path / "net.keras").preprocessing(np.array([[[255, 100, 0]]], "uint8"))
+    assert_close(prepared, [[[0 - 104.00699, 100 - 116.66877, 255 - 122.67892]]])
 
 
 def test_a_coarser_variant_starts_a_finer_one(tmp_path):
