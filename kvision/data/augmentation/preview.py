@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from kvision.contract import paste_masks
 from kvision.data.augmentation.samples import LABEL_MAP_FILL, take_apart
-from kvision.drawing import MASK_OPACITY, PALETTE, detections, grid
+from kvision.drawing import class_colour, detections, grid, legend_strip, segmentation
+from kvision.drawing.canvas import name_of
 from kvision.errors import checked_names
 
 
@@ -21,7 +22,8 @@ def preview(dataset, count=6, *, classes=None):
         classes: Names of the classes; None takes those of the data set, or numbers.
 
     Returns:
-        [height, width, 3] uint8, a row for each sample: as it was, as it becomes. `PIL.Image.fromarray(...).save(path)`
+        [height, width, 3] uint8, a row for each sample: as it was, as it becomes; below label maps, drawn as by
+        `kvision.drawing.segmentation`, a legend of the classes in them. `PIL.Image.fromarray(...).save(path)`
         keeps it, `matplotlib.pyplot.imshow` shows it.
 
     Raises:
@@ -49,7 +51,15 @@ def preview(dataset, count=6, *, classes=None):
         _check_labels(pairs, classes)
     drawn = [draw(sample, classes) for pair in pairs for sample in pair]
     images, captions = zip(*drawn, strict=True)
-    return grid(images, columns=2, captions=captions)
+    drawn = grid(images, columns=2, captions=captions)
+    entries = [(class_colour(label), name_of(label, classes)) for label in _mapped_labels(pairs)]
+    return np.concatenate([drawn, legend_strip(entries, drawn.shape[1])]) if entries else drawn
+
+
+def _mapped_labels(pairs):
+    """The labels that the label maps hold, ascending."""
+    maps = [take_apart(sample)[1].get("label_map", LABEL_MAP_FILL) for pair in pairs for sample in pair]
+    return sorted(set().union(*(np.unique(labels).tolist() for labels in maps)) - {LABEL_MAP_FILL})
 
 
 def _check_labels(pairs, classes):
@@ -93,10 +103,7 @@ def draw(sample, classes=None):
         image = detections(image, targets["boxes"][rows], targets["labels"][rows], masks=masks, classes=classes)
         return image, f"{size}, {rows.sum()} objects"
     if "label_map" in targets:
-        known = targets["label_map"] != LABEL_MAP_FILL
-        colors = np.array(PALETTE)[targets["label_map"] % len(PALETTE)]
-        mixed = image * (1 - MASK_OPACITY) + colors * MASK_OPACITY
-        return np.where(known[..., None], mixed, image / 3), size
+        return segmentation(image, targets["label_map"], ignored_label=LABEL_MAP_FILL, legend=False), size
     if "soft_label" in targets:
         best = np.argsort(-targets["soft_label"])[:2]
         parts = (f"{_name(k, classes)} {targets['soft_label'][k]:.2f}" for k in best if targets["soft_label"][k] > 0)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from kvision import data
 from kvision.data.augmentation.preview import draw
 from kvision.data.source import Order, Source
-from kvision.drawing import grid
+from kvision.drawing import class_colour, grid, legend_strip, segmentation
 from tests.data.augmentation.samples import detection, image
 
 FLIP = [data.HorizontalFlip(rate=1.0)]
@@ -33,9 +33,19 @@ def test_each_row_is_one_sample_before_and_after(kind):
     np.testing.assert_array_equal(drawn, grid(images, columns=2, captions=captions))
 
 
+def test_label_maps_are_drawn_as_everywhere_over_one_legend():
+    labels = tf.repeat(tf.constant([[0, 8, 255]]), [20, 30, 30], axis=1)
+    sample = image(), tf.repeat(labels, 64, axis=0)
+    drawn = data.preview(data.augment(tf.data.Dataset.from_tensors(sample), FLIP), classes=[*"abcdefgh", "tree"])
+    plain = image().numpy(), sample[1].numpy()
+    halves = [segmentation(*(part[:, ::step] for part in plain), legend=False) for step in (1, -1)]
+    rows = grid(halves, columns=2, captions=["80 x 64"] * 2)
+    np.testing.assert_array_equal(drawn[: len(rows)], rows)
+    entries = [(class_colour(0), "a"), (class_colour(8), "tree")]
+    np.testing.assert_array_equal(drawn[len(rows) :], legend_strip(entries, rows.shape[1]))
+
+
 def test_every_kind_of_sample_is_drawn():
-    plain, _ = draw((image(), tf.fill([64, 80], 255)))
-    assert draw((image(), tf.fill([64, 80], 1)))[0].mean() > plain.mean()
     assert draw(image())[1] == "80 x 64"
     assert draw((image(), tf.constant([0.0, 0.25, 0.75])))[1] == "80 x 64, 2 0.75, 1 0.25"
     drawn, caption = draw(detection())
