@@ -10,7 +10,7 @@ import numpy as np
 from kvision.data.annotations import AnnotatedImage, Annotation
 from kvision.data.detection import detection_data
 from kvision.data.files import read_text, relative
-from kvision.data.label_maps import IGNORED, map_beside, read_pixels
+from kvision.data.label_maps import IGNORED, Naming, read_pixels
 from kvision.data.masks import paired
 from kvision.data.reader import reader
 from kvision.data.values import key
@@ -29,7 +29,7 @@ instance_data.__doc__ = detection_data.__doc__
 
 
 @reader(instance_data)
-def instance_masks(reading, images, instances, class_names, class_of=None, ignored_id=None, **batch):
+def instance_masks(reading, images, instances, class_names, class_of=None, ignored_id=None, suffixes=("", ""), **batch):
     """Read images beside maps of instances: each object has a number of its own, background is 0.
 
     A map has the name of its image with the ending `.png` (`.tif`, `.bmp` or `.gif`), laid out alike in its own folder;
@@ -46,9 +46,12 @@ def instance_masks(reading, images, instances, class_names, class_of=None, ignor
             - None: there is one class.
             - A folder of label maps such as VOC's `SegmentationClass`: the class of most of the object's pixels, where
               0 is the background, k the class k − 1 of `class_names`, and 255 is ignored, as are objects of it.
+            - A function of the number, which gives the name or the label of the class, or None for no object.
             - A dict `{file: {number: class}}`, or the path of a CSV file with the columns `file`, `id` and `class`.
               Files are named relative to the folder of the images, classes by their name or label.
         ignored_id: A number of the maps that is no object, such as 255 of VOC's borders; None: there is none.
+        suffixes: What ends the name of an image, and what that of its map has in its place, as of `kvision.data.masks`;
+            label maps of `class_of` may have it too.
         **batch: Of the batches.
 
     Returns:
@@ -60,6 +63,15 @@ def instance_masks(reading, images, instances, class_names, class_of=None, ignor
 
     ```python
     cells = kvision.data.instance_masks("images", "instances", ("cell",), image_size=(256, 256))
+    things = {24: "person", 26: "car"}  # Cityscapes: 26003 is a car
+    streets = kvision.data.instance_masks(
+        "leftImg8bit",
+        "gtFine",
+        ("person", "car"),
+        class_of=lambda number: things.get(number // 1000),
+        suffixes=("_leftImg8bit", "_gtFine_instanceIds"),
+        split="train",
+    )
     voc = kvision.data.instance_masks(
         "VOC2012/JPEGImages", "VOC2012/SegmentationObject", names, "VOC2012/SegmentationClass", split="train"
     )
@@ -68,9 +80,10 @@ def instance_masks(reading, images, instances, class_names, class_of=None, ignor
     names = tuple(map(str, class_names))
     if not names:
         raise ValueError("instance_masks: class_names is empty; give the names of the objects' classes.")
-    pairs = paired(reading, images, instances)
+    naming = Naming(reading.reader, suffixes)
+    pairs = paired(reading, images, instances, naming)
     images = pathlib.Path(images)
-    classes = _classes(class_of, names, images)
+    classes = _classes(class_of, names, images, naming)
     records = []
     for path, header in reading.headers(pairs).items():
         upright = reading.is_upright(header)
@@ -140,7 +153,7 @@ class _Runs:
             yield value, box, float((ends - starts).sum()), lengths
 
 
-def _classes(class_of, names, images):
+def _classes(class_of, names, images, naming):
     """A function of an image and the numbers of its map to a function from a number to the object's label."""
     if class_of is None:
         if len(names) > 1:
@@ -149,11 +162,13 @@ def _classes(class_of, names, images):
                 "maps, a CSV file, or a dict {file: {number: class}}."
             )
         return lambda path, numbers: lambda number: 0
+    if callable(class_of):
+        return lambda path, numbers: lambda number: _label(class_of(number), names)
     if isinstance(class_of, Mapping):
         return _of_table({str(file): dict(rows) for file, rows in class_of.items()}, names, images)
     class_of = pathlib.Path(class_of)
     if class_of.is_dir():
-        return lambda path, numbers: _of_map(path, numbers, names, images, class_of)
+        return lambda path, numbers: _of_map(path, numbers, names, images, class_of, naming)
     if not class_of.is_file():
         raise ValueError(
             f"instance_masks: class_of={str(class_of)!r} is neither a folder of label maps nor a CSV file."
@@ -189,6 +204,8 @@ def _of_table(table, names, images):
 
 
 def _label(value, names):
+    if value is None:
+        return None
     if str(value) in names:
         return names.index(str(value))
     label = key(value)
@@ -197,9 +214,9 @@ def _label(value, names):
     raise unknown("class", value, names)
 
 
-def _of_map(path, numbers, names, images, folder):
+def _of_map(path, numbers, names, images, folder, naming):
     """By the label map of an image."""
-    found = map_beside(path, images, folder)
+    found = naming.map_of(path, images, folder) or Naming("instance_masks").map_of(path, images, folder)
     if found is None:
         raise ValueError(f"there is no label map of {path.name} in {str(folder)!r}")
     try:

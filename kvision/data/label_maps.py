@@ -1,6 +1,7 @@
 """Label maps in files: which map belongs to which image, and the classes of its pixels out of numbers or colours."""
 
 import collections
+import glob
 import numbers
 from collections.abc import Mapping
 
@@ -14,11 +15,65 @@ IGNORED = 255  # the label of pixels that belong to no class, and of padding
 ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # of files that keep every number as it is
 
 
-def map_beside(image, images, maps):
-    """The map of an image: in the folder `maps` as the image in `images`, with an ending of its own; or None."""
-    stem = maps / image.relative_to(images)
-    names = [name for ending in ENDINGS for name in (stem.with_suffix(ending), stem.with_name(stem.name + ending))]
-    return next((name for name in names if name.is_file()), None)
+class Naming:
+    """Which map belongs to which image, by their names.
+
+    Args:
+        who: Name of the reader, for messages.
+        suffixes: What ends the name of an image, before the dot, and what a map's has in its place; both may be empty.
+
+    Raises:
+        ValueError: On anything but two such texts.
+    """
+
+    def __init__(self, who, suffixes=("", "")):
+        is_pair = isinstance(suffixes, tuple | list) and len(suffixes) == 2
+        if not is_pair or not all(isinstance(text, str) and not set(text) & set("./\\") for text in suffixes):
+            raise ValueError(
+                f"{who}: suffixes are the ends of the names of images and maps, two texts without dots and slashes, "
+                f'such as ("_leftImg8bit", "_gtFine_labelIds"): got {suffixes!r}.'
+            )
+        self.of_image, self.of_map = suffixes
+
+    def map_of(self, image, images, maps):
+        """The map of an image: in the folder `maps` as the image in `images`, with an ending of its own; or None."""
+        stem = self._stem(image, images, maps)
+        if stem is None:
+            return None
+        whole = stem.with_name(image.name + self.of_map)  # such as photo.jpg.png
+        names = [name.with_name(name.name + ending) for ending in ENDINGS for name in (stem, whole)]
+        return next((name for name in names if name.is_file()), None)
+
+    def missing(self, image, images, maps):
+        """Why an image has no map."""
+        stem = self._stem(image, images, maps)
+        if stem is None:
+            return f"its name does not end in {self.of_image!r}, the first of suffixes="
+        return f"there is no map {str(stem.with_name(stem.name + ENDINGS[0]))!r} for it"
+
+    def is_map(self, image, images, maps):
+        """Whether an image is itself a map, of those that lie beside their images."""
+        return bool(self.of_map) and maps.samefile(images) and image.stem.endswith(self.of_map)
+
+    def _stem(self, image, images, maps):
+        if not image.stem.endswith(self.of_image):
+            return None
+        name = image.stem.removesuffix(self.of_image) + self.of_map
+        return (maps / image.relative_to(images)).with_name(name)
+
+
+def suggested_suffixes(paths, images, maps):
+    """A sentence about the suffixes by which the first of images without any map would have one, or an empty text."""
+    stem = paths[0].stem
+    for cut in (len(stem), stem.rfind("_")):
+        if cut < 1 or not all(path.stem.endswith(stem[cut:]) for path in paths):
+            continue
+        folder = (maps / paths[0].relative_to(images)).parent
+        beside = (name for name in sorted(folder.glob(f"{glob.escape(stem[:cut])}_*")) if name.suffix in ENDINGS)
+        if found := [name for name in beside if name != paths[0]]:
+            kinds = ", ".join(repr(name.stem[cut:]) for name in found)
+            return f"; there are maps whose names end in {kinds}: pass suffixes={(stem[cut:], found[0].stem[cut:])}"
+    return ""
 
 
 def read_pixels(path, size, colours=False):

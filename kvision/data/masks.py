@@ -9,7 +9,7 @@ import tensorflow as tf
 from kvision.data.decoding import decoder, scale_and_pad
 from kvision.data.files import named_split, natural, read_text, sub_folders, walk
 from kvision.data.geometry import check_size, fit
-from kvision.data.label_maps import IGNORED, Coding, map_beside
+from kvision.data.label_maps import IGNORED, Coding, Naming, suggested_suffixes
 from kvision.data.reader import reader
 
 
@@ -67,12 +67,13 @@ def _size(reading, header):
 
 
 @reader(segmentation_data)
-def masks(reading, images, labels, class_names, palette=None, ignored_label=IGNORED, **batch):
+def masks(reading, images, labels, class_names, palette=None, ignored_label=IGNORED, suffixes=("", ""), **batch):
     """Read images beside label maps, whose pixels are the numbers or the colours of classes.
 
-    A map has the name of its image with the ending `.png` (`.tif`, `.bmp` or `.gif`), laid out alike in its own folder.
-    Without a palette its numbers are those of the file, the indices of a palette and not its colours (VOC, Cityscapes'
-    `labelTrainIds`). Whatever the files hold, ignored pixels are delivered as 255, as augmentation and padding have it.
+    A map has the name of its image, or another end of it (`suffixes`), with the ending `.png` (`.tif`, `.bmp` or
+    `.gif`), laid out alike in its own folder. Without a palette its numbers are those of the file, the indices of a
+    palette and not its colours (VOC, Cityscapes' `labelTrainIds`). Whatever the files hold, ignored pixels are
+    delivered as 255, as augmentation and padding have it.
 
     A map that has another size than its image, holds numbers or colours of no class, or is ignored as a whole is left
     out with its image and reported.
@@ -86,6 +87,8 @@ def masks(reading, images, labels, class_names, palette=None, ignored_label=IGNO
             colours, also those of an indexed file. A dict goes from colour, or from number, to a class: its number,
             its name, or None for pixels to ignore. What is not in it is an error of the file.
         ignored_label: The number of pixels to ignore, where there is no palette; None ignores none.
+        suffixes: What ends the name of an image, and what that of its map has in its place:
+            `("_leftImg8bit", "_gtFine_labelTrainIds")` of Cityscapes, `("", "_L")` of CamVid.
         **batch: Of the batches.
 
     Returns:
@@ -93,7 +96,8 @@ def masks(reading, images, labels, class_names, palette=None, ignored_label=IGNO
         but `counts`.
 
     Raises:
-        ValueError: if a folder or a split does not exist, the palette fits no class, or no image can be used.
+        ValueError: if a folder or a split does not exist, the palette fits no class, suffixes are no two texts, or no
+            image can be used.
 
     ```python
     train = kvision.data.masks("images", "maps", ("background", "road"), split=(0, 0.8), shuffle=True)
@@ -103,15 +107,15 @@ def masks(reading, images, labels, class_names, palette=None, ignored_label=IGNO
     ```
     """
     coding = Coding(reading.reader, tuple(map(str, class_names)), palette, ignored_label)
-    pairs = paired(reading, images, labels)
+    pairs = paired(reading, images, labels, Naming(reading.reader, suffixes))
     headers = reading.headers(pairs)
     if reading.options.check == "full":
         headers = _checked(reading, headers, pairs, coding)
     return segmentation_data(reading, pairs, headers, coding, **batch)
 
 
-def paired(reading, images, maps):
-    """`{image: map}` of two folders, those of the split; an image without a map is a problem.
+def paired(reading, images, maps, naming):
+    """`{image: map}` of two folders by a `Naming`, those of the split; an image without a map is a problem.
 
     Raises:
         ValueError: If a folder or a split does not exist, or classes are given.
@@ -126,14 +130,19 @@ def paired(reading, images, maps):
         raise ValueError(
             f"{reading.reader}: the maps hold the numbers of class_names, which classes= cannot order. Leave it out."
         )
-    pairs = {}
+    pairs, without = {}, []
     for path in reading.chosen(reading.images(_of_split(reading, images), images), images):
-        found = map_beside(path, images, maps)
+        if naming.is_map(path, images, maps):
+            continue
+        found = naming.map_of(path, images, maps)
         if found is None:
-            expected = (maps / path.relative_to(images)).with_suffix(".png")
-            reading.problem(path, "", f"there is no map {str(expected)!r} for it")
+            without.append(path)
         else:
             pairs[path] = found
+    remedy = suggested_suffixes(without, images, maps) if without and not pairs else ""
+    for path in without:
+        reading.problem(path, "", naming.missing(path, images, maps) + remedy)
+        remedy = ""
     return pairs
 
 

@@ -86,6 +86,31 @@ def test_the_class_by_file_and_number(folders, kind):
     assert found.problems[0].file == str(folders / "ids" / "a.png")
 
 
+def test_the_number_of_an_object_tells_its_class(folders):
+    """Cityscapes' instanceIds: the class times 1000 and a counter, and the classes of what has no instances."""
+    for name in "ab":
+        (folders / "ids" / f"{name}.png").unlink()
+        (folders / "images" / f"{name}.jpg").rename(folders / "images" / f"{name}_leftImg8bit.jpg")
+        ids = np.select([IDS == 1, IDS == 2, IDS == 300], [26001, 24000, 7], 0).astype("uint16")
+        PIL.Image.fromarray(ids).save(folders / "ids" / f"{name}_gtFine_instanceIds.png")
+    things = {26: "disc", 24: 1}
+    suffixes = ("_leftImg8bit", "_gtFine_instanceIds")
+    found = read(folders, class_of=lambda number: things.get(number // 1000), suffixes=suffixes)
+    _, targets = batches(found)
+    assert targets["labels"].tolist() == [[1, 0, -1, -1, -1]] * 2 and found.problems == []
+    np.testing.assert_array_equal(targets["masks"][0, 1], IDS == 1)
+    with pytest.raises(ValueError, match="instance 26001: Unknown class: got 'disk'"):
+        read(folders, class_of=lambda number: "disk", suffixes=suffixes)
+
+
+def test_label_maps_of_classes_have_the_suffix_or_the_plain_name(folders):
+    for name in "ab":
+        (folders / "ids" / f"{name}.png").rename(folders / "ids" / f"{name}_i.png")
+    (folders / "classes" / "a.png").rename(folders / "classes" / "a_i.png")
+    _, targets = batches(read(folders, class_of=folders / "classes", suffixes=("", "_i")))
+    assert targets["labels"].tolist() == [[0, 1, -1, -1, -1]] * 2
+
+
 def test_colours_are_numbers_and_some_are_no_object(folders):
     colours = np.stack([IDS % 256, IDS // 256, 0 * IDS], axis=-1).astype("uint8")
     PIL.Image.fromarray(colours).save(folders / "ids" / "a.png")

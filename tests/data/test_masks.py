@@ -130,6 +130,61 @@ def test_a_bad_map_is_told_by_its_pixel(tmp_path, image, options, reason):
         Coding("masks", NAMES, **options).read(tmp_path / "a.png", MAP.shape)
 
 
+# Maps whose names end otherwise than those of their images
+
+CITY = "aachen/aachen_00000{}_000019"
+TRAIN_IDS = ("_leftImg8bit", "_gtFine_labelTrainIds")
+
+
+@pytest.fixture
+def city(tmp_path):
+    """As Cityscapes lies on a disk: two images, each with maps of three kinds."""
+    for part, kinds in (("leftImg8bit", ("leftImg8bit",)), ("gtFine", ("color", "labelIds", "labelTrainIds"))):
+        (tmp_path / part / "train" / "aachen").mkdir(parents=True)
+        for number in range(2):
+            for value, kind in enumerate(kinds):
+                pixels = np.full((20, 30, 3)[: 3 if kind in ("color", "leftImg8bit") else 2], value, "uint8")
+                prefix = "" if part == kind else f"{part}_"
+                PIL.Image.fromarray(pixels).save(
+                    tmp_path / part / "train" / f"{CITY.format(number)}_{prefix}{kind}.png"
+                )
+    return tmp_path / "leftImg8bit", tmp_path / "gtFine"
+
+
+@pytest.mark.parametrize(("suffix", "label"), [("_gtFine_labelIds", 1), ("_gtFine_labelTrainIds", 2)])
+def test_suffixes_choose_among_the_maps_of_an_image(city, suffix, label):
+    found = masks(*city, NAMES, suffixes=("_leftImg8bit", suffix), split="train", image_size=(20, 30))
+    ((_, labels),) = found
+    assert found.problems == [] and labels.shape == (2, 20, 30) and (labels.numpy() == label).all()
+
+
+def test_maps_beside_their_images_are_no_images(city):
+    found = masks(city[1], city[1], NAMES, suffixes=("_color", "_labelIds"), split="train", image_size=(20, 30))
+    assert {problem.file.rpartition("_")[2] for problem in found.problems} == {"labelTrainIds.png"}
+    ((_, labels),) = found
+    assert labels.shape[0] == 2 and (labels.numpy()[:, 0, 0] == 1).all()
+
+
+def test_the_suffixes_that_would_find_maps_are_told(city):
+    ends = "'_gtFine_color', '_gtFine_labelIds', '_gtFine_labelTrainIds'"
+    message = f"there are maps whose names end in {ends}: pass suffixes=('_leftImg8bit', '_gtFine_color')"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        masks(*city, NAMES)
+    (city[1] / "train" / f"{CITY.format(1)}_gtFine_labelTrainIds.png").unlink()
+    (city[0] / "train" / "note.png").write_bytes((city[0] / "train" / f"{CITY.format(0)}_leftImg8bit.png").read_bytes())
+    found = masks(*city, NAMES, suffixes=TRAIN_IDS)
+    reasons = [problem.reason for problem in found.problems]
+    assert len(found.files) == 1 and len(reasons) == 2
+    assert reasons[0].endswith("_gtFine_labelTrainIds.png' for it")
+    assert reasons[1] == "its name does not end in '_leftImg8bit', the first of suffixes="
+
+
+@pytest.mark.parametrize("suffixes", ["_L", ("_L",), ("", 1), ("", "_L.png"), ("", "../L")])
+def test_other_suffixes_are_refused(city, suffixes):
+    with pytest.raises(ValueError, match="masks: suffixes are the ends of the names of images and maps, two texts"):
+        masks(*city, NAMES, suffixes=suffixes)
+
+
 def test_one_bad_map_is_left_out_with_its_file(folders):
     coloured(np.where(MAP == 255, 0, MAP)).save(folders[1] / "a.png")
     indexed(MAP).save(folders[1] / "b.png")
