@@ -141,7 +141,7 @@ def sanity(case):
     rows = [("technique", "passes", "what was seen")]
     for technique in (V.gradient, V.guided_backprop):
         found = V.randomization_test(technique, case.model, case.images[:2], layers=None, **case.options)
-        rows.append((technique.__name__, "yes" if found.ok else "no", found.sentence))
+        rows.append((technique.__name__, {True: "yes", False: "no", None: "unknown"}[found.ok], found.sentence))
     return [], rows
 
 

@@ -18,9 +18,10 @@ from kvision.visualize.images import checked_images
 from kvision.visualize.places import find_place, places
 from kvision.visualize.probe import Probe
 from kvision.visualize.progress import progress
-from kvision.visualize.targets import class_indices
+from kvision.visualize.targets import class_indices, in_chunks
 
 MOST_SIMILAR = 0.5  # rank correlation with half of the layers random, from which on maps fail
+WORDS = {True: "ok", False: "FAILED", None: "UNKNOWN"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +29,24 @@ class RandomizationTest:
     """The result of `randomization_test`. `str()` of it is one line; its truth is `ok`.
 
     Args:
-        ok: Whether the maps follow the weights.
+        ok: Whether the maps follow the weights; None where there is nothing to compare, as the network is dead or gives
+            what is not finite.
         sentence: The similarity that decided it, and what it means.
         layers: Paths of the layers in the order they were re-initialised, from the top down.
-        similarities: Of the maps to those of the trained network, after each of them: [layers, b].
+        similarities: Of the maps to those of the trained network, after each of them: [layers, b]; NaN where a map is
+            not finite.
     """
 
-    ok: bool
+    ok: bool | None
     sentence: str
     layers: tuple
     similarities: np.ndarray
 
     def __bool__(self):
-        return self.ok
+        return bool(self.ok)
 
     def __str__(self):
-        return f"{'ok' if self.ok else 'FAILED':8}{self.sentence}"
+        return f"{WORDS[self.ok]:8}{self.sentence}"
 
 
 def randomization_test(technique, model, images, *, layers=None, similarity=None, seed=0, verbose=0, **options):
@@ -102,7 +105,8 @@ def randomization_test(technique, model, images, *, layers=None, similarity=None
             if path is None:
                 original = maps
             else:
-                similarities.append(np.asarray(compare(original, maps)))
+                finite = _are_finite(original) & _are_finite(maps)
+                similarities.append(np.where(finite, compare(original, maps), np.nan))
                 done.append(path)
     finally:
         for variable, value in zip(variables, before, strict=True):
@@ -111,7 +115,9 @@ def randomization_test(technique, model, images, *, layers=None, similarity=None
         raise KeyboardInterrupt
     similarities = np.stack(similarities)
     function = technique.func if isinstance(technique, functools.partial) else technique
-    ok, sentence = _verdict(getattr(function, "__name__", "The technique"), similarities)
+    name = getattr(function, "__name__", "The technique")
+    nothing = _nothing_to_compare(name, original, probe, images)
+    ok, sentence = _verdict(name, similarities) if nothing is None else (None, nothing)
     return RandomizationTest(ok, sentence, tuple(done), similarities)
 
 
@@ -215,10 +221,45 @@ def _seed(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
+def _are_finite(maps):
+    """Whether each of the maps is: [b]."""
+    return np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
+
+
+def _nothing_to_compare(name, maps, probe, images):
+    """What is wrong with the trained network where it gives nothing to explain; None where that is not it."""
+
+    def outputs(images):
+        found = keras.tree.flatten(in_chunks(lambda chunk: probe(chunk).outputs, 32, images))
+        return np.concatenate([each.reshape(len(images), -1) for each in found], axis=1)
+
+    images = checked_images(probe.model, images, probe.preprocess)
+    given = outputs(images)
+    if broken := len(given) - int(_are_finite(given).sum()):
+        return (
+            f"{name} has nothing to explain: for {broken} of {len(images)} images the network gives values that are "
+            "not finite. Look at its weights, and at what the images go through first (preprocess=)."
+        )
+    if all((one == one.flat[0]).all() for one in maps):
+        shuffled = np.random.default_rng(0).permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape)
+        if (given == given[0]).all() and (outputs(shuffled) == given[0]).all():
+            return (
+                f"{name} has nothing to explain: the network is dead, it gives the same for all images and for noise. "
+                "Look at its activations by `kvision.callbacks.DeadReLU`, and train it anew."
+            )
+    return None
+
+
 def _verdict(name, similarities):
     number = (len(similarities) + 1) // 2
     similarity = float(similarities[number - 1].mean())
     layers = f"{number} of {len(similarities)} layers re-initialised from the top"
+    if np.isnan(similarity):
+        count = int(np.isnan(similarities[number - 1]).sum())
+        return (
+            None,
+            f"With {layers} {name} gives maps that are not finite for {count} of {similarities.shape[1]} images.",
+        )
     if similarity < MOST_SIMILAR:
         return True, f"{name} follows the weights: with {layers} its maps have a similarity of {similarity:.2f}."
     return False, (

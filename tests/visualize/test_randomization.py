@@ -57,6 +57,52 @@ def test_what_ignores_the_network_fails(deep):
     assert_close(found.similarities, np.ones((4, 2)))
 
 
+def broken(model, kind):
+    """The network in the state of one that died, or went to NaN."""
+    layer, bias = {"dead": ("dense1", np.full(64, -1e6)), "nan": ("scores", np.full(4, np.nan))}[kind]
+    model.get_layer(layer).bias.assign(bias)
+
+
+NETWORKS = {
+    "dead": r"has nothing to explain: the network is dead, it gives the same for all images and for noise",
+    "nan": r"has nothing to explain: for 2 of 2 images the network gives values that are not finite",
+}
+
+
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_a_network_that_died_is_told_and_not_the_technique(deep, kind):
+    before = deep.get_weights()
+    try:
+        broken(deep, kind)
+        found = randomization_test(gradient, deep, noise(), layers=("scores", "dense1"))
+    finally:
+        deep.set_weights(before)
+    assert found.ok is None and not found
+    assert str(found).startswith("UNKNOWN gradient ") and NETWORKS[kind] in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("maps", "ok", "sentence"),
+    [
+        (np.zeros((3, 2, 4)), False, "technique does not follow the weights"),
+        (
+            [np.ones((2, 4)), *np.full((2, 2, 4), np.nan)],
+            None,
+            "gives maps that are not finite for 2 of 2 images.",
+        ),
+    ],
+    ids=["constant", "not finite"],
+)
+def test_a_technique_is_told_where_the_network_lives(deep, maps, ok, sentence):
+    given = iter(maps)
+
+    def technique(model, images):
+        return next(given)
+
+    found = randomization_test(technique, deep, noise(), layers=("scores", "dense1"))
+    assert found.ok is ok and sentence in found.sentence
+
+
 def test_the_class_stays_that_of_the_trained_network(deep):
     seen = []
 

@@ -90,7 +90,6 @@ class Adviser:
             ratio = None  # the weights move little since no gradient reaches them, not since the rate is low
         kind, says = self._curve.verdict(self._ratio.largest_median)
         curve = None if says is None or inputs or ratio or dead or gradient else _Finding(kind, _capital(says))
-        overfits = self._curve.overfits()
         sentences = {}
         found_by = {
             "inputs": inputs,
@@ -98,7 +97,6 @@ class Adviser:
             "dead_relu": dead,
             "gradient_norm": gradient,
             "loss": curve,
-            "val_loss": _Finding("overfitting", _capital(overfits)) if overfits else None,
         }
         for vital, found in found_by.items():
             if found is None:
@@ -106,6 +104,8 @@ class Adviser:
             elif found.kind not in self._said.setdefault(vital, set()):
                 self._said[vital].add(found.kind)
                 sentences[vital] = found.sentence
+        if overfits := self._curve.overfits_anew():
+            sentences["val_loss"] = _capital(overfits)
         return sentences
 
     def _loss_falls(self):

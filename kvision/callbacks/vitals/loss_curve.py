@@ -10,6 +10,7 @@ SLOW = 0.2  # fraction of its first value that the loss of a rate too low has lo
 STRAIGHT = 0.7  # fall in the second half of the epochs beside that in the first
 SMALL = 1e-4  # the update ratio that a rate too low never reached
 GAP = 1.1  # times its smallest value that the validation loss has risen to
+WORSE = 2.0  # times the validation loss that was told of, from which on it is told of again
 RISING = 3  # epochs since then, in each of which it lay halfway at least
 
 
@@ -23,6 +24,7 @@ class LossCurve:
     def __init__(self, is_new):
         self._is_new = is_new
         self._losses, self._validation = [], []
+        self._told = 0.0  # the validation loss when overfitting was told
 
     @property
     def losses(self):
@@ -83,6 +85,14 @@ class LossCurve:
             f"the validation loss rose from {_short(least)} in epoch {best + 1} to {_short(values[-1])} while the loss "
             f"fell to {_short(self._losses[-1])}, overfitting: stop there, add data or augmentation, or regularize more"
         )
+
+    def overfits_anew(self):
+        """What `overfits` says, where that was not told or is clearly worse: a dip in between makes nothing right."""
+        sentence = self.overfits()
+        if sentence is None or self._validation[-1] < WORSE * self._told:
+            return None
+        self._told = self._validation[-1]
+        return sentence
 
     def _is_straight(self):
         losses = self._losses

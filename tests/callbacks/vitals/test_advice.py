@@ -459,6 +459,17 @@ def test_a_sentence_comes_again_only_after_the_vital_was_healthy():
     assert spoken == [False, False, True, False, False, False, True]
 
 
+def test_overfitting_is_told_once_and_again_where_it_is_clearly_worse():
+    adviser, told = Adviser(), []
+    adviser.see_norms(norms(1))
+    values = [0.9, 0.7, 0.78, 0.79, 0.8, 0.72, 0.78, 0.79, 0.9, 0.7, 0.8, 0.8, 0.8, 1.7, 1.5, 1.7, 1.8]
+    for epoch, value in enumerate(values):
+        adviser.see_epoch({"loss": 0.9**epoch, "val_loss": value})
+        told += [(epoch, text) for vital, text in adviser.sentences().items() if vital == "val_loss"]
+    assert [epoch for epoch, _ in told] == [4, 13]
+    assert told[1][1].startswith("The validation loss rose from 0.7 in epoch 2 to 1.7 while the loss fell to 0.254")
+
+
 def test_dead_units_are_not_told_where_the_loss_is_not_finite():
     adviser = Adviser()
     adviser.see_norms(norms(1))
