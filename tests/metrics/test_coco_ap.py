@@ -1,7 +1,6 @@
 """COCO's numbers: cases that can be worked out by hand, invariances, and equality with pycocotools."""
 
 import gc
-import json
 import pickle
 import sys
 
@@ -9,26 +8,21 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.contract import paste_mask_scores
 from kvision.metrics import COCOAveragePrecision
+from tests.metrics.coco_numbers import (
+    EXACT,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    TWELVE,
+    assert_numbers,
+    block,
+    cut,
+    many,
+    numbers,
+    with_masks,
+)
 from tests.metrics.scenes import detections, random_scene, targets
-
-TWELVE = "AP AP50 AP75 AP_small AP_medium AP_large AR1 AR10 AR100 AR_small AR_medium AR_large".split()
-EXACT = 1e-9
-
-
-def numbers(*batches, **options):
-    metric = COCOAveragePrecision(**options)
-    for truth, found in batches:
-        metric.update_state(truth, found)
-    return metric.result()
-
-
-def assert_numbers(got, **want):
-    assert {name: got[name] for name in want} == pytest.approx(want, abs=EXACT)
-
-
-SMALL, MEDIUM, LARGE = [10, 10, 30, 30], [10, 10, 60, 60], [10, 10, 210, 210]
 
 
 def test_perfect_detections_are_perfect():
@@ -203,14 +197,6 @@ def test_a_target_without_area_is_padding():
     assert got["mask_AP"] > 0.9  # edges of scores are read between the cells
 
 
-def many(objects):
-    """Objects of one class side by side, each detected exactly."""
-    x, y = np.meshgrid(np.arange(20), np.arange(-(-objects // 20)))
-    corners = 20.0 * np.stack([x, y], axis=-1).reshape(-1, 2)[:objects]
-    rows = [(0, [*corner, *(corner + 15)]) for corner in corners]
-    return targets(rows), detections([(0, 1 - index / 1000, box) for index, (_, box) in enumerate(rows)])
-
-
 def test_more_than_100_objects_need_more_detections():
     batch = many(300)
     with pytest.warns(
@@ -229,224 +215,7 @@ def test_numbers_of_detections_that_cannot_be_are_refused(number):
         COCOAveragePrecision(max_detections=number)
 
 
-# Confusion matrix and COCO's results
-
-APART = [200, 10, 240, 60]
-
-
-def test_the_confusion_matrix_by_hand():
-    metric = COCOAveragePrecision(classes=["cat", "dog", "cow"])
-    assert metric.confusion_matrix().tolist() == [[0] * 4] * 4
-    truth = targets([(0, SMALL), (1, MEDIUM), (2, APART)], [], [(1, SMALL)])
-    found = detections(
-        [
-            (0, 0.9, SMALL),  # right
-            (2, 0.8, [12, 10, 60, 60]),  # the dog is a cow
-            (1, 0.7, MEDIUM),  # and taken already: background
-            (2, 0.6, [300, 300, 320, 320]),  # background
-        ],
-        [(0, 0.95, SMALL)],
-        [(1, 0.4, SMALL)],  # below the threshold
-    )
-    metric.update_state(truth, found)
-    want = [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
-    assert metric.confusion_matrix().tolist() == want
-    lower = metric.confusion_matrix(score_threshold=0.4)
-    assert lower[1].tolist() == [0, 1, 1, 0]
-    strict = metric.confusion_matrix(iou_threshold=0.97)
-    assert strict[1].tolist() == [0, 1, 0, 1]  # the second, exact one takes it
-    assert strict.dtype == "int64"
-
-
-def test_of_equal_overlaps_a_detection_takes_its_own_class():
-    metric = COCOAveragePrecision()
-    metric.update_state(targets([(0, SMALL), (1, SMALL)]), detections([(0, 0.9, SMALL), (1, 0.8, SMALL)]))
-    assert metric.confusion_matrix().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
-
-
-def test_crowds_are_not_in_the_confusion_matrix():
-    truth = targets([(0, [0, 0, 200, 40]), (0, LARGE)], crowd=np.array([[1, 0, 0]]))
-    found = detections([(0, 0.9, [10, 10, 25, 25]), (1, 0.8, LARGE), (1, 0.7, [190, 10, 215, 30])])
-    metric = COCOAveragePrecision(classes=2)
-    metric.update_state(truth, found)
-    assert metric.confusion_matrix().tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
-
-
-@pytest.mark.parametrize("options", [{"score_threshold": 2}, {"iou_threshold": 0}, {"iou_threshold": 1.5}])
-def test_thresholds_of_the_confusion_matrix_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match=r"score_threshold lies in \[0, 1\] and iou_threshold in \(0, 1\]"):
-        COCOAveragePrecision().confusion_matrix(**options)
-
-
-def test_results_are_what_coco_reads(tmp_path):
-    """faster-coco-eval reads them beside the truth in original pixels, and measures what the metric measured."""
-    import faster_coco_eval
-
-    truth, found = random_scene(3)
-    truth["image_id"] = 100 + 7 * np.arange(12)
-    metric = COCOAveragePrecision()
-    metric.update_state(cut(truth, slice(0, 5)), cut(found, slice(0, 5)))
-    metric.update_state(cut(truth, slice(5, 12)), cut(found, slice(5, 12)))
-    ids = [3, 17, 90, 91, 95]
-    results = metric.coco_results(tmp_path / "results.json", category_ids=ids)
-    assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert len(results) == (found["labels"] >= 0).sum()
-    content = {"images": [{"id": int(number)} for number in truth["image_id"]], "annotations": []}
-    content["categories"] = [{"id": number, "name": str(number)} for number in ids]
-    for image, row in np.argwhere(truth["labels"] >= 0):
-        left, top, right, bottom = (truth["boxes"][image, row].astype("float64") / truth["scale"][image]).tolist()
-        content["annotations"].append(
-            {
-                "id": len(content["annotations"]) + 1,
-                "image_id": int(truth["image_id"][image]),
-                "category_id": ids[truth["labels"][image, row]],
-                "bbox": [left, top, right - left, bottom - top],
-                "area": float(truth["area"][image, row]),
-                "iscrowd": int(truth["crowd"][image, row]),
-            }
-        )
-    quiet = {"print_function": lambda *_: None}
-    coco = faster_coco_eval.COCO(content, **quiet)
-    evaluation = faster_coco_eval.COCOeval_faster(coco, coco.loadRes(results), "bbox", **quiet)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    assert metric.result() == pytest.approx(dict(zip(TWELVE, evaluation.stats[:12], strict=True)), abs=1e-6)
-
-
-def test_results_need_to_know_images_and_categories():
-    metric = COCOAveragePrecision()
-    assert metric.coco_results() == []
-    metric.update_state(targets([(0, SMALL)], image_id=np.array([4])), detections([(2, 0.5, SMALL)]))
-    assert metric.coco_results()[0]["category_id"] == 2
-    with pytest.raises(ValueError, match="hold the label 2, but category_ids has 2 entries"):
-        metric.coco_results(category_ids=[1, 2])
-    metric.update_state(targets([(0, SMALL)]), detections([]))
-    with pytest.raises(ValueError, match='came without "image_id"'):
-        metric.coco_results()
-
-
-# Masks
-
-
-def block(top, left, bottom, right, size=(80, 120)):
-    mask = np.zeros(size, "uint8")
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-def with_masks(rows, *masks):
-    return rows | {"masks": np.stack([*masks, block(0, 0, 80, 120)])[None]}
-
-
-def test_masks_are_compared_by_their_own_overlap():
-    box = [0, 0, 100, 60]
-    truth = with_masks(targets([(0, box)]), block(0, 0, 60, 50))
-    found = with_masks(detections([(0, 0.9, box)]), block(0, 0, 60, 31))
-    got = numbers((truth, found), masks=True)
-    assert list(got) == [*TWELVE, *(f"mask_{name}" for name in TWELVE)]
-    assert_numbers(got, AP=1.0, mask_AP=0.3, mask_AP50=1.0, mask_AP75=0.0, mask_AR100=0.3)
-    # 6,000 pixels in the box, 3,000 in the mask; 750 in the original image.
-    assert_numbers(got, AP_medium=1.0, mask_AP_medium=0.3, mask_AP_small=-1.0)
-    got = numbers((truth | {"scale": np.array([2.0])}, found), masks=True)
-    assert_numbers(got, AP_medium=1.0, mask_AP_medium=-1.0, mask_AP_small=0.3)
-    got = numbers((truth | {"scale": np.array([2.0]), "area": np.array([[2e4, 0]])}, found), masks=True)
-    assert_numbers(got, AP_large=1.0, mask_AP_large=0.3, mask_AP_small=-1.0)
-
-
-def test_a_crowd_mask_takes_in_what_lies_within():
-    rows = [(0, [0, 0, 100, 60]), (0, [100, 0, 120, 80])]
-    truth = with_masks(targets(rows, crowd=np.array([[1, 0, 0]])), block(0, 0, 60, 100), block(0, 100, 80, 120))
-    found = detections([(0, 0.9, [0, 0, 10, 10]), (0, 0.8, [20, 20, 40, 40]), (0, 0.7, rows[1][1])])
-    found = with_masks(found, block(0, 0, 10, 10), block(20, 20, 40, 40), block(0, 100, 80, 120))
-    assert_numbers(numbers((truth, found), masks=True), mask_AP=1.0)
-
-
-@pytest.mark.parametrize("kind", ["bool", "int32", "float32"])
-def test_masks_of_any_type(kind):
-    truth, found = random_scene(0)
-    want = numbers((truth, found), masks=True)
-    masks = found["masks"] * np.float32(0.5) if kind == "float32" else found["masks"]
-    assert numbers((truth, found | {"masks": masks.astype(kind)}), masks=True) == want
-
-
-def test_masks_relative_to_their_box_are_laid_into_it():
-    rng = np.random.default_rng(0)
-    boxes = [[8, 16, 24, 48], [64, 0, 120, 80]]  # whole multiples of the masks' 4x8 pixels
-    small = rng.integers(0, 2, (1, 3, 8, 8)).astype("uint8")
-    whole = np.zeros((1, 3, 80, 120), "uint8")
-    for row, (left, top, right, bottom) in enumerate(boxes):
-        pixels = np.kron(small[0, row], np.ones(((bottom - top) // 8, (right - left) // 8)))
-        whole[0, row, top:bottom, left:right] = pixels
-    truth = targets([(0, box) for box in boxes], box_masks=small)
-    found = detections([(0, 0.5, box) for box in boxes]) | {"masks": whole}
-    assert_numbers(numbers((truth, found), masks=True), mask_AP=1.0)
-    found["masks"] = 1 - whole
-    assert_numbers(numbers((truth, found), masks=True), mask_AP=0.0, AP=1.0)
-
-
-def test_masks_of_detections_relative_to_their_box_are_pasted():
-    """Without a mask of the whole image on either side the canvas ends where boxes or images end."""
-    boxes = [[8, 16, 36, 44], [64, 2, 120, 80]]
-    small = np.zeros((1, 3, 28, 28), "float32")
-    small[..., 7:21] = 0.9
-    found = detections([(0, 0.5, box) for box in boxes]) | {"box_masks": small}
-    whole = np.stack([paste_mask_scores(small[0], [*boxes, [0, 0, 0, 0]], (80, 120))])
-    truth = targets([(0, box) for box in boxes])
-    assert_numbers(numbers((truth | {"masks": whole}, found), masks=True), mask_AP=1.0)
-    relative = truth | {"box_masks": (small > 0.5).astype("uint8")}
-    for sizes in ({}, {"image_size": np.array([[80, 120]])}):
-        assert numbers((relative | sizes, found), masks=True)["mask_AP"] > 0.6
-    found["box_masks"] = 1 - small
-    assert numbers((relative, found), masks=True)["mask_AP"] < 0.1
-
-
-def test_masks_are_held_at_full_size_a_few_at_a_time(monkeypatch):
-    held = []
-
-    def watched(*arguments):
-        held.append(paste_mask_scores(*arguments))
-        return held[-1]
-
-    monkeypatch.setattr("kvision.metrics.mask_codes.paste_mask_scores", watched)
-    batch = many(100)
-    metric = COCOAveragePrecision(masks=True)
-    metric.update_state(
-        batch[0] | {"box_masks": np.ones((1, 101, 28, 28), "uint8")},
-        batch[1] | {"box_masks": np.ones((1, 101, 28, 28), "float32")},
-    )
-    assert sum(map(len, held)) == 100
-    assert max(map(len, held)) <= 16
-    assert metric.result()["mask_AP"] > 0.5
-
-
-def test_masks_are_kept_small():
-    masks = np.ones((1, 2, 1000, 1000), "uint8")
-    metric = COCOAveragePrecision(masks=True)
-    metric.update_state(targets([(0, LARGE)], masks=masks), detections([(0, 0.5, LARGE)]) | {"masks": masks})
-    assert len(pickle.dumps(vars(metric))) < 5000
-
-
-@pytest.mark.parametrize("side", ["targets", "detections"])
-def test_missing_masks_are_an_error(side):
-    truth, found = random_scene(0)
-    (truth if side == "targets" else found).pop("masks")
-    with pytest.raises(ValueError, match=f"masks=True .* got none in the {side}.*box_masks"):
-        COCOAveragePrecision(masks=True).update_state(truth, found)
-    assert COCOAveragePrecision().update_state(truth, found) is None
-
-
-def test_masks_of_another_size_are_an_error():
-    truth, found = random_scene(0)
-    with pytest.raises(ValueError, match="differ in size"):
-        COCOAveragePrecision(masks=True).update_state(truth, found | {"masks": found["masks"][:, :, ::2]})
-
-
 # Invariances
-
-
-def cut(arrays, rows):
-    return {name: array[rows] for name, array in arrays.items()}
 
 
 def test_batches_of_any_size_give_the_same_numbers():
