@@ -2,7 +2,7 @@
 
 import keras
 
-from kvision._keras import build_for, fit_input, print_message, start_fit_at
+from kvision._keras import build_for, fit_input, fit_of, print_message, start_fit_at
 from kvision.callbacks.callback_state import (
     callback_states,
     pack,
@@ -13,7 +13,7 @@ from kvision.callbacks.callback_state import (
 )
 from kvision.callbacks.model_state import GROUPS, copy_state, restore_state
 from kvision.callbacks.snapshots import Snapshots
-from kvision.callbacks.stop_signals import StopSignals
+from kvision.stop_signals import StopSignals
 from kvision.trackers.backend import is_first_process
 from kvision.trackers.clock import clock_of
 from kvision.trackers.files import readable
@@ -37,7 +37,7 @@ class ResumedFit(keras.callbacks.Callback):
         self._resume = resume
         self._trained = resume.model  # on JAX, asking for `model` within an epoch costs a copy
         self._order = None if resume.data is None else resume.data.source.order
-        self._signals = StopSignals(callbacks)
+        self._signals = StopSignals(lambda frame: fit_of(callbacks, frame) is not None)
         self._writes = is_first_process(resume.model)
         self._snapshots = Snapshots(resume.directory, resume.keep)
         if self._writes:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kvision.batches import cut, one_pass
 from kvision.detection.detector import Detector
 
 
@@ -19,11 +20,9 @@ def detection_batches(data, batch_size=8, kind="detection data"):
         ValueError: when a batch is reached that is no pair.
     """
     if isinstance(data, tuple) and len(data) == 2 and (hasattr(data[1], "keys") or hasattr(data[1], "shape")):
-        for start in range(0, len(keras.tree.flatten(data[0])[0]), batch_size):
-            yield keras.tree.map_structure(lambda rows, start=start: rows[start : start + batch_size], data)
+        yield from cut(data, batch_size)
         return
-    indexed = isinstance(data, keras.utils.PyDataset)
-    for batch in map(data.__getitem__, range(data.num_batches)) if indexed else data:
+    for batch in one_pass(data):
         if not isinstance(batch, tuple | list) or len(batch) < 2:
             raise ValueError(
                 f"Batches of {kind} are pairs (images, targets): got {type(batch).__name__}. "

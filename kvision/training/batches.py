@@ -6,6 +6,8 @@ import itertools
 import keras
 import numpy as np
 
+from kvision.batches import cut, for_arrays, num_rows, one_pass
+
 
 def first_batch(data, samples=None):
     """`(x, y, sample_weight)` of the first batch, as NumPy arrays; `data` stays where it was.
@@ -32,12 +34,12 @@ def batches(data, batch_size=None):
         batch_size: Rows that arrays are cut to; None: all of them. A data set has batches of its own.
     """
     if isinstance(data, tuple | list):
-        x, y, weight = _parts(data)
-        rows = num_rows(x)
+        arrays = _parts(data)
+        rows = num_rows(arrays)
         size = min(batch_size or rows, rows)
-        starts = range(0, rows - size + 1, size)
-        cut = ((lambda array, start=start: array[start : start + size]) for start in itertools.cycle(starts))
-        yield from (for_arrays(one, (x, y, weight)) for one in cut)
+        whole = for_arrays(lambda array: array[: rows // size * size], arrays)
+        while True:
+            yield from cut(whole, size)
     for _ in itertools.count():
         empty = True
         for batch in _epoch(data):
@@ -49,9 +51,7 @@ def batches(data, batch_size=None):
 
 def _epoch(data):
     if isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise ValueError("A PyDataset needs num_batches here: got None. Pass a batch, arrays or a tf.data.Dataset.")
-        return (data[index] for index in range(data.num_batches))
+        return one_pass(data)
     if not hasattr(data, "__iter__") or iter(data) is data:
         raise ValueError(
             f"Expected a batch (x, y), arrays (x, y) or a data set of batches that can be read again: got "
@@ -72,16 +72,6 @@ def _parts(batch):
     if num_rows(parts[0]) == 0:
         raise ValueError("The batch has no rows. Is the folder, the filter or take() right?")
     return parts
-
-
-def for_arrays(function, structure):
-    """`function` of each array of a structure; what is None stays so."""
-    return keras.tree.map_structure(lambda array: None if array is None else function(array), structure)
-
-
-def num_rows(x):
-    """Rows of inputs of any structure."""
-    return len(keras.tree.flatten(x)[0])
 
 
 @contextlib.contextmanager

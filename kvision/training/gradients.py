@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from kvision._keras import print_message
+from kvision.batches import for_arrays
 from kvision.task_model import TaskModel
-from kvision.training.batches import first_batch, for_arrays
+from kvision.training.batches import first_batch
 from kvision.training.losses import compiled, prepare, step_loss, tensors, with_gradients
 from kvision.training.precision import in_precision, may_be_float64
 from kvision.training.untouched import untouched

@@ -13,9 +13,10 @@ import numpy as np
 from keras import ops
 
 from kvision._keras import layers_of, own_variables
+from kvision.batches import for_arrays, num_rows
 from kvision.errors import choose
 from kvision.task_model import TaskModel
-from kvision.training.batches import first_batch, for_arrays, num_rows
+from kvision.training.batches import first_batch
 from kvision.training.losses import check_finite, tensors
 from kvision.training.untouched import untouched
 from kvision.training.verdict import Verdict

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision.batches import for_arrays
 from kvision.diagnosis import batch_sentence, broken_samples
 from kvision.errors import unknown
 from kvision.ops import traced as compiled
 from kvision.ops import value_and_gradients
 from kvision.task_model import TaskModel
-from kvision.training.batches import for_arrays
 from kvision.training.untouched import untouched
 
 

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from kvision._keras import print_message
+from kvision.batches import num_rows
 from kvision.task_model import TaskModel
-from kvision.training.batches import first_batch, num_rows
+from kvision.training.batches import first_batch
 from kvision.training.losses import prepare, tensors
 from kvision.training.untouched import copy_optimizer, untouched, without_dropout, without_regularization
 from kvision.training.verdict import Verdict

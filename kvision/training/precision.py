@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from kvision._keras import graph_of, layers_of, loss_weights
+from kvision.batches import for_arrays
 from kvision.task_model import TaskModel
-from kvision.training.batches import for_arrays
 from kvision.training.losses import prepare
 from kvision.training.untouched import changed
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from kvision.batches import cut, one_pass
 from kvision.visualize.images import checked_images
 
 
@@ -28,13 +29,9 @@ def image_batches(data, batch_size=32):
             raise ValueError(f"Got {len(images)} images and {len(labels)} labels: expected a label for each image.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        starts = range(0, len(images), batch_size)
-        chunks = (slice(start, start + batch_size) for start in starts)
-        return ((images[rows], None if labels is None else labels[rows]) for rows in chunks), len(starts)
+        return cut((images, labels), batch_size), -(-len(images) // batch_size)
     if isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise ValueError("A PyDataset needs num_batches here: got None. Pass arrays or a tf.data.Dataset.")
-        return (_parts(data[index]) for index in range(data.num_batches)), data.num_batches
+        return map(_parts, one_pass(data)), data.num_batches
     if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
         raise ValueError("The data set has no end: got repeat() without a number. Pass it with .take(batches).")
     if not hasattr(data, "__iter__") or isinstance(data, str | bytes | dict):

@@ -2,47 +2,10 @@
 
 import inspect
 import signal
-import threading
 
 import keras
 
-
-class _StopWish:
-    """Notes the first Ctrl-C within a loop instead of raising; the second one raises.
-
-    Args:
-        consumer: The frame of the loop. A Ctrl-C outside of it, after an exception left the loop unfinished, does what
-            it did before.
-    """
-
-    def __init__(self, consumer):
-        self.received = False
-        self._consumer = consumer
-        self._installed = threading.current_thread() is threading.main_thread()
-        if self._installed:
-            before = signal.getsignal(signal.SIGINT)
-            self._before = signal.SIG_DFL if before is None else before
-            signal.signal(signal.SIGINT, self.note)
-
-    def put_back(self):
-        if self._installed and signal.getsignal(signal.SIGINT) == self.note:
-            signal.signal(signal.SIGINT, self._before)
-
-    def note(self, number, frame):
-        if not self.is_within(frame) or self.received or self._before == signal.SIG_IGN:
-            self.put_back()
-            signal.raise_signal(number)
-            return
-        self.received = True
-        around = getattr(self._before, "__self__", None)
-        if isinstance(around, _StopWish) and around.is_within(frame):  # the loop around this one ends, too
-            around.note(number, frame)
-
-    def is_within(self, frame):
-        """Whether a frame is that of the loop, or called by it."""
-        while frame is not None and frame is not self._consumer:
-            frame = frame.f_back
-        return frame is not None
+from kvision.stop_signals import StopSignals
 
 
 class progress:  # as `range` and `enumerate` are
@@ -64,14 +27,15 @@ class progress:  # as `range` and `enumerate` are
     @property
     def stopped(self):
         """Whether Ctrl-C was pressed, also within a loop inside of this one, whose result is then a part."""
-        return self._wish is not None and self._wish.received
+        return self._wish is not None and self._wish.received is not None
 
     def __iter__(self):
         return self
 
     def __next__(self):
         if self._wish is None:
-            self._wish = _StopWish(inspect.currentframe().f_back)
+            self._wish = StopSignals(_is_called_by(inspect.currentframe().f_back), [signal.SIGINT], ends_outer=True)
+            self._wish.install()
         elif self._bar is not None:
             self._bar.update(self._done)
         try:
@@ -87,6 +51,17 @@ class progress:  # as `range` and `enumerate` are
     def close(self):
         """Let Ctrl-C do what it did before; an unfinished loop does it when it is forgotten."""
         if self._wish is not None:
-            self._wish.put_back()
+            self._wish.uninstall()
 
     __del__ = close
+
+
+def _is_called_by(consumer):
+    """A function of a frame: whether it is that of the loop, or called by it."""
+
+    def is_within(frame):
+        while frame is not None and frame is not consumer:
+            frame = frame.f_back
+        return frame is not None
+
+    return is_within

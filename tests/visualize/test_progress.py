@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from kvision.stop_signals import StopSignals
 from kvision.visualize.progress import progress
 
 
@@ -53,6 +54,29 @@ def test_ctrl_c_in_an_inner_loop_ends_the_outer_one_too(plain_ctrl_c):
     assert len(done) == 5 + 3
     outer.close()
     assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
+
+
+def test_ctrl_c_in_a_loop_ends_the_training_around_it_too(plain_ctrl_c):
+    around, done = StopSignals(lambda frame: True, [signal.SIGINT]), []
+    around.install()
+    for step in progress(range(5)):
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+        done.append(step)
+    assert done == [0, 1]
+    assert around.received == signal.SIGINT
+    around.uninstall()
+    assert signal.getsignal(signal.SIGINT) is plain_ctrl_c
+
+
+def test_work_that_broke_off_is_passed_over(plain_ctrl_c):
+    for is_running in (False, True):
+        StopSignals(lambda frame, is_running=is_running: is_running, [signal.SIGINT]).install()
+        before = signal.getsignal(signal.SIGINT)
+        later = StopSignals(lambda frame: True, [signal.SIGINT])
+        later.install()
+        later.uninstall()
+        assert signal.getsignal(signal.SIGINT) == (before if is_running else plain_ctrl_c)
 
 
 def test_progress_works_in_other_threads():

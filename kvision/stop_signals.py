@@ -1,36 +1,39 @@
 """Ctrl-C and SIGTERM as a wish to stop after the present step; the second one stops at once."""
 
 import signal
+import sys
 import threading
-
-from kvision._keras import fit_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Notes the first signal that comes within a fit, instead of what it would do; any other does what it did before.
+    """Notes the first signal that comes within some work, instead of what it would do; any other does what it did.
 
     Args:
-        callbacks: The `CallbackList` of the fit.
+        is_within: A function of a frame: whether it is of this work, or called by it. A signal elsewhere, after an
+            exception left the work unfinished, does what it did before.
+        signals: Their numbers.
+        ends_outer: Whether work around this one, which would have noted the signal, notes it too.
 
     Attributes:
         received: The signal, as a `signal.Signals`, or None.
     """
 
-    def __init__(self, callbacks):
+    def __init__(self, is_within, signals=SIGNALS, ends_outer=False):
         self.received = None
-        self._callbacks = callbacks
+        self._is_within = is_within
+        self._signals = signals
+        self._ends_outer = ends_outer
         self._former = {}
 
     def install(self):
         """Begin to listen; only the main thread may, elsewhere this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in self._signals:
             former = signal.getsignal(number)
-            stale = getattr(former, "__self__", None)
-            if isinstance(stale, StopSignals):  # of a fit that broke off
+            while (stale := _owner(former)) is not None and not stale._is_within(sys._getframe(1)):  # it broke off
                 former = stale._former.get(number, signal.SIG_DFL)
             if former is not None and former is not signal.SIG_IGN:  # None: not set by Python, and cannot be put back
                 self._former[number] = former
@@ -48,8 +51,17 @@ class StopSignals:
             signal.raise_signal(self.received)
 
     def _receive(self, number, frame):
-        if self.received is None and fit_of(self._callbacks, frame) is not None:
-            self.received = signal.Signals(number)
+        if self.received is not None or not self._is_within(frame):
+            self.uninstall()
+            signal.raise_signal(number)
             return
-        self.uninstall()
-        signal.raise_signal(number)
+        self.received = signal.Signals(number)
+        outer = _owner(self._former[number])
+        if self._ends_outer and outer is not None and outer._is_within(frame):
+            outer._receive(number, frame)
+
+
+def _owner(handler):
+    """The `StopSignals` that a handler of a signal belongs to, or None."""
+    owner = getattr(handler, "__self__", None)
+    return owner if isinstance(owner, StopSignals) else None
