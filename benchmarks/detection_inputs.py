@@ -1,8 +1,9 @@
 """The inputs of the detection rows, made by NumPy, the same for every peer. Maps are channels last."""
 
+import harness
 import numpy as np
 
-BATCH, SIZE, BOXES, CLASSES = 2, 320, 5, 20
+BATCH, SIZE, BOXES, CLASSES = 2, 128 if harness.QUICK else 320, 5, 20
 
 
 def regions(cells, stride, smallest, largest, count=512, channels=256):
@@ -68,9 +69,17 @@ def batch(size=SIZE):
     """Images in 0…1, boxes, labels and rectangular masks [b, n, h, w]."""
     rng = np.random.default_rng(0)
     corners, sides = rng.uniform(0, 180, (BATCH, BOXES, 2)), rng.uniform(30, 130, (BATCH, BOXES, 2))
-    boxes = (np.concatenate([corners, corners + sides], axis=-1) * size / SIZE).astype("float32")
+    boxes = (np.concatenate([corners, corners + sides], axis=-1) * size / 320).astype("float32")
     rows, columns = np.mgrid[:size, :size]
     left, top, right, bottom = (boxes.astype("int32")[..., side, None, None] for side in range(4))
     masks = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
     images = rng.random((BATCH, size, size, 3), dtype="float32")
     return images, boxes, rng.integers(0, CLASSES, (BATCH, BOXES)).astype("int32"), masks.astype("uint8")
+
+
+def photographs(count):
+    """Generated photos [SIZE, SIZE, 3] uint8; the first is the image of the rows "as if trained"."""
+    import photos
+
+    rng = np.random.default_rng(0)
+    return [photos.photo(rng, SIZE, SIZE) for _ in range(count)]

@@ -2,9 +2,10 @@
 
 A file of cases defines `CASES = {name: factory}` and ends with `serve(CASES)`. `factory()` returns `step`, or `(step,
 facts)`: `step()` runs one synchronous iteration, and may return its own `Milliseconds`; `facts` may hold `flop`
-(floating-point operations of one iteration), `peak_case` (what to compare them with), `images`, and `parts`: a function
-that gives `{name: step}`, timed one by one when all else is measured. `run.py` starts one process a case and runs the
-cases of a comparison in turn.
+(floating-point operations of one iteration), `peak_case` (what to compare them with), `images`, `once` (true for
+a step that is a whole run, which nothing warms up), and two functions that are asked when all is timed: `parts` gives
+`{name: step}`, timed one by one, and `told` `{name: number or word}`, what the case found or how it ran, so that a
+reader sees that all peers did the same. `run.py` starts one process a case and runs the cases of a comparison in turn.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import time
 import traceback
 
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
+QUICK = bool(os.environ.get("BENCH_QUICK"))  # everything small and once: whether it runs, not how fast
 
 
 class Milliseconds(float):
@@ -24,10 +26,10 @@ class Milliseconds(float):
 
 
 def serve(cases):
-    """Reply to `{"build": name}`, `{"run": repetitions}` and `{"parts": repetitions}` from standard input."""
+    """Reply to `{"build": name}`, `{"run": repetitions}`, `{"parts": repetitions}` and `{"told": true}`."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not mix with the replies
-    step = None
+    step, parts, told = None, dict, dict
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -35,11 +37,13 @@ def serve(cases):
                 start = time.perf_counter()
                 built = cases[request["build"]]()
                 step, facts = built if isinstance(built, tuple) else (built, {})
-                parts = facts.pop("parts", dict)
-                first, best = _warm_up(step)
+                parts, told = facts.pop("parts", dict), facts.pop("told", dict)
+                first, best = (None, None) if facts.pop("once", False) else _warm_up(step)
                 reply = {"first_ms": first, "best_ms": best, "build_s": time.perf_counter() - start, **facts}
             elif "parts" in request:
                 reply = {"parts": {name: _part(part, request["parts"]) for name, part in parts().items()}}
+            elif "told" in request:
+                reply = {"told": told()}
             else:
                 times, foreign = _timed(step, request["run"])
                 reply = {"times": times, "foreign": foreign}
@@ -100,11 +104,32 @@ def torch():
     return torch
 
 
+def fastest(forms):
+    """The quickest of several forms of one step, as `(name, step)`: `{name: factory}` → name and what it gave.
+
+    A form that cannot be built or run, such as a compiled one without a C compiler, is left out and told in the log.
+    """
+    best = {}
+    for name, build in forms.items():
+        try:
+            step = build()
+            _, milliseconds = _warm_up(step)
+        except Exception:
+            traceback.print_exc()
+            continue
+        best[name] = milliseconds, step
+        print(f"{name}: {milliseconds:.1f} ms", file=sys.stderr)
+    if not best:
+        raise RuntimeError(f"None of the forms {list(forms)} runs.")
+    name = min(best, key=lambda form: best[form][0])
+    return name, best[name][1]
+
+
 def _warm_up(step):
     """Milliseconds of the first iteration (with tracing) and of the best of a few more."""
     (first,), _ = _timed(step, 1)
-    times, end = [], time.perf_counter() + 0.5
-    while len(times) < 2 or (time.perf_counter() < end and len(times) < 30):
+    times, end = [], time.perf_counter() + (0.0 if QUICK else 0.5)
+    while len(times) < 2 - QUICK or (time.perf_counter() < end and len(times) < 30):
         start = time.perf_counter()
         step()
         times.append((time.perf_counter() - start) * 1e3)

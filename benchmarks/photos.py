@@ -43,7 +43,7 @@ def _write(home):
         height, width = int(rng.integers(350, 450)), int(rng.integers(440, 560))
         name = f"{'ab'[index % 2]}/{index:05d}.jpg"
         (home / name).parent.mkdir(exist_ok=True)
-        PIL.Image.fromarray(_photo(rng, height, width)).save(home / name, quality=90)
+        PIL.Image.fromarray(photo(rng, height, width)).save(home / name, quality=90)
         if index >= LABELLED:
             continue
         images.append({"id": index, "file_name": name, "height": height, "width": width})
@@ -54,7 +54,8 @@ def _write(home):
     (home / "annotations.json").write_text(json.dumps(content))
 
 
-def _photo(rng, height, width):
+def photo(rng, height, width):
+    """[height, width, 3] uint8."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     spectrum = np.exp(2j * np.pi * rng.random((3, *frequency.shape))) / np.maximum(frequency, 1 / width) ** 1.1
     grey, *colours = np.fft.irfft2(spectrum, (height, width))

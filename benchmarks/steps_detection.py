@@ -2,11 +2,13 @@
 
 import detection_inputs as inputs
 import detection_parts
+import detection_weights
 import harness
 
 tf = harness.tensorflow()
 
 import keras
+import numpy as np
 
 from kvision import applications, ops
 from kvision.optimizers import SGD, AdamW
@@ -95,6 +97,34 @@ def detector(builder, *levels, masks=False, inference=False, **options):
     return factory
 
 
+def as_if_trained(builder, theirs, **options):
+    """The detections of one generated photo, by the weights that torchvision's `theirs` has too."""
+
+    def factory():
+        shape = (inputs.SIZE, inputs.SIZE, 3)
+        path = detection_weights.path_of(theirs)
+        model = builder(
+            input_shape=shape,
+            classes=inputs.CLASSES,
+            weights=path,
+            backbone_norm="frozen_batch",
+            anchor_strides="torchvision",
+            **options,
+        )
+        image = np.stack(inputs.photographs(1)).astype("float32")
+
+        def told():
+            found = {"detections": int((model.predict_on_batch(image)["labels"] >= 0).sum())}
+            if hasattr(model.head, "proposals"):
+                proposals = keras.ops.convert_to_numpy(model.head.proposals.propose(model.trunk(image)))
+                found = {"proposals": int(proposals.any(-1).sum())} | found
+            return found
+
+        return lambda: model.predict_on_batch(image), {"told": told}
+
+    return factory
+
+
 def detr(inference=False):
     """DETR trained by AdamW with a tenth of the rate for the backbone, as its authors do; the share of the matching."""
 
@@ -152,6 +182,8 @@ CASES = {f"roi-align:{level}": roi_align(level) for level in inputs.REGIONS}
 CASES |= {"deform-conv": deform_conv, "matching": matching, "nms": suppression}
 CASES |= {
     "retinanet": detector(applications.RetinaNet, *LEVELS[1:]),
+    "retinanet-inference": detector(applications.RetinaNet, *LEVELS[1:], inference=True),
+    "retinanet-as-if-trained": as_if_trained(applications.RetinaNet, "retinanet_resnet50_fpn"),
     "efficientdet": efficientdet(),
     "efficientdet-inference": efficientdet(inference=True),
     "faster-rcnn": detector(applications.FasterRCNN, *LEVELS),
@@ -162,6 +194,8 @@ CASES |= {
     "mask-rcnn": detector(applications.MaskRCNN, *LEVELS, masks=True, num_mask_samples=32),
     "mask-rcnn-128": detector(applications.MaskRCNN, *LEVELS, masks=True, num_mask_samples=128),
     "mask-rcnn-inference": detector(applications.MaskRCNN, *LEVELS, inference=True),
+    "faster-rcnn-as-if-trained": as_if_trained(applications.FasterRCNN, "fasterrcnn_resnet50_fpn", aligned=False),
+    "mask-rcnn-as-if-trained": as_if_trained(applications.MaskRCNN, "maskrcnn_resnet50_fpn", aligned=False),
 }
 
 if __name__ == "__main__":

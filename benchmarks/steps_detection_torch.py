@@ -1,6 +1,7 @@
 """The same by torchvision: single operations, forward and backward, and whole training steps."""
 
 import detection_inputs as inputs
+import detection_weights
 import harness
 
 torch = harness.torch()
@@ -58,10 +59,7 @@ def detector(name, inference=False, channels_last=True):
 
     def factory():
         torch.manual_seed(0)
-        size = {"min_size": inputs.SIZE, "max_size": inputs.SIZE}
-        classes = inputs.CLASSES + (name != "retinanet_resnet50_fpn")  # the two-stage ones count the background
-        model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=classes, **size)
-        freeze_norms(model)
+        classes, model = frozen(name)
         if channels_last:
             model.to(memory_format=torch.channels_last)
         images, boxes, labels, masks = (torch.from_numpy(array) for array in inputs.batch())
@@ -82,6 +80,40 @@ def detector(name, inference=False, channels_last=True):
             return float(loss)
 
         return step, {"images": inputs.BATCH}
+
+    return factory
+
+
+def frozen(name):
+    """The number of classes and a detector with frozen batch norm."""
+    size = {"min_size": inputs.SIZE, "max_size": inputs.SIZE}
+    classes = inputs.CLASSES + (name != "retinanet_resnet50_fpn")  # the two-stage ones count the background
+    model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=classes, **size)
+    freeze_norms(model)
+    return classes, model
+
+
+def as_if_trained(name):
+    """The detections of one generated photo, by the weights of `detection_weights.py`."""
+
+    def factory():
+        from safetensors.torch import load_file
+
+        _, model = frozen(name)
+        model.load_state_dict(load_file(detection_weights.path_of(name)))
+        model.to(memory_format=torch.channels_last).eval()
+        (photo,) = inputs.photographs(1)
+        image = torch.from_numpy(photo).permute(2, 0, 1).contiguous() / 255
+
+        @torch.no_grad()
+        def told():
+            found = {"detections": len(model([image])[0]["scores"])}
+            if hasattr(model, "rpn"):
+                images, _ = model.transform([image])
+                found = {"proposals": len(model.rpn(images, model.backbone(images.tensors))[0][0])} | found
+            return found
+
+        return torch.no_grad()(lambda: model([image])), {"told": told}
 
     return factory
 
@@ -188,6 +220,10 @@ CASES |= {
     "mask-rcnn": detector("maskrcnn_resnet50_fpn"),
     "mask-rcnn-128": detector("maskrcnn_resnet50_fpn"),
     "mask-rcnn-inference": detector("maskrcnn_resnet50_fpn", inference=True),
+    "retinanet-inference": detector("retinanet_resnet50_fpn", inference=True),
+    "retinanet-as-if-trained": as_if_trained("retinanet_resnet50_fpn"),
+    "faster-rcnn-as-if-trained": as_if_trained("fasterrcnn_resnet50_fpn"),
+    "mask-rcnn-as-if-trained": as_if_trained("maskrcnn_resnet50_fpn"),
 }
 
 if __name__ == "__main__":

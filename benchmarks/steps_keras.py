@@ -1,4 +1,4 @@
-"""Training steps of the same networks made of Keras's own layers: MODEL:POLICY."""
+"""The same networks made of Keras's own layers: training steps MODEL:POLICY, and predictions MODEL-inference:BATCH."""
 
 import harness
 
@@ -56,11 +56,24 @@ def training_step(build, batch, policy):
     return factory
 
 
+def prediction(build, batch):
+    """`predict_on_batch` of random images."""
+
+    def factory():
+        keras.utils.set_random_seed(0)
+        model = build()
+        images = np.random.default_rng(0).random((batch, *model.input_shape[1:]), dtype="float32")
+        return lambda: model.predict_on_batch(images), {"images": batch}
+
+    return factory
+
+
 CASES = {
     f"{name}:{policy}": training_step(build, batch, policy)
     for name, (build, batch) in MODELS.items()
     for policy in ("float32", "mixed_bfloat16", "mixed_float16")
 }
+CASES |= {f"resnet50-inference:{batch}": prediction(MODELS["resnet50"][0], batch) for batch in (1, 32)}
 
 if __name__ == "__main__":
     harness.serve(CASES)

@@ -1,4 +1,4 @@
-"""Training steps of KerasHub's networks, in an environment of their own: MODEL:POLICY."""
+"""KerasHub's networks, in an environment of their own: training steps MODEL:POLICY, and RetinaNet."""
 
 import detection_inputs
 import harness
@@ -37,7 +37,7 @@ def classifier(backbone, features):
     return keras.Model(backbone.input, layers.Dense(1000, activation="softmax", dtype="float32")(features))
 
 
-def retinanet():
+def retinanet(inference=False):
     """RetinaNet on ResNet-50 with frozen batch norm, by the task's own losses, on the batch of the other peers."""
     keras.utils.set_random_seed(0)
     shape = (detection_inputs.SIZE, detection_inputs.SIZE, 3)
@@ -61,6 +61,8 @@ def retinanet():
     )
     model.compile(optimizer=keras.optimizers.SGD(1e-4, momentum=0.9), jit_compile=False)
     images, boxes, labels, _ = detection_inputs.batch()
+    if inference:
+        return lambda: model.predict_on_batch(images[:1])
     targets = {"boxes": boxes, "labels": labels.astype("float32")}
     data = tf.data.Dataset.from_tensors((images, targets))  # its train_on_batch takes no dict of targets
     return lambda: model.fit(data, shuffle=False, verbose=0), {"images": detection_inputs.BATCH}
@@ -73,7 +75,7 @@ CASES = {
     for name, (build, batch) in MODELS.items()
     for policy in ("float32", "mixed_bfloat16")
 }
-CASES |= {"retinanet": retinanet}
+CASES |= {"retinanet": retinanet, "retinanet-inference": lambda: retinanet(inference=True)}
 
 if __name__ == "__main__":
     harness.serve(CASES)

@@ -1,4 +1,4 @@
-"""What kvision is timed at: training steps MODEL:POLICY, and `fit` with and without vitals."""
+"""What kvision is timed at: training steps MODEL:POLICY, predictions, and `fit` with and without vitals."""
 
 import tempfile
 import threading
@@ -9,7 +9,7 @@ tf = harness.tensorflow()
 
 import keras
 import numpy as np
-from steps_keras import training_step
+from steps_keras import prediction, training_step
 
 import kvision
 from kvision import applications
@@ -33,15 +33,24 @@ def with_cost(build, batch, policy):
     def factory():
         step, facts = training_step(build, batch, policy)()
         keras.mixed_precision.set_dtype_policy("float32")
-        with keras.StatelessScope(initialize_variables=False):
-            cost = kvision.training.describe(build())
-        return step, {
-            **facts,
-            "flop": 6 * batch * cost.multiply_adds,
-            "peak_case": f"matrix-product:{dtype_of(policy)}",
-        }
+        return step, facts | cost_of(build, 3 * batch, dtype_of(policy))
 
     return factory
+
+
+def prediction_with_cost(build, batch):
+    def factory():
+        step, facts = prediction(build, batch)()
+        return step, facts | cost_of(build, batch, "float32")
+
+    return factory
+
+
+def cost_of(build, passes, dtype):
+    """The facts of a case of so many passes over one image."""
+    with keras.StatelessScope(initialize_variables=False):
+        cost = kvision.training.describe(build())
+    return {"flop": 2 * passes * cost.multiply_adds, "peak_case": f"matrix-product:{dtype}"}
 
 
 def dtype_of(policy):
@@ -132,6 +141,7 @@ CASES = {
     for name, (build, batch) in MODELS.items()
     for policy in ("float32", "mixed_bfloat16", "mixed_float16")
 }
+CASES |= {f"resnet50-inference:{batch}": prediction_with_cost(MODELS["resnet50"][0], batch) for batch in (1, 32)}
 CASES |= {f"matrix-product:{dtype}": matrix_product(dtype) for dtype in ("float32", "bfloat16", "float16")}
 CASES |= {
     "resnet18-fit:plain": fit_in_pieces(list),

@@ -1,4 +1,7 @@
-"""Training steps of torchvision's networks: MODEL:TYPE, in the memory format that is fastest on a CPU."""
+"""Torchvision's networks in the memory format that is fastest on a CPU: training steps MODEL:TYPE, and predictions.
+
+A prediction takes the quickest of three forms: as it is, traced and frozen (its batch norms folded), and compiled.
+"""
 
 import harness
 
@@ -50,6 +53,31 @@ def training_step(build, batch, bfloat16, memory_format):
     return factory
 
 
+def prediction(build, batch):
+    def factory():
+        torch.manual_seed(0)
+        model = build().eval().to(memory_format=torch.channels_last)
+        images = torch.rand(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+
+        def frozen():
+            traced = torch.jit.freeze(torch.jit.trace(model, images))
+            return called(torch.jit.optimize_for_inference(traced))
+
+        def called(network):
+            return torch.no_grad()(lambda: network(images).softmax(-1).numpy())
+
+        forms = {
+            "as it is": lambda: called(model),
+            "traced and frozen": frozen,
+            "compiled": lambda: called(torch.compile(model)),
+        }
+        with torch.no_grad():
+            form, step = harness.fastest(forms)
+        return step, {"images": batch, "told": lambda: {"form": form}}
+
+    return factory
+
+
 CASES = {
     f"{name}:{kind}": training_step(
         build, batch, kind == "bfloat16", torch.contiguous_format if name in TRANSFORMERS else torch.channels_last
@@ -57,6 +85,7 @@ CASES = {
     for name, (build, batch) in MODELS.items()
     for kind in ("float32", "bfloat16")
 }
+CASES |= {f"resnet50-inference:{batch}": prediction(MODELS["resnet50"][0], batch) for batch in (1, 32)}
 
 if __name__ == "__main__":
     harness.serve(CASES)
