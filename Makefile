@@ -20,7 +20,7 @@ help:
 	@echo "make check          lint, format and the tests that your change can break"
 	@echo "make format         let ruff mend what it can"
 	@echo "make build          wheel and sdist into dist/"
-	@echo "make bench          kvision beside its peers (ONLY=name for one row); writes benchmarks/RESULTS.md"
+	@echo "make bench          kvision beside its peers, in 15 minutes (ALL=1 every row, ONLY=name one); writes benchmarks/RESULTS.md"
 	@echo "make gpu            numeric tests, mixed_float16 training and timings on your card"
 	@echo "make test-parity | test-jax | test-real | test-browser | test-keras-cv    the marked tests, each in its own environment"
 
@@ -85,9 +85,9 @@ test-keras-cv: .venv-keras-cv/.keras-cv
 test-browser: $(VENV)/.test
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-# Times kvision beside its peers; ONLY="resnet50 vitals" runs some rows.
+# Times kvision beside its peers: a set of 15 minutes; ALL=1 every row, ONLY="resnet50 vitals" some, QUICK=1 tries them.
 bench: $(VENV)/.test .venv-parity/.parity .venv-bench/.bench
-	$(BIN)/python benchmarks/run.py $(ONLY)
+	$(BIN)/python benchmarks/run.py $(if $(ALL),--all) $(if $(QUICK),--quick) $(ONLY)
 
 # On a machine with a card: the numeric tests, mixed_float16 training and the benchmark's steps there, in one table.
 gpu: $(VENV)/.gpu $(VENV)/.test

@@ -5,68 +5,27 @@ Environments: `kvision` (TensorFlow, Keras, this package), `keras` (the same int
 and kyolo). Targets name the peer they hold against.
 """
 
-import dataclasses
+from comparison import Case, Comparison, detection, inference, training_step
+from plans_fit import FIT
 
+# What `make bench` runs: some of each kind, within 15 minutes.
+SHORT = (
+    "resnet50",
+    "resnet50-inference",
+    "vit-tiny",
+    "roi-align:50x50",
+    "nms",
+    "retinanet",
+    "faster-rcnn",
+    "faster-rcnn-as-if-trained",
+    "fit-jpeg",
+    "input",
+    "import",
+)
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One thing that is timed: which environment runs which case of which file."""
-
-    environment: str
-    file: str
-    case: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Ours beside its peers, timed in turn in one run.
-
-    Args:
-        name: Short, for `ONLY=` and the headings.
-        title: What is measured.
-        ours: The case of kvision.
-        peers: `{label: case}`.
-        targets: `{label: largest ratio ours / peer that counts as reached}`.
-        memory: `{label: largest ratio of peak memory}`.
-        most_ms: Milliseconds of ours that count as reached, where there is no peer.
-        rounds: How often the cases run in turn.
-        note: What a reader should know, above all why a target is missed.
-    """
-
-    name: str
-    title: str
-    ours: Case
-    peers: dict
-    targets: dict
-    memory: dict = dataclasses.field(default_factory=dict)
-    most_ms: float | None = None
-    rounds: int = 5
-    note: str = ""
-
-
-def training_step(name, title, case, *, torch_case=None, keras_case=None, hub_case=None, targets=None, note=""):
-    """Forward, backward and one SGD step with momentum, by `train_on_batch`, images of 224x224 pixels."""
-    peers = {}
-    if torch_case:
-        peers["torchopt"] = Case("torchopt", "steps_torch.py", torch_case)
-    if keras_case:
-        peers["Keras layers"] = Case("keras", "steps_keras.py", keras_case)
-    if hub_case:
-        peers["KerasHub"] = Case("keras_hub", "steps_keras_hub.py", hub_case)
-    memory = {"torchopt": 1.1} if torch_case else {}
-    return Comparison(name, title, Case("kvision", "steps_kvision.py", case), peers, targets or {}, memory, note=note)
-
-
-def detection(name, title, target=None, *, memory=None, hub=None, note=""):
-    """A row of detection against tuned torchvision; the cases have the same name on both sides."""
-    peers = {"torchopt": Case("torchopt", "steps_detection_torch.py", name)}
-    targets = {"torchopt": target} if target else {}
-    if hub:
-        peers["KerasHub"] = Case("keras_hub", "steps_keras_hub.py", name)
-        targets["KerasHub"] = hub
-    memory = {"torchopt": memory} if memory else {}
-    return Comparison(name, title, Case("kvision", "steps_detection.py", name), peers, targets, memory, note=note)
-
+AS_IF_TRAINED = (
+    "Random weights of the statistics that trained ones have, the same file on both sides; see `detection_weights.py`."
+)
 
 COMPARISONS = [
     training_step(
@@ -77,6 +36,8 @@ COMPARISONS = [
         keras_case="resnet50:float32",
         targets={"torchopt": 1.00, "Keras layers": 0.80},
     ),
+    inference("resnet50-inference", "ResNet-50, one image of 224x224, float32", "resnet50-inference:1"),
+    inference("resnet50-inference-32", "ResNet-50, 32 images of 224x224, float32", "resnet50-inference:32"),
     training_step(
         "resnet50-bfloat16",
         "ResNet-50 training step, batch 16, mixed_bfloat16",
@@ -147,6 +108,14 @@ COMPARISONS = [
     detection("matching", "Matching 100,000 anchors to 50 boxes", 0.15),
     detection("nms", "Non-maximum suppression of 2,000 boxes at IoU 0.7", 0.70),
     detection("retinanet", "RetinaNet R50-FPN training step, batch 2, 320x320", 0.95, hub=0.95),
+    detection("retinanet-inference", "RetinaNet R50-FPN, one 320x320 image, random weights", 0.90, hub=0.90),
+    detection(
+        "retinanet-as-if-trained",
+        "RetinaNet R50-FPN, one 320x320 image, weights that find as trained ones do",
+        0.90,
+        agree={"detections": 0.02},
+        note=AS_IF_TRAINED,
+    ),
     detection("efficientdet", "EfficientDet-D0 training step, batch 2, 512x512", 0.90, memory=1.1),
     detection("efficientdet-inference", "EfficientDet-D0, one 512x512 image", 0.90),
     detection("faster-rcnn", "Faster R-CNN R50-FPN training step, batch 2, 320x320", 0.70, memory=1.2),
@@ -159,9 +128,23 @@ COMPARISONS = [
             "computes and torchvision leaves out: RoIAlign and the box head are nearly all of the difference."
         ),
     ),
+    detection(
+        "faster-rcnn-as-if-trained",
+        "Faster R-CNN R50-FPN, one 320x320 image, weights that find as trained ones do",
+        0.90,
+        agree={"proposals": 0.02, "detections": 0.05},
+        note=AS_IF_TRAINED,
+    ),
     detection("mask-rcnn", "Mask R-CNN R50-FPN training step, batch 2, 320x320, 32 mask samples", 0.80, memory=1.2),
     detection("mask-rcnn-128", "the same with 128 mask samples; reported, without a target"),
     detection("mask-rcnn-inference", "Mask R-CNN R50-FPN, one 320x320 image", 1.00),
+    detection(
+        "mask-rcnn-as-if-trained",
+        "Mask R-CNN R50-FPN, one 320x320 image, weights that find as trained ones do",
+        0.80,
+        agree={"proposals": 0.02, "detections": 0.05},
+        note=AS_IF_TRAINED,
+    ),
     detection(
         "detr",
         "DETR R50 training step with auxiliary losses, batch 2, 320x320, beside transformers",
@@ -232,91 +215,7 @@ COMPARISONS = [
         {"torchmetrics": 0.5},
         rounds=3,
     ),
-    Comparison(
-        "vitals",
-        "`fit` of ResNet-18, batch 32, 64x64, with `Vitals` at its defaults, 100 steps",
-        Case("kvision", "steps_kvision.py", "resnet18-fit:vitals"),
-        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
-        {"plain fit": 1.03},
-    ),
-    Comparison(
-        "vitals-every-step",
-        "the same, measured at every step (`every=1`); reported, without a target",
-        Case("kvision", "steps_kvision.py", "resnet18-fit:vitals-every-step"),
-        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
-        {},
-    ),
-    Comparison(
-        "all-vitals",
-        "the same with `Vitals`, `GradientToWeight`, `PrecisionHealth` and `Throughput` at their defaults",
-        Case("kvision", "steps_kvision.py", "resnet18-fit:all-vitals"),
-        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
-        {"plain fit": 1.05},
-    ),
-    Comparison(
-        "rollback",
-        "the same with `Rollback` at its defaults: a guard in every step, a copy of the state every 100",
-        Case("kvision", "steps_kvision.py", "resnet18-fit:rollback"),
-        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
-        {"plain fit": 1.02},
-    ),
-    Comparison(
-        "resume",
-        "the same with `Resume(every=100)`",
-        Case("kvision", "steps_kvision.py", "resnet18-fit:resume"),
-        {"plain fit": Case("kvision", "steps_kvision.py", "resnet18-fit:plain")},
-        {"plain fit": 1.02},
-    ),
-    Comparison(
-        "resume-restore",
-        "restoring a checkpoint of ResNet-50 with momentum, beside Keras's `load_weights`",
-        Case("kvision", "steps_resume.py", "restore"),
-        {"load_weights": Case("kvision", "steps_resume.py", "load_weights")},
-        {"load_weights": 1.5},
-    ),
-    Comparison(
-        "resume-stall",
-        "what a step waits for a checkpoint of ResNet-50 with momentum",
-        Case("kvision", "steps_resume.py", "stall"),
-        {},
-        {},
-        most_ms=300,
-    ),
-    Comparison(
-        "input",
-        "3 x 256 JPEGs of 500x400: decode, random resized crop 224, flip, colour jitter, batches of 32 in float32",
-        Case("kvision", "steps_data.py", "classification"),
-        {
-            "torchvision": Case("torch", "steps_data_torch.py", "classification"),
-            "torchvision, not antialiased": Case("torch", "steps_data_torch.py", "classification-not-antialiased"),
-            "Keras layers": Case("keras", "steps_data.py", "keras-layers"),
-            "without the guard": Case("kvision", "steps_data.py", "classification-unguarded"),
-        },
-        {"torchvision": 0.67, "torchvision, not antialiased": 0.50, "Keras layers": 0.40, "without the guard": 1.02},
-    ),
-    Comparison(
-        "input-detection",
-        "3 x 64 JPEGs of 500x400, six polygons each: decode, scale jitter 320, flip, mosaic, masks, batches of 8",
-        Case("kvision", "steps_data.py", "detection"),
-        {"torchvision": Case("torch", "steps_data_torch.py", "detection")},
-        {"torchvision": 0.67},
-        rounds=3,
-    ),
-    Comparison(
-        "records",
-        "3 x 256 images of 224x224 out of records, beside the folder of JPEGs, without augmentation",
-        Case("kvision", "steps_data.py", "records"),
-        {"folder": Case("kvision", "steps_data.py", "folder")},
-        {"folder": 0.33},
-    ),
-    Comparison(
-        "input-share",
-        "`fit` of ResNet-18, batch 32, 224x224, on the pipeline of the row `input`, 4 steps, beside a batch in memory",
-        Case("kvision", "steps_data.py", "fit"),
-        {"from memory": Case("kvision", "steps_data.py", "fit-from-memory")},
-        {"from memory": 1.05},
-        rounds=3,
-    ),
+    *FIT,
     Comparison(
         "look-occlusion",
         "Occlusion of one 128x128 image, 841 windows, MobileNetV2",
