@@ -165,11 +165,15 @@ def fitted(axis, points, name, unit, kind):
     """The line through some points, in a sentence."""
     found = line([axis.count(point["number"]) for point in points], [point[name] for point in points])
     sign = "+" if found.slope >= 0 else "−"
-    slope = f"{abs(found.slope):.3g}"
     return (
-        f"{kind}: {found.start:,.3g} {sign} {slope} {unit} for each of the {axis.unit}, at most {found.deviation:.0%} "
-        f"beside it, at {found.at:.0f}."
+        f"At {kind}: {rounded(found.start)} {sign} {rounded(abs(found.slope))} x ({axis.unit}) {unit}, at most "
+        f"{found.deviation:.0%} beside it, at {found.at:.0f}."
     )
+
+
+def rounded(value):
+    """Three digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def draw(store):

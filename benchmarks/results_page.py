@@ -90,10 +90,12 @@ def _sentences(comparison, kind, result):
     told = {name: None for row in rows.values() for name in row.get("told", {})}
     for name in told:
         values = {label: row["told"][name] for label, row in rows.items() if name in row.get("told", {})}
-        shown = ", ".join(
-            f"{label} {value if isinstance(value, str) else f'{value:.4g}'}" for label, value in values.items()
-        )
+        shown = ", ".join(f"{label} {_value(value)}" for label, value in values.items())
         yield f"{name.capitalize()}: {shown}{agreement(values, comparison.agree.get(name))}."
+
+
+def _value(value):
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
 def agreement(values, most):

@@ -105,12 +105,12 @@ def test_the_page_has_a_table_for_each_kind_of_machine():
 
 def test_the_page_tells_whether_the_peers_did_the_same():
     rows = {
-        label: ROW | {"images": 512, "first_s": None, "told": {"parameters": 7, "loss": loss, "form": "compiled"}}
+        label: ROW | {"images": 512, "first_s": None, "told": {"parameters": 7000, "loss": loss, "form": "compiled"}}
         for label, loss in (("kvision", 0.8), ("torchopt", 0.9), ("plain Keras", 1.1))
     }
     page = results_page.page({"machines": {"400 GFLOP/s": {"results": {"fit-jpeg": result() | {"rows": rows}}}}})
     assert "Images a second: kvision 341, torchopt 341, plain Keras 341." in page
-    assert "Parameters: kvision 7, torchopt 7, plain Keras 7 (equal ✓)." in page
+    assert "Parameters: kvision 7,000, torchopt 7,000, plain Keras 7,000 (equal ✓)." in page
     assert "Loss: kvision 0.8, torchopt 0.9, plain Keras 1.1 (within 30% of ours ✗)." in page
     assert "Form: kvision compiled" in page
 
@@ -161,7 +161,7 @@ def test_growth_is_a_table_with_its_lines(tmp_path, monkeypatch):
     page = results_page.page(store)
     assert "| images a batch | 1 | 2 | 4 | 8 | 16 | 32 |" in page
     assert "| ms at 400 GFLOP/s | 7 | 9 | 13 |  |  |  |" in page
-    assert "400 GFLOP/s: 5 + 2 ms for each of the images a batch, at most 0% beside it" in page
+    assert "At 400 GFLOP/s: 5 + 2 x (images a batch) ms, at most 0% beside it" in page
     monkeypatch.setattr(growth, "PLOT", tmp_path / "growth.png")
     growth.draw(store)
     assert growth.PLOT.stat().st_size > 10_000
