@@ -279,6 +279,17 @@ def build_for(model, batch):
     model._symbolic_build(data_batch=batch)
 
 
+def build_compiled_metrics(model, y, outputs):
+    """Make the variables of the metrics given to `compile`, for tensors like these, where they have none yet."""
+
+    def spec(value):
+        return None if value is None else keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
+
+    metrics = model._compile_metrics
+    if metrics is not None and not metrics.built:
+        metrics.build(*keras.tree.map_structure(spec, (y, outputs)))
+
+
 # What Keras's callbacks remember between epochs, by class; what a subclass adds is its own.
 _MEMORY = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),

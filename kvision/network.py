@@ -7,9 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision._keras import build_compiled_metrics
 from kvision.errors import checked_names
 from kvision.moments import Variance, pixels_of
 from kvision.ops import operations_for
+from kvision.ops._backend import kernels
 from kvision.weights import WeightSources
 
 
@@ -207,6 +209,18 @@ class Network(keras.Model):
 
     def _layer_names(self):
         return {layer.name for layer in self.layers if not isinstance(layer, keras.layers.InputLayer)}
+
+    def make_train_function(self, force=False):
+        # TensorFlow traces a step that makes variables twice, seconds each time, so they are made before.
+        if keras.backend.backend() == "tensorflow" and self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope(), keras.name_scope(self.optimizer.name, caller=self.optimizer):
+                self.optimizer.build(self.trainable_variables)
+        super().make_train_function(force)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        with kernels.outside_graph():
+            build_compiled_metrics(self, y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def export(self, filepath, format="tf_saved_model", **options):
         """As `keras.Model.export`; a format of another runtime gets operations that it knows."""

@@ -203,6 +203,14 @@ def knows_what_is_traced(capsys):
     return (before, _keras.is_traced(model.train_function)) == (False, keras.backend.backend() == "tensorflow")
 
 
+def builds_the_compiled_metrics(capsys):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse", metrics=["accuracy"])
+    for _ in range(2):
+        _keras.build_compiled_metrics(model, np.zeros((2, 1), "int32"), keras.KerasTensor((None, 3)))
+    return [type(metric).__name__ for metric in model._compile_metrics.metrics] == ["SparseCategoricalAccuracy"]
+
+
 def clones_by_running_the_graph(capsys):
     """`kvision.network.Network` overrides it, so that a clone carries what its model did."""
     runs = []
@@ -382,6 +390,7 @@ PRIVATE = {
     "Optimizer._apply_weight_decay": scales_the_decay,
     "Optimizer._learning_rate": gives_the_schedule,
     "Optimizer._update_model_variables_moving_average": stops_before_the_averages,
+    "Model._compile_metrics": builds_the_compiled_metrics,
     "Model.make_train_function": knows_what_is_traced,
     "keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR": finds_the_global_seed,
     "keras.src.backend.config._KERAS_DIR": remembers_where_downloads_lie,

@@ -324,3 +324,23 @@ def test_images_of_many_sizes_are_fitted():
 def test_what_is_no_data_set_of_images_is_refused(data, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing.fit(data)
+
+
+@pytest.mark.parametrize("by", ["fit", "train_on_batch"])
+def test_a_step_is_traced_once(by):
+    """Keras's own model makes the variables of optimizer and metrics within the step, and traces it again."""
+    traced, data = [], (np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int32"))
+
+    def loss(labels, scores):
+        traced.append(scores)
+        return keras.losses.sparse_categorical_crossentropy(labels, scores)
+
+    model = keras.models.clone_model(network())
+    model.compile(keras.optimizers.Adam(name="adam"), loss, metrics=["accuracy", "mae"])
+    getattr(model, by)(*data, **{"verbose": 0} if by == "fit" else {})
+    assert len(traced) == 1
+    plain = keras.Model(model.inputs, model.outputs)
+    plain.compile(keras.optimizers.Adam(name="adam"), loss, metrics=["accuracy", "mae"])
+    plain.train_on_batch(*data)
+    assert [v.path for v in model.optimizer.variables] == [v.path for v in plain.optimizer.variables]
+    assert list(model.get_metrics_result()) == list(plain.get_metrics_result())

@@ -9,6 +9,7 @@ from kvision.detection.proposals import has_sides
 from kvision.layers.conventions import conventions
 from kvision.losses import smooth_l1_loss
 from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, select_detections
+from kvision.ops._backend import kernels
 from kvision.part import Part
 
 # One over the deviations by which the author's code scales the targets: 0.1 for the centre, 0.2 for the sides.
@@ -132,14 +133,21 @@ class BoxBranch(Part):
         return self.box_head.output["box_deltas"].shape[-1] == 4
 
     def predict(self, features, boxes_xyxy, training=False):
-        """Of regions [b, n, 4]: logits [b, n, 1 + classes], and deltas [b, n, 1 + classes or 1, 4]."""
-        outputs = self.box_head(read_regions(self.pooling, features, self.levels, boxes_xyxy), training=training)
-        count = boxes_xyxy.shape[1]
-        deltas = outputs["box_deltas"]
-        return (
-            ops.reshape(outputs["class_logits"], (-1, count, self.classes + 1)),
-            ops.reshape(deltas, (-1, count, deltas.shape[-1] // 4, 4)),
-        )
+        """Of regions [b, n, 4]: logits [b, n, 1 + classes], and deltas [b, n, 1 + classes or 1, 4].
+
+        In inference those of padding, rows without area behind all others, may be zeros instead.
+        """
+
+        def predict(boxes_xyxy):
+            outputs = self.box_head(read_regions(self.pooling, features, self.levels, boxes_xyxy), training=training)
+            count = ops.shape(boxes_xyxy)[1]
+            deltas = outputs["box_deltas"]
+            return (
+                ops.reshape(outputs["class_logits"], (-1, count, self.classes + 1)),
+                ops.reshape(deltas, (-1, count, deltas.shape[-1] // 4, 4)),
+            )
+
+        return predict(boxes_xyxy) if training else without_padding(predict, area_xyxy(boxes_xyxy) > 0, boxes_xyxy)
 
     def losses(self, logits, deltas, sample, targets):
         """Section 2.3: cross-entropy and smooth L1, both over all rows drawn in the batch."""
@@ -181,6 +189,12 @@ def read_regions(pooling, features, levels, boxes_xyxy):
     maps = {level: features[level] for level in levels}
     regions = pooling(maps if len(levels) > 1 else maps[levels[0]], boxes_xyxy)
     return ops.reshape(regions, (-1, *regions.shape[2:]))
+
+
+def without_padding(function, is_real, *tensors):
+    """`function` of tensors [b, n, …] → outputs [b, n, …]; rows behind the last real one [b, n] may become zeros."""
+    number = ops.arange(1, is_real.shape[1] + 1, dtype="int32")
+    return kernels.of_first_rows(function, ops.max(ops.where(is_real, number, 0), initial=0), *tensors)
 
 
 def sample_labels(sample, targets):

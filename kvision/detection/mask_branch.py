@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kvision.detection.assigner import matched, read_targets
-from kvision.detection.box_branch import read_regions
+from kvision.detection.box_branch import read_regions, without_padding
 from kvision.layers.conventions import conventions, kernel_initializer
 from kvision.ops.masks import crop_masks
 from kvision.part import Part
@@ -80,7 +80,7 @@ class MaskBranch(Part):
         maps = ops.reshape(maps, (-1, size * size, maps.shape[-1]))
         logits = ops.matmul(maps, ops.cast(kernel, maps.dtype)[..., None])[..., 0]
         logits = ops.cast(logits, "float32") + ops.cast(bias, "float32")[:, None]
-        return ops.reshape(logits, (-1, boxes_xyxy.shape[1], size, size))
+        return ops.reshape(logits, (-1, ops.shape(boxes_xyxy)[1], size, size))
 
     def loss(self, features, sample, targets, training=None):
         """Section 3: binary cross-entropy of the class's own mask, the mean over the positives of the batch."""
@@ -102,7 +102,9 @@ class MaskBranch(Part):
 
     def scores(self, features, boxes_xyxy, labels):
         """Masks [b, k, size, size] of detections, scores in 0…1; zero for padding."""
-        logits = self.predict(features, boxes_xyxy, ops.maximum(labels, 0))
+        logits = without_padding(
+            lambda *rows: self.predict(features, *rows), labels >= 0, boxes_xyxy, ops.maximum(labels, 0)
+        )
         return ops.where((labels >= 0)[..., None, None], ops.sigmoid(logits), 0.0)
 
 

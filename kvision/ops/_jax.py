@@ -20,9 +20,19 @@ def fuse(function):
     return function
 
 
+def reuse(function):
+    """`function` as it is: tracing is cheap here, and within a jitted step one graph."""
+    return function
+
+
 def on_cpu():
     """Whether this process computes on the CPU alone."""
     return jax.default_backend() == "cpu"
+
+
+def outside_graph():
+    """A context in which variables are made: JAX builds no graph that would hold them."""
+    return contextlib.nullcontext()
 
 
 def value_outside(variable):
@@ -79,6 +89,11 @@ def value_and_gradients(function):
 def fuse_and_recompute(function):
     """`function` of tensors whose gradient computes it again instead of keeping intermediate tensors."""
     return jax.checkpoint(function)
+
+
+def of_first_rows(function, count, *tensors):
+    """`function` of tensors [b, n, …], of all rows: sizes are known when a function is compiled."""
+    return function(*tensors)
 
 
 def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):

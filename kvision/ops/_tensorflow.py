@@ -6,10 +6,13 @@ import functools
 
 import tensorflow as tf
 
-# TensorFlow has no public way to ask whether the graph under construction is compiled by XLA.
+# TensorFlow has no public way to ask whether the graph under construction is compiled by XLA, nor to make a variable
+# past the function that is being traced.
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext as in_xla_context
+from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
 
-from kvision.ops._roi import align_by_gather, clip_points, sample_points
+from kvision.ops._roi import align_by_gather, sample_points
+from kvision.ops._roi_tensorflow import align_on_one_map
 
 _FUSED_DTYPES = (tf.float16, tf.bfloat16, tf.float32)  # what the fused batch normalisation kernel takes
 _LARGE_SAMPLE = 2**15  # elements per sample from which fusing pays
@@ -33,6 +36,13 @@ def _in_xla():
 def on_cpu():
     """Whether this process computes on the CPU alone."""
     return not tf.config.list_logical_devices("GPU")
+
+
+@contextlib.contextmanager
+def outside_graph():
+    """A context in which variables are made outside the function that is being traced, which would be traced anew."""
+    with tf.init_scope(), tf.variable_creator_scope(lambda _, **options: default_variable_creator_v2(**options)):
+        yield
 
 
 def value_outside(variable):
@@ -63,6 +73,23 @@ def fuse(function):
     return call
 
 
+def reuse(function):
+    """`function` of tensors, traced once per shape and called by name wherever a graph needs it again.
+
+    Tracing takes about a tenth of a millisecond an operation, and a network normalises fifty times. TensorFlow puts the
+    operations in place of the call when it optimises the graph. Keyword arguments are constants. For use within a
+    gradient of one's own: that of the call would be made of the function's, each time anew.
+    """
+    by_shape = tf.function(function, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors, **constants):
+        in_graph = not tf.executing_eagerly() and not _in_xla() and _runtime.get() is None
+        return (by_shape if in_graph else function)(*tensors, **constants)
+
+    return call
+
+
 def channel_sums(x):
     """Sums over axis 1 of `[batch, positions, channels]`."""
     if _in_xla() or not on_cpu():
@@ -73,7 +100,7 @@ def channel_sums(x):
 
 def channel_moments(x):
     """Means and biased variances over axis 1 of `[batch, positions, channels]`, right when |mean| >> deviation."""
-    positions = tf.cast(tf.shape(x)[1], x.dtype)
+    positions = tf.cast(tf.shape(x)[1] if x.shape[1] is None else x.shape[1], x.dtype)
     mean = channel_sums(x) / positions
     if on_cpu() and not _in_xla():
         return mean, channel_sums(tf.math.squared_difference(x, mean[:, None])) / positions
@@ -92,7 +119,7 @@ def fused_batch_normalize(x, gamma, beta, epsilon):
         return None
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(_images(x), gamma, beta, epsilon=epsilon)
     count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-    return tf.reshape(y, tf.shape(x)), mean, variance * ((count - 1) / count)  # the kernel's variance is unbiased
+    return _shaped_as(y, x), mean, variance * ((count - 1) / count)  # the kernel's variance is unbiased
 
 
 def multiply_add(x, scale, offset):
@@ -110,20 +137,28 @@ def _fused_multiply_add(x, scale, offset):
     )
 
     def gradient(upstream):
-        rows = tf.reshape(tf.cast(upstream, scale.dtype), [1, -1, x.shape[-1]])
-        products = rows * tf.reshape(tf.cast(x, scale.dtype), [1, -1, x.shape[-1]])
-        return (
-            _fused_multiply_add(upstream, scale, tf.zeros_like(offset)),
-            channel_sums(products)[0],
-            channel_sums(rows)[0],
-        )
+        of_x = _fused_multiply_add(upstream, scale, tf.zeros_like(offset))
+        return of_x, *_parameter_gradients(upstream, x, dtype=scale.dtype)
 
-    return tf.reshape(y, tf.shape(x)), gradient
+    return _shaped_as(y, x), gradient
+
+
+@reuse
+def _parameter_gradients(upstream, x, *, dtype):
+    """Those of scale and offset; where these are frozen, as in most detectors, the call is pruned."""
+    rows = tf.reshape(tf.cast(upstream, dtype), [1, -1, x.shape[-1]])
+    products = rows * tf.reshape(tf.cast(x, dtype), [1, -1, x.shape[-1]])
+    return channel_sums(products)[0], channel_sums(rows)[0]
 
 
 def _images(x):
     """`x` as a batch of four axes, which is what the fused kernel takes."""
     return x if len(x.shape) == 4 else tf.reshape(x, [-1, 1, 1, x.shape[-1]])
+
+
+def _shaped_as(images, x):
+    """What the fused kernel gives of `_images(x)`, in the shape of `x`."""
+    return images if len(x.shape) == 4 else tf.reshape(images, tf.shape(x))
 
 
 def compiled(function):
@@ -215,6 +250,23 @@ def fuse_and_recompute(function):
     return call
 
 
+def of_first_rows(function, count, *tensors):
+    """`function` of tensors [b, n, …] → outputs [b, n, …], computed for the first `count` rows, at least one.
+
+    The other rows are zeros. XLA knows no such sizes: there all rows are computed.
+    """
+    if _in_xla() or not on_cpu() or _runtime.get():
+        return function(*tensors)
+    size, count = tensors[0].shape[1], tf.maximum(count, 1)
+
+    def padded(output):
+        rows = tf.pad(output, [[0, size - count if axis == 1 else 0] for axis in range(len(output.shape))])
+        rows.set_shape([output.shape[0], size, *output.shape[2:]])
+        return rows
+
+    return tf.nest.map_structure(padded, function(*(tensor[:, :count] for tensor in tensors)))
+
+
 def apply_momentum(variable, velocity, gradient, rate, momentum, nesterov):
     """Update weight and velocity in place by one kernel; True: done."""
     velocity = velocity.value
@@ -255,7 +307,8 @@ def roi_align(features, boxes, level, scales, output_size, sampling_ratio, align
     """RoIAlign of boxes [b, n, 4] on one map or, by `level` [b, n], on several; see `align_by_gather`."""
     if _in_xla() or not on_cpu() or _runtime.get():
         return align_by_gather(features, boxes, level, scales, output_size, sampling_ratio, aligned)
-    batch, count = tf.shape(boxes)[0], boxes.shape[1]
+    batch = tf.shape(boxes)[0]
+    count = tf.shape(boxes)[1] if boxes.shape[1] is None else boxes.shape[1]
     images = tf.repeat(tf.range(batch), count)
     boxes = tf.reshape(boxes, [-1, 4])
 
@@ -264,7 +317,7 @@ def roi_align(features, boxes, level, scales, output_size, sampling_ratio, align
             sample_points(boxes[:, axis], boxes[:, axis + 2], scale, output_size * sampling_ratio, aligned)
             for axis in (1, 0)
         )
-        return _align_on_one_map(tf.cast(feature, tf.float32), rows, columns, images, sampling_ratio)
+        return align_on_one_map(tf.cast(feature, tf.float32), rows, columns, images, sampling_ratio)
 
     if level is None:
         regions = align(features[0], boxes, images, scales[0])
@@ -277,98 +330,3 @@ def roi_align(features, boxes, level, scales, output_size, sampling_ratio, align
         regions = tf.dynamic_stitch(members, parts)
     regions = tf.reshape(regions, [batch, count, output_size, output_size, features[0].shape[-1]])
     return tf.cast(regions, features[0].dtype)
-
-
-_TILE = 24  # cells; the fastest of 16…64 on maps of 50 and 200 cells
-_CHUNK_SIZE = 64  # regions whose samples, several times the bins, are held at once
-
-
-def _align_on_one_map(feature, rows, columns, images, sampling_ratio):
-    """Regions of one map [b, h, w, c], from their sample positions [k, samples] on both axes and their image [k]."""
-    height, width = feature.shape[1:3]
-
-    @tf.custom_gradient
-    def align(feature):
-        # Two copies of the edge cells: up to one cell outside a sample takes the edge, and the kernel, which rounds
-        # positions, must not be the one to decide where that ends.
-        padded = feature
-        for _ in range(2):
-            padded = tf.pad(padded, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        ends = [
-            (points[:, end] + 2) / (size + 3) for end in (0, -1) for points, size in ((rows, height), (columns, width))
-        ]
-        ends = tf.stack(ends, 1)
-        samples = [rows.shape[1], columns.shape[1]]
-        inside = [clip_points(points, size)[1] for points, size in ((rows, height), (columns, width))]
-        all_inside = tf.reduce_all(inside[0] > 0) & tf.reduce_all(inside[1] > 0)  # as where boxes are clipped
-
-        def add_part(index, parts):
-            members = slice(index * _CHUNK_SIZE, (index + 1) * _CHUNK_SIZE)
-            part = tf.image.crop_and_resize(padded, ends[members], images[members], samples)
-            row_inside, column_inside = (values[members] for values in inside)
-            masked = functools.partial(_masked, part, row_inside, column_inside)
-            part = tf.cond(all_inside, lambda: part, masked)
-            return index + 1, parts.write(index, tf.nn.avg_pool2d(part, sampling_ratio, sampling_ratio, "VALID"))
-
-        # At least one part, or the shape would be unknown in eager mode.
-        count = tf.maximum(1, -(-tf.shape(images)[0] // _CHUNK_SIZE))
-        shape = [None, *(size // sampling_ratio for size in samples), feature.shape[-1]]
-        parts = tf.TensorArray(tf.float32, count, element_shape=shape, infer_shape=False)
-        _, parts = tf.while_loop(lambda index, _: index < count, add_part, (0, parts), parallel_iterations=1)
-
-        def gradient(upstream):  # the kernel's own gradient to the map races on several cores
-            return _spread_regions(upstream, rows, columns, images, tf.shape(feature)[0], (height, width))
-
-        return parts.concat(), gradient
-
-    return align(feature)
-
-
-def _masked(samples, row_inside, column_inside):
-    """Samples [k, rows, columns, c], zero where the row or the column is outside."""
-    return samples * (row_inside[:, :, None, None] * column_inside[:, None, :, None])
-
-
-def _spread_regions(regions, rows, columns, images, batch, size):
-    """The transpose of RoIAlign: regions [k, s, s, c] summed into maps [b, h, w, c].
-
-    RoIAlign is a product with a matrix of bilinear weights along either axis, and so is its transpose. It is computed
-    tile by tile, so that a region costs the tiles it touches instead of the whole map.
-    """
-    bins, channels = regions.shape[1], regions.shape[3]
-    tiles = [-(-cells // _TILE) for cells in size]
-    tile = [-(-cells // number) for cells, number in zip(size, tiles, strict=True)]
-    axes, touches = [], []
-    for points, cells, number, length in zip((rows, columns), size, tiles, tile, strict=True):
-        points, inside = clip_points(points, cells)
-        ends = tf.cast(tf.stack([tf.reduce_min(points, 1), tf.reduce_max(points, 1) + 1]), tf.int32) // length
-        axes.append((points, inside * bins / points.shape[1]))
-        index = tf.range(number)[:, None]
-        touches.append((index >= ends[0]) & (index <= ends[1]))
-    pairs = (tf.range(batch)[:, None] == images)[:, None, None] & touches[0][:, None] & touches[1]
-    last = tf.cumsum(tf.reshape(tf.math.count_nonzero(pairs, -1, tf.int32), [-1]))
-    pairs = tf.cast(tf.where(pairs), tf.int32)  # (image, tile row, tile column, region), in the order of the tiles
-    region = pairs[:, 3]
-
-    def weights(axis):
-        """[pairs, bins, cells of the tile]: the weight of each cell in each bin."""
-        points, inside = (tf.gather(values, region)[..., None] for values in axes[axis])
-        cells = tf.range(tile[axis]) + pairs[:, 1 + axis, None, None] * tile[axis]
-        tent = tf.nn.relu(1 - tf.abs(points - tf.cast(cells, tf.float32))) * inside
-        return tf.reduce_sum(tf.reshape(tent, [-1, bins, points.shape[1] // bins, tile[axis]]), 2)
-
-    row_weights, column_weights = weights(0), weights(1)
-
-    def add_tile(index, maps):
-        members = slice(tf.where(index > 0, last[index - 1], 0), last[index])
-        part = tf.matmul(column_weights[members][:, None], tf.gather(regions, region[members]), transpose_a=True)
-        part = tf.reshape(part, [-1, tile[1] * channels])
-        part = tf.matmul(tf.reshape(row_weights[members], [-1, tile[0]]), part, transpose_a=True)
-        return index + 1, maps.write(index, tf.reshape(part, [*tile, channels]))
-
-    count = batch * tiles[0] * tiles[1]
-    maps = tf.TensorArray(tf.float32, count, element_shape=[*tile, channels])
-    _, maps = tf.while_loop(lambda index, _: index < count, add_tile, (0, maps), parallel_iterations=1)
-    maps = tf.transpose(tf.reshape(maps.stack(), [batch, *tiles, *tile, channels]), [0, 1, 3, 2, 4, 5])
-    maps = tf.reshape(maps, [batch, tiles[0] * tile[0], tiles[1] * tile[1], channels])
-    return maps[:, : size[0], : size[1]]

@@ -26,9 +26,15 @@ def gelu(x):
 
 @ops.custom_gradient
 def _gelu(x):
-    return ops.cast(kernels.gelu(_wide(x)), x.dtype), lambda upstream: _gelu_gradient(upstream, x)
+    return _gelu_forward(x), lambda upstream: _gelu_gradient(upstream, x)
 
 
+@kernels.reuse
+def _gelu_forward(x):
+    return ops.cast(kernels.gelu(_wide(x)), x.dtype)
+
+
+@kernels.reuse
 @kernels.fuse
 def _gelu_gradient(upstream, x):
     wide = _wide(x)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kvision.ops._backend import kernels
+from kvision.ops.normalization import reshapable
 
 
 def layer_normalize(x, gamma, beta, epsilon):
@@ -31,13 +32,14 @@ def layer_normalize(x, gamma, beta, epsilon):
 
     @ops.custom_gradient
     def normalize(x, gamma, beta):
-        y, mean, inverse_deviation = _normalize(x, gamma, beta, epsilon)
+        y, mean, inverse_deviation = _normalize(x, gamma, beta, epsilon=epsilon)
         return y, lambda upstream: _gradient(upstream, x, gamma, mean, inverse_deviation)
 
-    return ops.reshape(normalize(ops.reshape(x, (-1, x.shape[-1])), gamma, beta), ops.shape(x))
+    return ops.reshape(normalize(ops.reshape(x, (-1, x.shape[-1])), gamma, beta), reshapable(x))
 
 
-def _normalize(x, gamma, beta, epsilon):
+@kernels.reuse
+def _normalize(x, gamma, beta, *, epsilon):
     """Output `[rows, channels]`, and mean and inverse deviation of each row `[rows, 1]`."""
     wide = ops.cast(x, gamma.dtype)
     mean = ops.mean(wide, -1, keepdims=True)
@@ -46,6 +48,7 @@ def _normalize(x, gamma, beta, epsilon):
     return ops.cast(centred * inverse_deviation * gamma + beta, x.dtype), mean, inverse_deviation
 
 
+@kernels.reuse
 @kernels.fuse
 def _gradient(upstream, x, gamma, mean, inverse_deviation):
     """Gradients for x `[rows, channels]`, gamma and beta `[channels]`."""

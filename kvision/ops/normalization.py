@@ -94,22 +94,19 @@ def group_normalize(x, gamma, beta, groups, epsilon):
 
     @ops.custom_gradient
     def normalize(x, gamma, beta):
-        x_wide = ops.cast(x, gamma.dtype)
-        channel_mean, channel_variance = kernels.channel_moments(x_wide)
-        mean = _group_mean(channel_mean, groups)
-        variance = _group_mean(channel_variance + ops.square(channel_mean - mean), groups)
-        inverse_deviation = ops.rsqrt(variance + epsilon)
-        scale = inverse_deviation * gamma
-        offset = beta - mean * scale
+        y, mean, inverse_deviation = _group_normalize(x, gamma, beta, groups=groups, epsilon=epsilon)
+        return y, lambda upstream: _group_gradient(upstream, x, gamma, mean, inverse_deviation)
 
-        def gradient(upstream):
-            return _group_gradient(upstream, x, gamma, mean, inverse_deviation, groups)
-
-        return ops.cast(x_wide * scale[:, None] + offset[:, None], x.dtype), gradient
-
-    shape = ops.shape(x)
+    shape = reshapable(x)
     flat = ops.reshape(x, (shape[0], math.prod(shape[1:-1]), channels))
     return ops.reshape(normalize(flat, gamma, beta), shape)
+
+
+def reshapable(x):
+    """The shape of `x`, whose first size may be left to `reshape`, as -1; a tensor holds it where others vary too."""
+    if None in x.shape[1:]:
+        return ops.shape(x)
+    return tuple(-1 if size is None else size for size in x.shape)
 
 
 def check_groups(groups, channels):
@@ -122,13 +119,33 @@ def check_groups(groups, channels):
         )
 
 
-def _group_gradient(upstream, x, gamma, mean, inverse_deviation, groups):
-    """Gradients for x `[batch, positions, channels]`, gamma and beta; statistics are `[batch, channels]`."""
-    positions = ops.cast(ops.shape(x)[1], gamma.dtype)
+@kernels.reuse
+def _group_normalize(x, gamma, beta, *, groups, epsilon):
+    """Of x `[batch, positions, channels]`: output, and mean and inverse deviation `[batch, groups, 1]`."""
+    wide = ops.cast(x, gamma.dtype)
+    channel_mean, channel_variance = (_by_group(values, groups) for values in kernels.channel_moments(wide))
+    mean = _mean(channel_mean)
+    inverse_deviation = ops.rsqrt(_mean(channel_variance + ops.square(channel_mean - mean)) + epsilon)
+    scale = inverse_deviation * _by_group(gamma, groups)
+    offset = _by_group(beta, groups) - mean * scale
+    scale, offset = (ops.reshape(values, (-1, 1, x.shape[-1])) for values in (scale, offset))
+    return ops.cast(wide * scale + offset, x.dtype), mean, inverse_deviation
+
+
+@kernels.reuse
+def _group_gradient(upstream, x, gamma, mean, inverse_deviation):
+    """Gradients for x `[batch, positions, channels]`, gamma and beta; statistics are `[batch, groups, 1]`."""
+    groups, channels = mean.shape[1], x.shape[-1]
+    ones = ops.ones((groups, channels // groups), gamma.dtype)
+
+    def by_channel(values):
+        return ops.reshape(values * ones, (-1, channels))
+
+    positions = ops.cast(ops.shape(x)[1] if x.shape[1] is None else x.shape[1], gamma.dtype)
+    mean, inverse_deviation = by_channel(mean), by_channel(inverse_deviation)
     beta_sums = kernels.channel_sums(ops.cast(upstream, gamma.dtype))
     gamma_sums = kernels.channel_sums(_gamma_terms(upstream, x, mean, inverse_deviation))
-    shift = _group_mean(beta_sums * gamma, groups) / positions
-    slope = _group_mean(gamma_sums * gamma, groups) / positions
+    shift, slope = (by_channel(_mean(_by_group(sums * gamma, groups)) / positions) for sums in (beta_sums, gamma_sums))
     dx = _input_gradient(upstream, x, gamma, mean, inverse_deviation, shift, slope)
     return dx, ops.sum(gamma_sums, 0), ops.sum(beta_sums, 0)
 
@@ -149,11 +166,13 @@ def _normalized(x, mean, inverse_deviation):
     return (ops.cast(x, mean.dtype) - mean[:, None]) * inverse_deviation[:, None]
 
 
-def _group_mean(values, groups):
-    """`[batch, channels]` with every value replaced by the mean of its group."""
-    size = values.shape[-1] // groups
-    means = ops.mean(ops.reshape(values, (-1, groups, size)), -1)
-    return ops.repeat(means, size, axis=-1)
+def _by_group(values, groups):
+    """`[batch, channels]`, or `[channels]` of a batch of 1 → `[batch, groups, channels of a group]`."""
+    return ops.reshape(values, (-1, groups, values.shape[-1] // groups))
+
+
+def _mean(values):
+    return ops.mean(values, -1, keepdims=True)
 
 
 def _tensors(x, *parameters):

@@ -111,3 +111,28 @@ def test_heads_start_as_the_papers_say():
 def test_numbers_that_select_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         branch(**options)
+
+
+@pytest.mark.tensorflow_only
+def test_padding_is_not_computed_in_inference():
+    """Of 50 regions the head sees those up to the last real one of the batch; XLA, whose sizes are fixed, all."""
+    import tensorflow as tf
+
+    seen, layer = [], branch()
+    features = {"C4": tf.random.normal((2, 4, 4, 4), seed=0)}
+    boxes = np.zeros((2, 50, 4), "float32")
+    boxes[0, [0, 2]], boxes[1, :2] = [4, 6, 30, 34], [[8, 8, 40, 55], [50, 0, 60, 9]]
+    head = layer.box_head
+    layer.box_head = lambda regions, training: seen.append(regions.shape[0]) or head(regions, training=training)
+    logits, deltas = layer.predict(features, boxes)
+    whole = layer.predict(features, boxes, training=True)
+    assert seen == [2 * 3, 2 * 50]
+    for got, want in zip((logits, deltas), whole, strict=True):
+        assert got.shape == want.shape
+        assert_close(got[:, :3], want[:, :3])
+    traced = tf.function(lambda boxes: layer.predict(features, boxes), autograph=False)
+    assert [tuple(output.shape) for output in traced(boxes)] == [tuple(output.shape) for output in whole]
+    assert_close(traced(boxes)[0], logits)
+    assert_close(traced(0 * boxes)[0][:, 1:], 0 * logits[:, 1:])  # no region at all
+    compiled = tf.function(lambda boxes: layer.predict(features, boxes), autograph=False, jit_compile=True)
+    assert_close(compiled(boxes)[0][:, :3], logits[:, :3])
