@@ -4,8 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from kvision.data.annotations import usable_annotations
-from kvision.data.decoding import decoder, scale_and_pad
+from kvision.data.decoding import decoder
 from kvision.data.geometry import area_xyxy, check_size, clip_xyxy, fit
+from kvision.data.pending import Pending, View
 from kvision.data.segmentations import rasterize
 
 
@@ -52,7 +53,7 @@ def detection_data(reading, records, class_names, *, image_size=(512, 512), mask
         shown = "1 image is" if turned == 1 else f"{turned} images are"
         reading.notes.append(f"{shown} taken as {other}: so are the sizes that the data set states")
     table = _table(records, image_size)
-    draw = _mask_drawer(records, table, image_size, mask_size, max_boxes) if masks else None
+    draw = _mask_drawer(records, mask_size) if masks else None
     counts = np.bincount(table["labels"][table["labels"] >= 0], minlength=len(class_names)).tolist()
     facts = {
         "class_names": tuple(class_names),
@@ -90,7 +91,7 @@ def _table(records, image_size):
 
 
 def _example(records, table, image_size, max_boxes, draw):
-    """A function from the index of an image to the image and its targets, of static shapes."""
+    """A function from the index of an image to the `Pending` sample, of static shapes."""
     decode = decoder(
         [record.path for record in records],
         [record.header for record in records],
@@ -98,35 +99,62 @@ def _example(records, table, image_size, max_boxes, draw):
         channels=3,
     )
     columns = {name: tf.constant(values) for name, values in table.items()}
+    stored = tf.constant([record.size for record in records], tf.int32)
 
     def example(index):
         targets = {name: columns[name][index] for name in ("image_size", "scale", "image_id")}
         first, last = columns["first"][index], columns["first"][index + 1]
-        for name in ("boxes", "labels", "crowd", "difficult", "area"):
-            values = columns[name][first:last]
-            padding = [[0, max_boxes - (last - first)], *([0, 0] for _ in values.shape[1:])]
-            padded = tf.pad(values, padding, constant_values=-1 if name == "labels" else 0)
-            targets[name] = tf.ensure_shape(padded, (max_boxes, *values.shape[1:]))
-        if draw is not None:
-            name, function, shape = draw
-            targets[name] = tf.ensure_shape(tf.numpy_function(function, [index], tf.uint8), shape)
-        return scale_and_pad(decode(index), targets["scale"], image_size), targets
+        rows = {name: columns[name][first:last] for name in ("boxes", "labels", "crowd", "difficult", "area")}
+        rows["row"] = tf.range(tf.cast(last - first, tf.int32))
+        if (table["labels"] < 0).any():
+            rows = {name: tf.boolean_mask(values, rows["labels"] >= 0) for name, values in rows.items()}
+        scale, shown = tf.fill([2], targets["scale"]), tf.cast(targets["image_size"], tf.float32)
+        view = View(scale, tf.zeros(2), tf.zeros(2), shown, tuple(image_size))
+        return Pending(
+            stored=stored[index],
+            read=lambda window: decode(index, window),
+            view=view,
+            put_together=lambda image, targets: (image, targets),
+            targets=targets,
+            rows=rows,
+            num_rows=max_boxes,
+            maps={} if draw is None else {draw[0]: lambda rows, now: draw[1](index, rows, now, now is view)},
+        )
 
     return example
 
 
-def _mask_drawer(records, table, image_size, mask_size, max_boxes):
-    """Name of the masks, the NumPy function that draws those of an image by its index, and their shape."""
-    grid = tuple(image_size) if mask_size is None else (mask_size, mask_size)
-    shape = (max_boxes, *grid)
+def _mask_drawer(records, mask_size):
+    """Name of the masks, and a function that draws those of the objects of an image, as a view shows them."""
 
-    def draw(index):
-        record, scale = records[index], table["scale"][index]
-        whole = (0.0, 0.0, image_size[1] / scale, image_size[0] / scale)
-        masks = np.zeros(shape, "uint8")
-        for mask, annotation in zip(masks, record.annotations, strict=False):
-            window = whole if mask_size is None else annotation.box_xyxy
-            mask[:] = rasterize(annotation.segmentation, record.size, window, grid)
+    def within(index, row, window, grid):
+        return rasterize(records[index].annotations[row].segmentation, records[index].size, window, grid)
+
+    def draw(index, rows, scale, offset, low, high, size):
+        masks = np.zeros((len(rows), *size), "uint8")
+        (top, left), (bottom, right) = low.astype(int), high.astype(int)
+        if bottom > top and right > left:
+            window = ((np.stack([low, high]) - offset) / scale.astype("float64"))[:, ::-1].ravel()
+            for mask, row in zip(masks, rows, strict=True):
+                mask[top:bottom, left:right] = within(index, row, window, (bottom - top, right - left))
         return masks
 
-    return "masks" if mask_size is None else "box_masks", draw, shape
+    def draw_in_boxes(index, rows, scale, offset, boxes_xyxy, as_stored):
+        masks = np.zeros((len(rows), mask_size, mask_size), "uint8")
+        sides = (boxes_xyxy.reshape(-1, 2, 2) - offset[::-1]) / scale[::-1].astype("float64")
+        for mask, row, window in zip(masks, rows, sides.reshape(-1, 4), strict=True):
+            window = records[index].annotations[row].box_xyxy if as_stored else window  # without rounding
+            mask[:] = within(index, row, window, (mask_size, mask_size))
+        return masks
+
+    def masks(index, rows, view, as_stored):
+        place = (view.scale, view.offset)
+        if mask_size is None:
+            drawn = tf.numpy_function(draw, [index, rows["row"], *place, view.low, view.high, view.size], tf.uint8)
+            sides = [side if isinstance(side, int) else None for side in view.size]
+        else:
+            drawn = tf.numpy_function(draw_in_boxes, [index, rows["row"], *place, rows["boxes"], as_stored], tf.uint8)
+            sides = [mask_size, mask_size]
+        return tf.ensure_shape(drawn, (None, *sides))
+
+    return "masks" if mask_size is None else "box_masks", masks

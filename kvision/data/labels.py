@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from kvision.data.decoding import decoder, scale_and_pad
+from kvision.data.decoding import decoder
 from kvision.data.geometry import check_size, fit
+from kvision.data.pending import Pending, View
 
 
 def labelled_images(reading, paths, headers, labels, channels, facts, *, image_size=(224, 224)):
@@ -27,41 +28,43 @@ def labelled_images(reading, paths, headers, labels, channels, facts, *, image_s
     upright = [reading.is_upright(header) for header in headers]
     sizes = [h.upright_size if turned else h.size for h, turned in zip(headers, upright, strict=True)]
     decode = decoder(paths, headers, upright, channels)
-    image = as_stored(decode, sizes) if image_size is None else centred(reading, decode, sizes, image_size)
-    rows = tf.constant(labels)
+    view_of = as_stored(sizes) if image_size is None else centred(reading, sizes, image_size)
+    rows, stored = tf.constant(labels), tf.constant(sizes, tf.int32)
 
     def example(index):
-        return image(index), rows[index]
-
-    def cropped(index, window_of):
-        return decode(index, window_of(tf.constant(sizes)[index])), rows[index]
+        return Pending(
+            stored=stored[index],
+            read=lambda window: decode(index, window),
+            view=view_of(index),
+            put_together=lambda image, targets: (image, targets["label" if rows.shape.rank == 1 else "soft_label"]),
+            targets={"label" if rows.shape.rank == 1 else "soft_label": rows[index]},
+        )
 
     facts = {**facts, "files": {index: str(path) for index, path in enumerate(paths)}}
-    return reading.dataset(example, paths, headers, channels, facts, cropped=None if image_size else cropped)
+    return reading.dataset(example, paths, headers, channels, facts)
 
 
-def as_stored(decode, sizes):
-    """A function from the index of an image to its pixels in float32, of a static size if all have the same."""
-    height, width = sizes[0] if len(set(sizes)) == 1 else (None, None)
-
-    def image(index):
-        pixels = tf.cast(decode(index), tf.float32)
-        return tf.ensure_shape(pixels, (height, width, pixels.shape[-1]))
-
-    return image
+def as_stored(sizes):
+    """A function from the index of an image to the view of all of it, of a static size if all have the same."""
+    if len(set(sizes)) == 1:
+        return lambda index: View.whole(sizes[0])
+    return lambda index: View.whole(tf.unstack(tf.constant(sizes, tf.int32)[index]))
 
 
-def centred(reading, decode, sizes, image_size):
-    """A function from the index of an image to its pixels, scaled and in the middle of `image_size`."""
+def centred(reading, sizes, image_size):
+    """A function from the index of an image to the view of it, scaled and in the middle of `image_size`."""
     check_size(reading.reader, image_size)
     if min(image_size) < 1:
         raise ValueError(f"{reading.reader}: image_size must be at least 1, got {min(image_size)}.")
-    fits = [fit(size, image_size) for size in sizes]
-    scales = tf.constant([scale for scale, _ in fits], tf.float32)
-    offsets = tf.constant(
-        [[(all_ - part) // 2 for all_, part in zip(image_size, inner, strict=True)] for _, inner in fits], tf.int32
-    )
-    return lambda index: scale_and_pad(decode(index), scales[index], tuple(image_size), offsets[index])
+    scales, inner = zip(*(fit(size, image_size) for size in sizes), strict=True)
+    scales, inner = tf.constant(scales, tf.float32), tf.constant(inner, tf.float32)
+    first = (tf.constant(image_size, tf.float32) - inner) // 2
+
+    def view(index):
+        low = first[index]
+        return View(tf.fill([2], scales[index]), low, low, low + inner[index], tuple(image_size))
+
+    return view
 
 
 def check_channels(reading, channels):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from kvision.data.duplicates import difference_hash, pixel_hash
 from kvision.data.elements import is_batched
 from kvision.data.label_maps import IGNORED
+from kvision.data.pending import finished
 from kvision.data.source import Order
 
 ROUNDING = 1e-5  # of an image's largest value: what scaling makes of one colour
@@ -86,7 +87,7 @@ def _samples(dataset, lost):
         return
     each = dataclasses.replace(
         source,
-        example=lambda index: (index, source.example(index)),
+        example=lambda index: (index, finished(source.example(index))),
         order=Order(source.order.length),
         drop_remainder=False,
         transforms=(),
@@ -170,7 +171,7 @@ def _class_of(target):
 
 def _reason(source, index):
     try:
-        source.example(tf.constant(index, tf.int64))
+        finished(source.example(tf.constant(index, tf.int64)))
     except tf.errors.OpError as error:
         lines = [line for line in error.message.splitlines() if "Error: " in line] or error.message.splitlines()
         return lines[0].split("Error: ")[-1][:200]

@@ -227,15 +227,14 @@ class Reading:
         sizes = {True: header.upright_size, False: header.size}
         return next((upright for upright in (default, not default) if sizes[upright] == stated), None)
 
-    def dataset(self, example, paths, headers, channels, facts, cropped=None, fault=None):
+    def dataset(self, example, paths, headers, channels, facts, fault=None):
         """The data set of the samples that a function of `tf.data` makes by their index.
 
         Args:
-            example: The function.
+            example: The function, as of `Source`.
             paths, headers: Of the images, by index.
             channels: With which they are decoded.
             facts: Attributes of the data set beside `problems`.
-            cropped: As of `Source`.
             fault: A function from the index of a sample that failed in training to the file beside its image that is
                 to blame and what is wrong with it, or None; None where there are no such files.
         """
@@ -254,7 +253,7 @@ class Reading:
             print_message(f"kvision.data.{self.reader}: {line}")
         facts = {"classes": len(facts["class_names"]), **facts, "problems": self.problems}
         lost = Lost(self, list(paths), list(headers), channels, fault)
-        return Source(example, order, options.drop_remainder, facts, lost=lost, cropped=cropped).dataset()
+        return Source(example, order, options.drop_remainder, facts, lost=lost).dataset()
 
     def summary(self):
         """One line on the problems; empty if there are none."""

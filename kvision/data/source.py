@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from kvision.data.pending import finished
+
 SEEDS_A_SAMPLE = 1_009  # by which the seeds of a sample's transforms lie apart from those of the next
 FEWEST_THREADS = 4  # of a pipeline
 
@@ -116,18 +118,16 @@ class Source:
     """The samples of a data set by their index, and what is known of them.
 
     Args:
-        example: A function of `tf.data` from the index of a sample (int64 scalar) to the sample, of static shapes.
+        example: A function of `tf.data` from the index of a sample (int64 scalar) to the sample, of static shapes, or
+            to a `Pending` of it.
         order: The `Order` of the samples.
         drop_remainder: Whether to leave out the last batch where it is smaller, so that shapes are wholly static.
         facts: Attributes that the data set gets: `class_names`, `files`, `counts`, `problems`.
         transforms: Functions `(sample, seed) -> sample` of `tf.data`, applied in order to each sample; `seed` is an
             int64 [2], a function of the order's seed, the epoch and the sample's index, for TensorFlow's stateless
-            random functions.
+            random functions. One with the attribute `takes_pending` may get a `Pending` sample and give one.
         lost: A function of the indices, int64 [n], of samples that could not be made, which are then left out of the
             epoch, in batches of the usual size; it may raise instead. None lets TensorFlow's error end the epoch.
-        cropped: A function of the index of a sample, and of one from the size of its image, int32 [2], to a window
-            (top, left, height, width), to the sample with this window as its image; cheaper than the whole one. None
-            where there is no such function. A first transform that has the method `cropped` is called by that.
     """
 
     example: Callable
@@ -136,7 +136,6 @@ class Source:
     facts: dict = dataclasses.field(default_factory=dict)
     transforms: tuple = ()
     lost: Callable | None = None
-    cropped: Callable | None = None
 
     def transformed(self, transform):
         """This source with one more transform `(sample, seed) -> sample`."""
@@ -144,15 +143,15 @@ class Source:
 
     def sample(self, index, epoch=0):
         """One sample, transformed as in an epoch, in `tf.data` or outside; `index` and `epoch` are int64 scalars."""
+        return finished(self.unfinished(index, epoch))
+
+    def unfinished(self, index, epoch=0):
+        """As `sample`, or the `Pending` of it."""
         index, epoch = tf.cast(index, tf.int64), tf.cast(epoch, tf.int64)
-        by_window = self.cropped is not None and self.transforms and hasattr(self.transforms[0], "cropped")
-        sample = None if by_window else self.example(index)
+        sample = self.example(index)
         for position, transform in enumerate(self.transforms):
             seed = tf.stack([epoch * 1_000_003 + self.order.seed, index * SEEDS_A_SAMPLE + position])
-            if by_window and position == 0:
-                sample = transform.cropped(lambda window_of: self.cropped(index, window_of), seed)
-            else:
-                sample = transform(sample, seed)
+            sample = transform(sample if getattr(transform, "takes_pending", False) else finished(sample), seed)
         return sample
 
     def dataset(self):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from kvision.contract import paste_masks
-from kvision.data import check_targets, coco, shapes, voc, yolo
+from kvision.data import HorizontalFlip, Mosaic, ScaleJitter, augment, check_targets, coco, shapes, voc, yolo
 from kvision.data.detection import detection_data
 from kvision.data.reader import Options
 from tests.data.files import compressed, run_lengths, write_coco, write_yolo
@@ -314,3 +314,22 @@ def test_a_size_of_one_number_is_refused(tmp_path):
     write_coco(tmp_path, IMAGES, TARGETS)
     with pytest.raises(ValueError, match=r"coco: image_size is \(height, width\) in pixels: got 96\. Pass \(96, 96\)"):
         coco(tmp_path / "annotations.json", tmp_path / "images", image_size=96)
+
+
+@pytest.mark.parametrize("mask_size", [None, pytest.param(112, marks=pytest.mark.slow)])
+def test_masks_go_where_their_image_goes_in_augmentation_too(tmp_path, mask_size):
+    """All objects are white: jittered, mirrored and four in one, their masks cover what is white."""
+    write_coco(tmp_path, 255.0 * TARGETS["masks"].max(axis=1)[..., None].repeat(3, axis=-1), TARGETS)
+    options = {"image_size": (96, 110), "masks": True, "mask_size": mask_size, "max_boxes": 40}
+    found = coco(tmp_path / "annotations.json", tmp_path / "images", **options)
+    jitter = ScaleJitter((90, 100), scale=(0.7, 1.4), min_visibility=0.0)
+    for transforms in ([jitter, HorizontalFlip()], [jitter, HorizontalFlip(), Mosaic(min_visibility=0.0)]):
+        images, targets = batches(augment(found, transforms, seed=1))
+        assert targets["labels"].max(axis=1).min() >= -1
+        for row, pixels in enumerate(images[..., 0]):
+            masks = targets["masks"][row] if mask_size is None else None
+            if masks is None:
+                masks = paste_masks(targets["box_masks"][row], targets["boxes"][row], pixels.shape)
+            clear = (pixels < 10) | (pixels > 245)
+            assert clear.mean() > 0.8
+            assert (masks.any(axis=0)[clear] != (pixels[clear] > 127)).mean() < (0.005 if mask_size is None else 0.02)

@@ -19,7 +19,7 @@ from kvision.data.augmentation.geometric import VerticalFlip as VerticalFlip
 from kvision.data.augmentation.mixing import CopyPaste as CopyPaste
 from kvision.data.augmentation.mixing import CutMix as CutMix
 from kvision.data.augmentation.mixing import MixUp as MixUp
-from kvision.data.augmentation.mixing import Mosaic as Mosaic
+from kvision.data.augmentation.mosaic import Mosaic as Mosaic
 from kvision.data.augmentation.photometric import ColorJitter as ColorJitter
 from kvision.data.augmentation.photometric import ColorPCA as ColorPCA
 from kvision.data.augmentation.photometric import PhotometricDistortion as PhotometricDistortion

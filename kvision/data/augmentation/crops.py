@@ -6,8 +6,9 @@ import math
 import tensorflow as tf
 
 from kvision.data.augmentation.geometric import Geometric, region_of
-from kvision.data.augmentation.samples import objects, size_of, take_apart, uniform, valid_size
-from kvision.data.augmentation.warps import INTERPOLATIONS, AxisAligned
+from kvision.data.augmentation.samples import objects, size_of, uniform, valid_size
+from kvision.data.augmentation.warps import AxisAligned
+from kvision.data.resampling import INTERPOLATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +67,10 @@ class _Resampled(Geometric):
         known = (*INTERPOLATIONS, "random")
         self.check("interpolation", self.interpolation in known, f"one of {', '.join(known)}")
 
-    def apply(self, image, targets, seed):
+    def planned(self, image, targets, seed):
         first, second = tf.unstack(tf.random.split(seed))
         warp, keep = self.plan(image, targets, first)
-        return self.moved(image, targets, warp, self.way(second), keep)
+        return warp, self.way(second), keep
 
     def way(self, seed):
         """The interpolation: its name, or one that is drawn, as an index."""
@@ -127,18 +128,6 @@ class RandomResizedCrop(_Resampled):
 
     def plan(self, image, targets, seed):
         return window_warp(self.window(valid_size(image, targets), seed), self.result_size(image)), None
-
-    def cropped(self, read, seed):
-        """What the transform makes of a sample of which the window alone is read.
-
-        Args:
-            read: A function of one from an image's size to the window, to the sample with this window as its image.
-            seed: Two integers.
-        """
-        first, second = tf.unstack(tf.random.split(seed))
-        image, targets, put_together = take_apart(read(lambda size: self.window(size, first)))
-        warp = window_warp((0, 0, *size_of(image)), self.result_size(image))
-        return put_together(*self.moved(image, targets, warp, self.way(second)))
 
     def window(self, valid, seed):
         """Top, left, height and width of the window in an image of the size `valid`."""

@@ -9,6 +9,7 @@ import numbers
 
 import tensorflow as tf
 
+from kvision.data.augmentation.chains import moved
 from kvision.data.augmentation.moving import move
 from kvision.data.augmentation.samples import Transform, size_of, uniform, valid_size
 from kvision.data.augmentation.warps import AxisAligned, Field, Projective, bilinear, matrix3
@@ -40,8 +41,25 @@ class Geometric(Transform):
         """The `Warp` of a sample. Of subclasses."""
         raise NotImplementedError
 
+    def planned(self, image, targets, seed):
+        """The warp, the interpolation, and a function of the boxes which of them may stay, or None for all."""
+        return self.warp(image, targets, seed), getattr(self, "interpolation", "bilinear"), None
+
     def apply(self, image, targets, seed):
-        return self.moved(image, targets, self.warp(image, targets, seed))
+        return self.moved(image, targets, *self.planned(image, targets, seed))
+
+    def on_pending(self, pending, seed):
+        """A `Pending` sample changed, its pixels still unread; None where the change is of another kind."""
+        if self.fill or self.tight:
+            return None
+        chosen = None
+        if self.rate != 1:
+            chance, seed = tf.unstack(tf.random.split(seed))
+            chosen = tf.random.stateless_uniform([], chance) < self.rate
+        warp, interpolation, keep = self.planned(pending, pending.targets | (pending.rows or {}), seed)
+        if not isinstance(warp, AxisAligned):
+            return None
+        return moved(pending, warp, interpolation, self.min_visibility, keep, chosen)
 
     def moved(self, image, targets, warp, interpolation="bilinear", keep=None):
         """The sample under a warp, by this transform's rules."""
@@ -95,6 +113,9 @@ class _Flip(Geometric):
         side = region["source"][2 + self.axis]
         scale[self.axis], offset[self.axis] = -1.0, float(side) if isinstance(side, int) else tf.cast(side, tf.float32)
         return AxisAligned(**region, scale=tuple(scale), offset=tuple(offset), whole_pixels=True)
+
+    def on_pending(self, pending, seed):
+        return None if self.keypoint_pairs else super().on_pending(pending, seed)
 
     def apply(self, image, targets, seed):
         image, targets = super().apply(image, targets, seed)
@@ -168,9 +189,6 @@ class Affine(Geometric):
         self.check("shear", 0 <= self.shear < 45, "degrees in [0, 45)")
         self.check("interpolation", self.interpolation in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}")
 
-    def apply(self, image, targets, seed):
-        return self.moved(image, targets, self.warp(image, targets, seed), self.interpolation)
-
     def warp(self, image, targets, seed):
         region = region_of(image, targets)
         height, width = (tf.cast(side, tf.float32) for side in region["source"][2:])
@@ -229,9 +247,6 @@ class Perspective(Geometric):
         super().__post_init__()
         self.check("distortion", 0 <= self.distortion <= 0.9, "a fraction in [0, 0.9]")
         self.check("interpolation", self.interpolation in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}")
-
-    def apply(self, image, targets, seed):
-        return self.moved(image, targets, self.warp(image, targets, seed), self.interpolation)
 
     def warp(self, image, targets, seed):
         region = region_of(image, targets)

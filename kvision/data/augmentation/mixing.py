@@ -1,4 +1,4 @@
-"""Samples made of several: MixUp, CutMix, Mosaic and copy-paste, with labels, boxes, masks and label maps."""
+"""Samples made of several: MixUp, CutMix and copy-paste, with labels, boxes, masks and label maps."""
 
 import dataclasses
 
@@ -12,9 +12,8 @@ from kvision.data.augmentation.covering import (
     within_window,
     without_window,
 )
-from kvision.data.augmentation.moving import boxes_of_masks, large_enough, move_image, move_objects
-from kvision.data.augmentation.samples import Transform, objects, size_of, take_apart, uniform, valid_size, with_objects
-from kvision.data.augmentation.warps import AxisAligned
+from kvision.data.augmentation.moving import boxes_of_masks, large_enough
+from kvision.data.augmentation.samples import Transform, objects, size_of, take_apart, valid_size, with_objects
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,25 +56,40 @@ class Mixing(Transform):
         if self.rate == 1:
             return put_together(*mixed())
         return put_together(
-            *tf.cond(tf.random.stateless_uniform([], chance) < self.rate, mixed, lambda: (image, targets))
+            *tf.cond(tf.random.stateless_uniform([], chance) < self.rate, mixed, lambda: self.alone(image, targets))
         )
+
+    def alone(self, image, targets):
+        """Image and targets of a sample that is not mixed."""
+        return image, targets
 
     def prepared(self, sample):
         """The parts of a sample, with a float32 image and soft labels."""
         image, targets, put_together = take_apart(sample)
-        if None in image.shape:
-            raise ValueError(
-                f"{type(self).__name__} needs images of one size, got the static shape {tuple(image.shape)}: crop or "
-                "scale them first, by RandomResizedCrop or ScaleJitter."
-            )
-        if "label" in targets and self.classes:
-            targets = {"soft_label": samples.one_hot(targets["label"], self.classes, type(self).__name__)}
-            return tf.cast(image, tf.float32), targets, lambda image, targets: (image, targets["soft_label"])
-        if "soft_label" in targets:
-            targets = {"soft_label": tf.cast(targets["soft_label"], tf.float32)}
+        self.check_size(image)
+        targets, put_together = self.soft(targets, put_together)
         if "labels" in targets and self.max_boxes:
             targets = with_objects(targets, objects(targets), self.max_boxes)
         return tf.cast(image, tf.float32), targets, put_together
+
+    def check_size(self, image):
+        """Raises unless the size of an image, or of a `Pending` one, is known."""
+        size = size_of(image)
+        if not all(isinstance(side, int) for side in size):
+            shape = tuple(side if isinstance(side, int) else None for side in size)
+            raise ValueError(
+                f"{type(self).__name__} needs images of one size, got the static size {shape}: crop or scale them "
+                "first, by RandomResizedCrop or ScaleJitter."
+            )
+
+    def soft(self, targets, put_together):
+        """Targets with a soft label, where they have any, and the function that makes a sample of these."""
+        if "label" in targets and self.classes:
+            targets = {"soft_label": samples.one_hot(targets["label"], self.classes, type(self).__name__)}
+            return targets, lambda image, targets: (image, targets["soft_label"])
+        if "soft_label" in targets:
+            targets = {"soft_label": tf.cast(targets["soft_label"], tf.float32)}
+        return targets, put_together
 
     def mix(self, own, others, seed):
         """Image and targets out of one's own and the others', pairs of both. Of subclasses."""
@@ -192,99 +206,6 @@ class CutMix(Mixing):
         kept = without_window(objects(targets), window, patch, self.min_visibility)
         pasted = within_window(objects(other), window, patch, self.min_visibility)
         return mixed, with_objects(targets, joined(kept, pasted))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mosaic(Mixing):
-    """Four images as the quarters of one, that meet at a random point.
-
-    Bochkovskiy, Wang and Liao 2020, "YOLOv4", section 3.3. Each quarter shows a part of an image of the size of the
-    whole, scaled at random; the size of the images stays.
-
-    Args:
-        rate: How often, in [0, 1].
-        centre: Smallest and largest position of the meeting point, as fractions of the sides.
-        scale: Smallest and largest scale of the images; below the quarter's size, the image fills it.
-        min_visibility: Objects of which a smaller fraction remains are dropped, in [0, 1].
-        classes, max_boxes: As in `Mixing`; labels are weighted by the areas.
-
-    >>> black = tf.zeros([8, 8, 3]), tf.constant(0)
-    >>> image, label = Mosaic(classes=2)(black, (0, 1), lambda: [(tf.ones([8, 8, 3]), tf.constant(1))] * 3)
-    >>> bool(abs(tf.reduce_mean(image) - label[1]) < 1e-6)
-    True
-    """
-
-    centre: tuple = (0.25, 0.75)
-    scale: tuple = (0.4, 1.0)
-    min_visibility: float = 0.1
-    num_partners = 3
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_range("centre", 0.05, 0.95)
-        self.check_range("scale", 0.05, 10.0)
-
-    def mix(self, own, others, seed):
-        size = size_of(own[0])
-        seeds = tf.unstack(tf.random.split(seed, 5), num=5)
-        meeting = uniform(seeds[0], self.centre, self.centre)
-        middle = [tf.round(fraction * side) for fraction, side in zip(meeting, size, strict=True)]
-        quarters, rows, labels = [], None, 0.0
-        targets = own[1]
-        for index, (sample, drawn) in enumerate(zip([own, *others], seeds[1:], strict=True)):
-            start = [middle[axis] if far else 0.0 for axis, far in enumerate((index // 2, index % 2))]
-            end = [float(size[axis]) if far else middle[axis] for axis, far in enumerate((index // 2, index % 2))]
-            image, made, more = self.quarter(*sample, size, start, end, drawn)
-            quarters.append((image, made))
-            if "soft_label" in targets:
-                area = (end[0] - start[0]) * (end[1] - start[1]) / (size[0] * size[1])
-                labels += area * made["soft_label"]
-            if "labels" in targets:
-                rows = more if rows is None else joined(rows, more)
-
-        def put(parts):
-            whole = tf.concat([tf.concat(parts[:2], axis=1), tf.concat(parts[2:], axis=1)], axis=0)
-            return tf.ensure_shape(whole, (*size, *parts[0].shape[2:]))
-
-        mixed = put([image for image, _ in quarters])
-        if "label_map" in targets:
-            return mixed, {"label_map": put([made["label_map"] for _, made in quarters])}
-        if "soft_label" in targets:
-            return mixed, {"soft_label": labels}
-        if "labels" not in targets:
-            return mixed, targets
-        whole = {"image_size": tf.constant(size, targets["image_size"].dtype)} if "image_size" in targets else {}
-        return mixed, with_objects(dict(targets, **whole), rows)
-
-    def quarter(self, image, targets, size, start, end, seed):
-        """The pixels of a sample between two corners (y, x) of the whole, its targets, its objects' rows there."""
-        valid = tf.cast(valid_size(image, targets), tf.float32)
-        start, end = tf.stack(start), tf.stack(end)
-        scale, down, right = uniform(seed, self.scale, (0.0, 1.0), (0.0, 1.0))
-        scale = tf.maximum(scale, tf.reduce_max((end - start) / valid))
-        seen = tf.maximum(tf.minimum(tf.round((end - start) / scale), valid), 1.0)
-        corner = tf.floor((valid - seen) * tf.stack([down, right]))
-        window = tf.unstack(tf.cast(tf.concat([corner, seen], axis=0), tf.int32))
-        factors = (end - start) / seen
-        warp = AxisAligned(
-            source=tuple(window),
-            size=size,
-            valid=tf.stack(size),
-            scale=tuple(tf.unstack(factors)),
-            offset=tuple(tf.unstack(start)),
-        )
-        sides = tf.cast(end - start, tf.int32)
-        shown = dataclasses.replace(warp, size=tuple(tf.unstack(sides)), valid=sides, offset=(0.0, 0.0))
-        image, made = move_image(image, targets, shown)
-        if "labels" not in targets:
-            return image, made, None
-        inside = [
-            (tf.range(side, dtype=tf.float32) >= start[axis]) & (tf.range(side, dtype=tf.float32) < end[axis])
-            for axis, side in enumerate(size)
-        ]
-        patch = inside[0][:, None] & inside[1][None]
-        rows = move_objects(objects(targets), targets, warp)
-        return image, made, within_window(rows, tf.concat([start[::-1], end[::-1]], axis=0), patch, self.min_visibility)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

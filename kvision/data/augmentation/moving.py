@@ -2,7 +2,9 @@
 
 import tensorflow as tf
 
-from kvision.data.augmentation.samples import LABEL_MAP_FILL, objects, with_objects, zero_beyond
+from kvision.data.augmentation.samples import LABEL_MAP_FILL, objects, rows_of, taken, zero_beyond
+from kvision.data.augmentation.warps import AxisAligned
+from kvision.data.pending import EDGE, padded
 
 SMALLEST = 1.0 - 1e-3  # pixels of a box's side
 
@@ -27,7 +29,7 @@ def move(image, targets, warp, *, interpolation="bilinear", fill=0.0, min_visibi
     new, made = move_image(image, targets, warp, interpolation, fill)
     if "labels" in targets:
         rows = move_objects(objects(targets), targets, warp, min_visibility, tight, keep)
-        made = with_objects(made, rows)
+        made |= padded(rows, rows_of(targets))
     return new, made
 
 
@@ -53,8 +55,10 @@ def _static(size):
 def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None):
     """The rows of the objects alone, moved, without padding; `targets` tell whether the image is padded."""
     old = rows["boxes"]
-    outlines = warp.forward(_outlines(old, warp.points_a_side))
-    boxes, visible = visible_boxes(outlines, warp.valid)
+    if isinstance(warp, AxisAligned):
+        boxes, visible = scaled_boxes(old, *warp.linear(), warp.valid)
+    else:
+        boxes, visible = visible_boxes(warp.forward(_outlines(old, warp.points_a_side)), warp.valid)
     kept = visible >= max(min_visibility, 1e-6)
     if keep is not None:
         kept &= keep(old)
@@ -64,18 +68,19 @@ def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None
     if "keypoints" in rows:
         rows["keypoints"] = _moved_keypoints(rows["keypoints"], warp)
     kept &= tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= SMALLEST, axis=-1)
-    rows, old = ({name: tf.boolean_mask(value, kept) for name, value in rows.items()}, tf.boolean_mask(old, kept))
+    rows = taken(rows | {"old": old}, kept)
+    old = rows.pop("old")
     if "masks" in rows:
         masks = warp.nearest(rows["masks"], 0)
         masks = zero_beyond(masks, warp.valid, axis=1) if "image_size" in targets else masks
         rows["masks"] = tf.ensure_shape(masks, (None, *_static(warp.size)))
     if "box_masks" in rows:
         cells = rows["box_masks"]
-        rows["box_masks"] = _box_masks_at(cells, old, rows["boxes"], warp.inverse)
+        rows["box_masks"] = box_masks_at(cells, old, rows["boxes"], warp.inverse)
         if tight and "masks" not in rows:
             hulls = boxes_of_masks(rows["box_masks"])
             rows["boxes"] = _within(rows["boxes"], hulls / cells.shape[-1])
-            rows["box_masks"] = _box_masks_at(cells, old, rows["boxes"], warp.inverse)
+            rows["box_masks"] = box_masks_at(cells, old, rows["boxes"], warp.inverse)
     if tight and "masks" in rows:
         rows = tightened(rows)
     elif tight:
@@ -88,20 +93,19 @@ def tightened(rows):
     old = rows["boxes"]
     rows = dict(rows, boxes=boxes_of_masks(rows["masks"]))
     if "box_masks" in rows:
-        rows["box_masks"] = _box_masks_at(rows["box_masks"], old, rows["boxes"], lambda points: points)
+        rows["box_masks"] = box_masks_at(rows["box_masks"], old, rows["boxes"], lambda points: points)
     return large_enough(rows)
 
 
 def large_enough(rows):
     """The objects whose boxes are at least a pixel wide and high."""
-    kept = tf.reduce_all(rows["boxes"][:, 2:] - rows["boxes"][:, :2] >= SMALLEST, axis=-1)
-    return {name: tf.boolean_mask(value, kept) for name, value in rows.items()}
+    return taken(rows, tf.reduce_all(rows["boxes"][:, 2:] - rows["boxes"][:, :2] >= SMALLEST, axis=-1))
 
 
 def cut_box_masks(rows, boxes_xyxy):
     """Objects with other boxes, and with their box masks relative to these."""
     if "box_masks" in rows:
-        cut = _box_masks_at(rows["box_masks"], rows["boxes"], boxes_xyxy, lambda points: points)
+        cut = box_masks_at(rows["box_masks"], rows["boxes"], boxes_xyxy, lambda points: points)
         rows = dict(rows, box_masks=cut)
     return dict(rows, boxes=boxes_xyxy)
 
@@ -118,6 +122,16 @@ def _outlines(boxes, points_a_side):
     corners = tf.reshape(corners, [-1, 4, 1, 2])
     step = tf.range(points_a_side, dtype=tf.float32)[:, None] / points_a_side
     return tf.reshape(corners + (tf.roll(corners, -1, axis=1) - corners) * step, [-1, 4 * points_a_side, 2])
+
+
+def scaled_boxes(boxes, scale, offset, size):
+    """What `visible_boxes` gives of boxes [n, 4] that are scaled and moved, by pairs (y, x)."""
+    sides = tf.reshape(boxes, [-1, 2, 2]) * scale[::-1] + offset[::-1]
+    low, high = tf.reduce_min(sides, axis=1), tf.reduce_max(sides, axis=1)  # a mirrored box has its corners swapped
+    limit = tf.cast(tf.stack([size[1], size[0]]), tf.float32)
+    cut = tf.clip_by_value(tf.stack([low, high], axis=1), 0.0, limit)
+    seen, whole = tf.reduce_prod(cut[:, 1] - cut[:, 0], axis=-1), tf.reduce_prod(high - low, axis=-1)
+    return tf.reshape(cut, [-1, 4]), tf.clip_by_value(tf.math.divide_no_nan(seen, whole), 0.0, 1.0)
 
 
 def visible_boxes(outlines, size):
@@ -183,11 +197,12 @@ def _area(polygons):
 def _moved_keypoints(keypoints, warp):
     points = warp.forward(keypoints[..., :2])
     limit = tf.cast(tf.stack([warp.valid[1], warp.valid[0]]), tf.float32)
-    labelled = tf.reduce_all((points >= 0) & (points <= limit), axis=-1, keepdims=True) & (keypoints[..., 2:] > 0)
-    return tf.where(labelled, tf.concat([points, keypoints[..., 2:]], axis=-1), 0.0)
+    inside = tf.clip_by_value(points, 0.0, limit)  # a point on an edge is inside, however it is rounded
+    labelled = tf.reduce_all(tf.abs(points - inside) < EDGE, axis=-1, keepdims=True) & (keypoints[..., 2:] > 0)
+    return tf.where(labelled, tf.concat([inside, keypoints[..., 2:]], axis=-1), 0.0)
 
 
-def _box_masks_at(cells, old_boxes, new_boxes, inverse):
+def box_masks_at(cells, old_boxes, new_boxes, inverse):
     """Masks [n, s, s] relative to new boxes, out of those relative to the old ones."""
     side = cells.shape[-1]
     steps = (tf.range(side, dtype=tf.float32) + 0.5) / side

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kvision.data.augmentation.unit_range import needs_bytes, watched
 from kvision.data.elements import is_batched
+from kvision.data.pending import Pending, finished
 from kvision.data.source import SEEDS_A_SAMPLE
 
 
@@ -106,23 +107,35 @@ def _of_source(source, transform, seed, watch):
 
     def function(sample, sample_seed):
         if watch:  # at the sample that this shard begins with in files' order
-            sample = _watched(sample, sample_seed[1] // SEEDS_A_SAMPLE == source.order.shard[0], transform)
+            sample = _watched(finished(sample), sample_seed[1] // SEEDS_A_SAMPLE == source.order.shard[0], transform)
         own = tf.random.fold_in(sample_seed, seed)
         if not needs_partners(transform):
-            return transform(sample, own)
+            return _applied(transform, sample, own)
 
         def partners():
             first, second = tf.unstack(tf.random.split(tf.random.fold_in(own, 1)))
             number = [transform.num_partners]
             indices = tf.random.stateless_uniform(number, first, 0, source.order.length, tf.int64)
             epochs = tf.random.stateless_uniform(number, second, 0, 2**40, tf.int64)  # draws of the partner's own
-            return [source.sample(*pair) for pair in zip(tf.unstack(indices), tf.unstack(epochs), strict=True)]
+            return [
+                taken(source.unfinished(*pair)) for pair in zip(tf.unstack(indices), tf.unstack(epochs), strict=True)
+            ]
 
-        return transform(sample, own, partners)
+        taken = (lambda pending: pending) if getattr(transform, "takes_pending", False) else finished
+        return transform(taken(sample), own, partners)
 
-    if hasattr(transform, "cropped"):
-        function.cropped = lambda read, sample_seed: transform.cropped(read, tf.random.fold_in(sample_seed, seed))
+    function.takes_pending = True
     return function
+
+
+def _applied(transform, sample, seed):
+    """A sample under a transform; its pixels are read only where the transform, or what follows, needs them."""
+    on_pending = getattr(transform, "on_pending", None)
+    if isinstance(sample, Pending) and on_pending is not None:
+        made = on_pending(sample, seed)
+        if made is not None:
+            return made
+    return transform(finished(sample), seed)
 
 
 class _Epochs:

@@ -88,6 +88,8 @@ class RandAugment(Geometric):
         self.check("num_operations", self.num_operations >= 1, "at least 1")
         self.check("magnitude", 0 <= self.magnitude <= 10, "in [0, 10]")
 
+    on_pending = None  # it changes colours too
+
     def apply(self, image, targets, seed):
         sample = tf.cast(image, tf.float32), targets
         for own in tf.unstack(tf.random.split(seed, self.num_operations), num=self.num_operations):

@@ -8,19 +8,10 @@ import typing
 import numpy as np
 import tensorflow as tf
 
+from kvision.data.pending import ROWS, Pending, padded
+
 LABEL_MAP_FILL = 255  # the label that losses and metrics of segmentation ignore
 
-# Targets with a row for each object, and what stands in a row without one.
-ROWS = {
-    "boxes": 0,
-    "labels": -1,
-    "masks": 0,
-    "box_masks": 0,
-    "keypoints": 0,
-    "crowd": 0,
-    "area": 0,
-    "difficult": 0,
-}
 PER_IMAGE = ("image_size", "scale", "image_id")
 
 
@@ -73,6 +64,8 @@ def _check_targets(targets):
 
 def size_of(image):
     """Height and width of an image: integers where they are known, else tensors."""
+    if isinstance(image, Pending):
+        return image.view.size
     dynamic = tf.shape(image)
     return tuple(dynamic[axis] if side is None else side for axis, side in enumerate(image.shape[:2]))
 
@@ -104,8 +97,13 @@ def zero_beyond(pixels, valid, axis=0):
 
 def objects(targets):
     """The rows of the targets that are objects, without the padding."""
-    real = targets["labels"] >= 0
-    return {name: tf.boolean_mask(targets[name], real) for name in ROWS if name in targets}
+    return taken({name: targets[name] for name in ROWS if name in targets}, targets["labels"] >= 0)
+
+
+def taken(rows, kept):
+    """The rows of objects of which `kept` [n] holds."""
+    index = tf.where(kept)[:, 0]
+    return {name: tf.gather(value, index) for name, value in rows.items()}
 
 
 def with_objects(targets, rows, num_rows=None):
@@ -116,18 +114,21 @@ def with_objects(targets, rows, num_rows=None):
         rows: The objects, a dict as `objects` gives it.
         num_rows: Rows of the targets; None keeps their number.
     """
-    num_rows = num_rows or targets["labels"].shape[0] or tf.shape(targets["labels"])[0]
+    num_rows = num_rows or rows_of(targets)
+    return targets | padded(largest(rows, num_rows), num_rows)
+
+
+def rows_of(targets):
+    """The number of rows of targets."""
+    return targets["labels"].shape[0] or tf.shape(targets["labels"])[0]
+
+
+def largest(rows, num_rows):
+    """Objects, the largest where there are more than a number of rows, in their order."""
     boxes = rows["boxes"]
-    count = tf.shape(boxes)[0]
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    largest = tf.sort(tf.argsort(area, direction="DESCENDING", stable=True)[:num_rows])
-    padding = num_rows - tf.minimum(count, num_rows)
-    made = dict(targets)
-    for name, values in rows.items():
-        kept = tf.gather(values, largest)
-        padded = tf.pad(kept, [[0, padding]] + [[0, 0]] * (values.shape.rank - 1), constant_values=ROWS[name])
-        made[name] = tf.ensure_shape(padded, (num_rows if isinstance(num_rows, int) else None, *values.shape[1:]))
-    return made
+    index = tf.sort(tf.argsort(area, direction="DESCENDING", stable=True)[:num_rows])
+    return {name: tf.gather(values, index) for name, values in rows.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,8 @@ import functools
 
 import tensorflow as tf
 
-from kvision.data.resampling import scale_and_translate
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area")
-KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "area": "box"}
+from kvision.data.pending import picked
+from kvision.data.resampling import INTERPOLATIONS, KERNELS, scale_and_translate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +76,23 @@ class AxisAligned(Warp):
     whole_pixels: bool = False
 
     def _terms(self):
-        scale, offset = (
-            tf.stack([tf.cast(number, tf.float32) for number in pair[::-1]]) for pair in (self.scale, self.offset)
-        )
-        return tf.cast(tf.stack(self.source[1::-1]), tf.float32), scale, offset
+        return tuple(_pair(value) for value in (self.source[:2], self.scale, self.offset))
+
+    def linear(self):
+        """Scale and offset, (y, x), of `new = old * scale + offset`: two float32 [2]."""
+        corner, scale, offset = self._terms()
+        return scale, offset - corner * scale
 
     def forward(self, points):
-        corner, scale, offset = self._terms()
+        corner, scale, offset = (pair[::-1] for pair in self._terms())
         return (points - corner) * scale + offset
 
     def inverse(self, points):
-        corner, scale, offset = self._terms()
+        corner, scale, offset = (pair[::-1] for pair in self._terms())
         return (points - offset) / scale + corner
+
+    def local_scale(self):
+        return tf.sqrt(tf.abs(tf.reduce_prod(_pair(self.scale))))
 
     def image(self, image, interpolation, fill):
         if not isinstance(interpolation, str):
@@ -98,7 +101,7 @@ class AxisAligned(Warp):
         if self.whole_pixels or interpolation == "nearest":
             return tf.cast(self._gather(image, fill, axis=0), tf.float32)
         _, scale, offset = self._terms()
-        scaled = scale_and_translate(self.visible(image), self.size, scale[::-1], offset[::-1], KERNELS[interpolation])
+        scaled = scale_and_translate(self.visible(image), self.size, scale, offset, KERNELS[interpolation])
         if fill:
             rows, columns = (self._indices(axis)[1] for axis in (0, 1))
             scaled = tf.where(rows[:, None, None] & columns[None, :, None], scaled, fill)
@@ -140,7 +143,7 @@ class AxisAligned(Warp):
             if self._stays(direction, pixels.shape[axis + direction]):
                 continue
             last = self.source[2 + direction] - 1
-            pixels = _picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
+            pixels = picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
         if seen is None:
             return pixels
         seen = seen[..., None] if axis == 0 else seen
@@ -236,13 +239,9 @@ class Field(Warp):
         return tf.where(inside, flat, tf.cast(fill, maps.dtype))
 
 
-def _picked(pixels, indices, axis):
-    """`tf.gather` along an axis; along the last one, where it moves one value at a time, by way of the transpose."""
-    if axis < pixels.shape.rank - 1:
-        return tf.gather(pixels, indices, axis=axis)
-    shape = tf.shape(pixels)
-    columns = tf.gather(tf.transpose(tf.reshape(pixels, [-1, shape[-1]])), indices)
-    return tf.reshape(tf.transpose(columns), tf.concat([shape[:-1], tf.shape(indices)], axis=0))
+def _pair(numbers):
+    """Two numbers as float32 [2]."""
+    return numbers if tf.is_tensor(numbers) else tf.stack([tf.cast(number, tf.float32) for number in numbers])
 
 
 def pixels_at(image, indices, fill):
