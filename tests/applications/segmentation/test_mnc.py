@@ -17,7 +17,8 @@ def test_regions_are_read_from_the_map_that_is_named(level):
     columns = np.broadcast_to(np.arange(64.0)[:, None] + 0.5, (1, 64, 64, 3)).astype("float32")
     maps = model.trunk(columns)[level]
     bins = model.head.pooling(maps, np.array([[[16.0, 16, 44, 40]]], "float32"))
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(bins)[0, 0, 0, :, 0], 16 + 28 * (np.arange(14) + 0.5) / 14, rtol=1e-5)
+    row = keras.ops.convert_to_numpy(bins)[0, 0, 0, :, 0]
+    np.testing.assert_allclose(row, 16 + 28 * (np.arange(14) + 0.5) / 14, rtol=1e-5)
 
 
 def test_an_unknown_level_is_refused():
