@@ -5,7 +5,7 @@ import typing
 import keras
 from keras import ops
 
-from kvision.ops import BACKGROUND, IGNORED, area_xyxy, match, sample_balanced
+from kvision.ops import BACKGROUND, IGNORED, area_xyxy, match, sample_balanced, take_rows
 from kvision.ops.matching import check_low_quality
 from kvision.part import Part
 
@@ -110,11 +110,8 @@ class Assigner(Part):
         """Indices [b, num_samples] into the boxes, and the `Sample` of them."""
         matches = self.match(boxes_xyxy, targets)
         indices, drawn = sample_balanced(matches, self.num_samples, self.positive_fraction, seed=self._seed_generator)
-        matches = ops.take_along_axis(matches, indices, axis=1)
-        if len(boxes_xyxy.shape) == 2:
-            boxes = ops.take(boxes_xyxy, indices, axis=0)
-        else:
-            boxes = ops.take_along_axis(boxes_xyxy, indices[..., None], axis=1)
+        matches = take_rows(matches, indices)
+        boxes = ops.take(boxes_xyxy, indices, axis=0) if len(boxes_xyxy.shape) == 2 else take_rows(boxes_xyxy, indices)
         return indices, Sample(boxes, matches, drawn)
 
     def draw_with_targets(self, proposals_xyxy, targets):
@@ -127,5 +124,4 @@ class Assigner(Part):
 
 def matched(values, matches):
     """The rows of the targets' values [b, n] or [b, n, c] that boxes match; those without a match read the first."""
-    indices = ops.maximum(matches, 0)
-    return ops.take_along_axis(values, indices[..., None] if len(values.shape) == 3 else indices, axis=1)
+    return take_rows(values, ops.maximum(matches, 0))

@@ -8,7 +8,7 @@ from kvision.detection.dense_head import check_decoding
 from kvision.detection.proposals import has_sides
 from kvision.layers.conventions import conventions
 from kvision.losses import smooth_l1_loss
-from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, select_detections
+from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, select_detections, take_rows
 from kvision.ops._backend import kernels
 from kvision.part import Part
 
@@ -177,8 +177,8 @@ class BoxBranch(Part):
         region, label = indices // self.classes, ops.cast(indices % self.classes, "int32")
         row = region if deltas.shape[2] == 1 else region * (self.classes + 1) + label + 1
         deltas = ops.reshape(deltas, (-1, count * deltas.shape[2], 4))
-        deltas = ops.take_along_axis(deltas, row[..., None], axis=1)
-        boxes = decode_deltas(deltas, ops.take_along_axis(boxes_xyxy, region[..., None], axis=1), self.delta_weights)
+        deltas = take_rows(deltas, row)
+        boxes = decode_deltas(deltas, take_rows(boxes_xyxy, region), self.delta_weights)
         boxes = clip_xyxy(boxes, self.image_size if image_size is None else image_size)
         best = ops.where(has_sides(boxes, SMALLEST_SIDE), best, -float("inf"))
         return select_detections(boxes, best, label, self.nms_threshold, self.num_detections)

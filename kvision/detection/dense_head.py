@@ -10,7 +10,16 @@ from kvision.detection.assigner import matched, read_targets
 from kvision.errors import choose
 from kvision.layers.conventions import conventions
 from kvision.losses import sigmoid_focal_loss, smooth_l1_loss
-from kvision.ops import BACKGROUND, IGNORED, area_xyxy, clip_xyxy, decode_deltas, encode_deltas, select_detections
+from kvision.ops import (
+    BACKGROUND,
+    IGNORED,
+    area_xyxy,
+    clip_xyxy,
+    decode_deltas,
+    encode_deltas,
+    select_detections,
+    take_rows,
+)
 from kvision.part import Part, option_of
 
 # Lin et al. 2017 ("Focal Loss"), section 4.1: the foreground probability at which every anchor starts.
@@ -159,7 +168,7 @@ class DenseDecoder(Part):
         best, indices = ops.top_k(candidates, k=min(self.num_candidates, candidates.shape[1]))
         scores = best if self.activation == "softmax" else ops.sigmoid(best)
         anchor = indices // classes
-        deltas = ops.take_along_axis(deltas, anchor[..., None], axis=1)
+        deltas = take_rows(deltas, anchor)
         boxes = decode_deltas(deltas, ops.take(anchors, anchor, axis=0), self.delta_weights)
         boxes = clip_xyxy(boxes, image_size)
         scores = ops.where((scores > self.score_threshold) & (area_xyxy(boxes) > 0), scores, -float("inf"))

@@ -8,7 +8,7 @@ from keras import ops
 
 from kvision.detection.assigner import read_targets
 from kvision.detection.dense_head import check_decoding
-from kvision.ops import area_xyxy, clip_xyxy, cxcywh_to_xyxy, iou_xyxy, select_detections, xyxy_to_cxcywh
+from kvision.ops import area_xyxy, clip_xyxy, cxcywh_to_xyxy, iou_xyxy, select_detections, take_rows, xyxy_to_cxcywh
 from kvision.part import Part
 
 
@@ -162,7 +162,7 @@ class GridHead(Part):
         )
         height, width = self.image_size
         boxes = ops.reshape(boxes, (-1, count, 4)) * np.array([width, height, width, height], "float32")
-        boxes = ops.take_along_axis(boxes, (indices // self.classes)[..., None], axis=1)
+        boxes = take_rows(boxes, indices // self.classes)
         boxes = clip_xyxy(boxes, features.get("image_size", self.image_size))
         best = ops.where((best > self.score_threshold) & (area_xyxy(boxes) > 0), best, -float("inf"))
         labels = ops.cast(indices % self.classes, "int32")

@@ -6,6 +6,7 @@ from keras import ops
 from kvision.detection.assigner import matched, read_targets
 from kvision.detection.box_branch import read_regions, without_padding
 from kvision.layers.conventions import conventions, kernel_initializer
+from kvision.ops import take_rows
 from kvision.ops.masks import crop_masks
 from kvision.part import Part
 
@@ -89,8 +90,8 @@ class MaskBranch(Part):
         falling = ops.arange(count, 0, -1, dtype="float32")
         rank, indices = ops.top_k(ops.where(sample.positive, falling, 0.0), k=min(self.num_samples, count))
         counted = ops.cast(rank > 0, "float32")
-        boxes = ops.take_along_axis(sample.boxes, indices[..., None], axis=1)
-        matches = ops.maximum(ops.take_along_axis(sample.matches, indices, axis=1), 0)
+        boxes = take_rows(sample.boxes, indices)
+        matches = ops.maximum(take_rows(sample.matches, indices), 0)
         logits = self.predict(features, boxes, ops.maximum(matched(labels, matches), 0), training)
         masks = self._targets(targets, matches, boxes, logits.shape[-1])
         entropy = ops.softplus(logits) - masks * logits

@@ -5,12 +5,13 @@ boxes [b, n, 4], padded with zeros. Cut to the image; without gradient, unless t
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from kvision.detection.assigner import matched, read_targets
 from kvision.detection.dense_head import flatten_outputs, shared_convolutions
 from kvision.losses import smooth_l1_loss
-from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, nms
+from kvision.ops import area_xyxy, clip_xyxy, decode_deltas, encode_deltas, nms, take_rows
 from kvision.part import Part
 
 SMALLEST_SIDE = 1e-3  # of a proposal, in pixels
@@ -83,8 +84,7 @@ class RegionProposals(Part):
     def losses(self, features, targets):
         """Section 3.1.2: cross-entropy of the objectness and smooth L1, both over all anchors drawn in the batch."""
         indices, sample = self.assigner.draw(ops.concatenate(self._anchors), targets)
-        logits = ops.take_along_axis(features["objectness_logits"], indices, axis=1)
-        deltas = ops.take_along_axis(features["anchor_deltas"], indices[..., None], axis=1)
+        logits, deltas = (take_rows(features[name], indices) for name in ("objectness_logits", "anchor_deltas"))
         drawn = ops.cast(sample.drawn, "float32")
         number = ops.maximum(ops.sum(drawn), 1.0)
         entropy = ops.softplus(ops.where(sample.positive, -logits, logits))
@@ -101,34 +101,33 @@ class RegionProposals(Part):
             numbers[0 if training else 1] for numbers in (self.num_candidates, self.num_proposals)
         )
         image_size = self.image_size if image_size is None else image_size
-        levels = zip(*self._candidates(features, num_candidates, image_size), strict=True)
-        boxes, logits = (ops.stack(level, axis=1) for level in levels)
+        boxes, logits = self._candidates(features, num_candidates, image_size)
         keep, _ = nms(boxes, logits, self.nms_threshold, min(num_proposals, boxes.shape[2]))
         indices = ops.maximum(keep, 0)
-        logits = ops.where(keep >= 0, ops.take_along_axis(logits, indices, axis=2), -float("inf"))
-        boxes = ops.take_along_axis(boxes, indices[..., None], axis=2)
+        logits = ops.where(keep >= 0, take_rows(logits, indices), -float("inf"))
+        boxes = take_rows(boxes, indices)
         total = boxes.shape[1] * boxes.shape[2]
         best, indices = ops.top_k(ops.reshape(logits, (-1, total)), k=min(num_proposals, total))
-        boxes = ops.take_along_axis(ops.reshape(boxes, (-1, total, 4)), indices[..., None], axis=1)
+        boxes = take_rows(ops.reshape(boxes, (-1, total, 4)), indices)
         return ops.where((best > -float("inf"))[..., None], boxes, 0.0)
 
     def _candidates(self, features, number, image_size):
-        """Boxes and logits of each level's best anchors, as many of each level, padded with the logit −inf."""
+        """Boxes [b, levels, n, 4] and logits of each level's best anchors, as many of each; padding has −inf."""
         logits, deltas = ops.stop_gradient(features["objectness_logits"]), features["anchor_deltas"]
         deltas = with_box_gradient(deltas, self.box_gradient)
         number = min(number, max(len(anchors) for anchors in self._anchors))
-        begin = 0
+        levels, begin = [], 0
         for anchors in self._anchors:
-            rows = slice(begin, begin := begin + len(anchors))
-            best, indices = ops.top_k(logits[:, rows], k=min(number, len(anchors)))
-            moves = ops.take_along_axis(deltas[:, rows], indices[..., None], axis=1)
-            boxes = clip_xyxy(decode_deltas(moves, ops.take(anchors, indices, axis=0)), image_size)
-            best = ops.where(has_sides(boxes, SMALLEST_SIDE), best, -float("inf"))
-            padding = (0, max(0, number - len(anchors)))
-            yield (
-                ops.pad(boxes, [(0, 0), padding, (0, 0)]),
-                ops.pad(best, [(0, 0), padding], constant_values=-float("inf")),
-            )
+            best, indices = ops.top_k(logits[:, begin : begin + len(anchors)], k=min(number, len(anchors)))
+            padding = [(0, 0), (0, max(0, number - len(anchors)))]
+            levels.append((ops.pad(best, padding, constant_values=-float("inf")), ops.pad(indices + begin, padding)))
+            begin += len(anchors)
+        best, indices = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
+        anchors = ops.take(np.concatenate(self._anchors), indices, axis=0)
+        boxes = clip_xyxy(decode_deltas(take_rows(deltas, indices), anchors), image_size)
+        best = ops.where(has_sides(boxes, SMALLEST_SIDE), best, -float("inf"))
+        shape = (-1, len(self._anchors), number)
+        return ops.reshape(boxes, (*shape, 4)), ops.reshape(best, shape)
 
 
 @keras.saving.register_keras_serializable("kvision")

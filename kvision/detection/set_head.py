@@ -20,6 +20,7 @@ from kvision.ops import (
     giou_xyxy,
     hungarian,
     relative_to_absolute,
+    take_rows,
     xyxy_to_cxcywh,
 )
 from kvision.part import Part
@@ -171,7 +172,7 @@ class SetHead(Part):
 
         found = queries_of >= 0
         number = ops.maximum(ops.sum(ops.cast(labels >= 0, "float32")), 1.0)
-        matched = ops.take_along_axis(boxes, ops.maximum(queries_of, 0)[..., None], axis=2)
+        matched = take_rows(boxes, ops.maximum(queries_of, 0))
         wanted = ops.broadcast_to(target_boxes[None], (layers, *ops.shape(target_boxes)))
         errors = ops.where(found, ops.sum(ops.abs(matched - wanted), axis=-1), 0.0)
         apart = ops.where(found, giou_loss(cxcywh_to_xyxy(wanted), cxcywh_to_xyxy(matched)), 0.0)

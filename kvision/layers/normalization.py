@@ -5,7 +5,13 @@ import math
 import keras
 from keras import ops
 
-from kvision.ops.normalization import batch_normalize, batch_normalize_train, check_groups, group_normalize
+from kvision.ops.normalization import (
+    batch_normalize,
+    batch_normalize_train,
+    check_groups,
+    group_normalize,
+    moving_average,
+)
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -67,7 +73,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _update_average(self, average, value):
         value = ops.cast(value, average.dtype)
-        average.assign(average * self.momentum + value * (1.0 - self.momentum))
+        average.assign(moving_average(ops.convert_to_tensor(average), value, momentum=self.momentum))
 
     def get_config(self):
         return {**super().get_config(), "frozen": self.frozen}

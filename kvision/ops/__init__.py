@@ -44,4 +44,5 @@ from kvision.ops.roi import multilevel_roi_align as multilevel_roi_align
 from kvision.ops.roi import roi_align as roi_align
 from kvision.ops.roi import roi_pool as roi_pool
 from kvision.ops.roi import roi_warp as roi_warp
+from kvision.ops.rows import take_rows as take_rows
 from kvision.ops.sampling import sample_balanced as sample_balanced

@@ -62,6 +62,12 @@ def bincount(x, size):
     return jnp.bincount(jnp.ravel(x), length=size).astype("int32")
 
 
+def take_rows(values, indices):
+    """Of values `[b…, n, …]` the rows at indices `[b…, k]`: `[b…, k, …]`."""
+    axis = indices.ndim - 1
+    return jnp.take_along_axis(values, jnp.expand_dims(indices, tuple(range(indices.ndim, values.ndim))), axis=axis)
+
+
 def is_known(tensor):
     """Whether a tensor has a value now, and is no step of a graph."""
     return not isinstance(tensor, jax.core.Tracer)

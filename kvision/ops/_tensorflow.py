@@ -5,6 +5,7 @@ import contextvars
 import functools
 
 import tensorflow as tf
+from keras import ops
 
 # TensorFlow has no public way to ask whether the graph under construction is compiled by XLA, nor to make a variable
 # past the function that is being traced.
@@ -77,8 +78,8 @@ def reuse(function):
     """`function` of tensors, traced once per shape and called by name wherever a graph needs it again.
 
     Tracing takes about a tenth of a millisecond an operation, and a network normalises fifty times. TensorFlow puts the
-    operations in place of the call when it optimises the graph. Keyword arguments are constants. For use within a
-    gradient of one's own: that of the call would be made of the function's, each time anew.
+    operations in place of the call when it optimises the graph. Keyword arguments are constants. It pays within a
+    gradient of one's own, or where no gradient flows: that of a call is made anew for each.
     """
     by_shape = tf.function(function, autograph=False)
 
@@ -118,8 +119,14 @@ def fused_batch_normalize(x, gamma, beta, epsilon):
     if x.dtype not in _FUSED_DTYPES or _in_xla():
         return None
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(_images(x), gamma, beta, epsilon=epsilon)
-    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-    return _shaped_as(y, x), mean, variance * ((count - 1) / count)  # the kernel's variance is unbiased
+    return _shaped_as(y, x), mean, _biased(tf.stop_gradient(variance), tf.shape(x))
+
+
+@reuse
+def _biased(variance, shape):
+    """The kernel's variance is the unbiased one of as many values as `shape` has in a channel."""
+    count = tf.cast(tf.reduce_prod(shape[:-1]), variance.dtype)
+    return variance * ((count - 1) / count)
 
 
 def multiply_add(x, scale, offset):
@@ -131,16 +138,19 @@ def multiply_add(x, scale, offset):
 
 @tf.custom_gradient
 def _fused_multiply_add(x, scale, offset):
+    def gradient(upstream):
+        return _affine(upstream, scale, tf.zeros_like(offset)), *_parameter_gradients(upstream, x, dtype=scale.dtype)
+
+    return _affine(x, scale, offset), gradient
+
+
+@reuse
+def _affine(x, scale, offset):
     """The inference kernel of batch normalisation: one pass, and grappler merges it into a convolution before it."""
     y, _, _ = tf.compat.v1.nn.fused_batch_norm(
         _images(x), scale, offset, tf.zeros_like(scale), tf.ones_like(scale), epsilon=0.0, is_training=False
     )
-
-    def gradient(upstream):
-        of_x = _fused_multiply_add(upstream, scale, tf.zeros_like(offset))
-        return of_x, *_parameter_gradients(upstream, x, dtype=scale.dtype)
-
-    return _shaped_as(y, x), gradient
+    return _shaped_as(y, x)
 
 
 @reuse
@@ -208,6 +218,16 @@ def bincount(x, size):
     return tf.raw_ops.DenseBincount(
         input=tf.reshape(x, [-1]), size=size, weights=tf.zeros([0], tf.int32), binary_output=False
     )
+
+
+def take_rows(values, indices):
+    """Of values `[b…, n, …]` the rows at indices `[b…, k]`: `[b…, k, …]`."""
+    axis = len(indices.shape) - 1
+    if _runtime.get():
+        for _ in values.shape[axis + 1 :]:
+            indices = indices[..., None]
+        return ops.take_along_axis(values, indices, axis=axis)
+    return tf.gather(values, indices, axis=axis, batch_dims=axis)
 
 
 def is_known(tensor):

@@ -7,7 +7,9 @@ values and gradients stay finite.
 """
 
 import math
+import numbers
 
+import numpy as np
 from keras import ops
 
 MIN_AREA = 1e-12
@@ -17,8 +19,7 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 def columns(boxes):
     """The four coordinates of each box, split, each `[...]`, in float32."""
-    boxes = ops.cast(boxes, "float32")
-    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+    return tuple(ops.unstack(ops.cast(boxes, "float32"), 4, axis=-1))
 
 
 def _centres_and_sides(boxes_xyxy):
@@ -126,6 +127,9 @@ def absolute_to_relative(boxes, image_size):
 
 def _width_height_twice(image_size):
     """`[..., 1, 4]`: width, height, width, height, to broadcast against boxes."""
+    if isinstance(image_size, tuple | list) and all(isinstance(size, numbers.Number) for size in image_size):
+        height, width = image_size
+        return np.array([[width, height, width, height]], "float32")
     image_size = ops.cast(image_size, "float32")
     height, width = image_size[..., 0], image_size[..., 1]
     return ops.stack([width, height, width, height], axis=-1)[..., None, :]

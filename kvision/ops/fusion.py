@@ -4,6 +4,7 @@ from keras import ops
 
 from kvision.ops._backend import kernels
 from kvision.ops.boxes import columns, iou_of_columns
+from kvision.ops.rows import take_rows
 
 
 def fuse_boxes(boxes_xyxy, scores, labels, iou_threshold, num_views, max_outputs):
@@ -62,8 +63,8 @@ def fuse_boxes(boxes_xyxy, scores, labels, iou_threshold, num_views, max_outputs
 def _fuse(boxes, scores, labels, *, iou_threshold, num_views, max_outputs):
     count = scores.shape[1]
     scores, order = ops.top_k(ops.where(scores > 0, scores, 0.0), k=count)
-    boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
-    labels = ops.take_along_axis(labels, order, axis=1)
+    boxes = take_rows(boxes, order)
+    labels = take_rows(labels, order)
     num_candidates = ops.max(ops.sum(ops.cast(scores > 0, "int32"), axis=1), initial=0)
     position = ops.arange(count, dtype="int32")
 
@@ -86,8 +87,8 @@ def _fuse(boxes, scores, labels, *, iou_threshold, num_views, max_outputs):
     scores, index = ops.top_k(found, k=max_outputs)
     is_there = scores > 0
     return (
-        ops.where(is_there[..., None], ops.take_along_axis(fused, index[..., None], axis=1), 0.0),
+        ops.where(is_there[..., None], take_rows(fused, index), 0.0),
         scores,
-        ops.where(is_there, ops.take_along_axis(labels, index, axis=1), -1),
-        ops.where(is_there, ops.cast(ops.take_along_axis(order, index, axis=1), "int32"), -1),
+        ops.where(is_there, take_rows(labels, index), -1),
+        ops.where(is_there, ops.cast(take_rows(order, index), "int32"), -1),
     )

@@ -101,17 +101,11 @@ def _boxes_of(chunk, chunks):
     return [[boxes[box, number] for number in range(4)] for box in range(CHUNK_SIZE)]
 
 
-def _nothing(like, dtype):
-    return ops.zeros(ops.shape(like), dtype)
-
-
 @kernels.compiled
 def _match(boxes, valid, anchors, *, low, high, allow_low_quality):
     chunks, num_chunks = _chunks_of(boxes, valid)
+    shape = ops.shape(boxes)[0], ops.shape(anchors)[1]
     anchors = columns(anchors)
-
-    def overlaps_of(chunk):
-        return tuple(iou_of_columns(box, anchors) for box in _boxes_of(chunk, chunks))
 
     def body(chunk, overlaps, best, index, forced):
         # Overlaps come from the iteration before: XLA then compares the very numbers it took the maximum of.
@@ -126,12 +120,14 @@ def _match(boxes, valid, anchors, *, low, high, allow_low_quality):
             elif allow_low_quality:
                 top = ops.max(overlap, axis=-1, keepdims=True)
                 forced = ops.logical_or(forced, ops.logical_and(overlap == top, overlap > 0))
-        return chunk + 1, overlaps_of(chunk + 1), best, index, forced
+        ahead = tuple(iou_of_columns(box, anchors) for box in _boxes_of(chunk + 1, chunks))
+        return chunk + 1, ahead, best, index, forced
 
-    start = ops.convert_to_tensor(0, "int32")
-    overlaps = overlaps_of(start)
+    # The first iteration has no overlaps yet and matches nothing: those of its boxes are then compiled once, not twice.
+    start = ops.convert_to_tensor(-1, "int32")
+    overlaps = (ops.zeros(shape),) * CHUNK_SIZE
     of_single = allow_low_quality == "single"  # forced is then the number of the box, from 1; else whether
-    nothing = (_nothing(overlaps[0], dtype) for dtype in ("float32", "int32", "int32" if of_single else "bool"))
+    nothing = (ops.zeros(shape, dtype) for dtype in ("float32", "int32", "int32" if of_single else "bool"))
     _, _, best, index, forced = ops.while_loop(lambda chunk, *_: chunk < num_chunks, body, (start, overlaps, *nothing))
     if of_single:
         index, forced = ops.where(forced > 0, forced - 1, index), forced > 0
@@ -149,6 +145,6 @@ def _ignore_crowds(matches, boxes, crowd, anchors):
             covered = ops.logical_or(covered, iof_of_columns(anchors, box) >= CROWD_FRACTION)
         return chunk + 1, covered
 
-    start = ops.convert_to_tensor(0, "int32"), _nothing(matches, "bool")
+    start = ops.convert_to_tensor(0, "int32"), ops.zeros(ops.shape(matches), "bool")
     _, covered = ops.while_loop(lambda chunk, _: chunk < num_chunks, body, start)
     return ops.where(ops.logical_and(covered, matches == BACKGROUND), IGNORED, matches)

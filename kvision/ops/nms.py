@@ -3,7 +3,8 @@
 from keras import ops
 
 from kvision.ops._backend import kernels
-from kvision.ops.boxes import columns, iou_of_columns
+from kvision.ops.boxes import iou_of_columns
+from kvision.ops.rows import take_rows
 
 LOWEST = -3e38  # finite in float32
 CHUNK_SIZE = 128
@@ -89,9 +90,9 @@ def select_detections(boxes_xyxy, scores, labels, iou_threshold, max_outputs):
     found, index = keep >= 0, ops.maximum(keep, 0)
     scores = ops.maximum(scores, LOWEST)  # a converter to ONNX makes a product of `where`, and -inf · 0 is NaN
     return {
-        "boxes": ops.where(found[..., None], ops.take_along_axis(boxes, index[..., None], axis=1), 0.0),
-        "scores": ops.where(found, ops.take_along_axis(scores, index, axis=1), 0.0),
-        "labels": ops.where(found, ops.take_along_axis(ops.convert_to_tensor(labels), index, axis=1), -1),
+        "boxes": ops.where(found[..., None], take_rows(boxes, index), 0.0),
+        "scores": ops.where(found, take_rows(scores, index), 0.0),
+        "labels": ops.where(found, take_rows(labels, index), -1),
     }
 
 
@@ -127,23 +128,27 @@ def _nms(boxes, scores, labels=None, *, iou_threshold, max_outputs):
     padding = [(0, 0), (0, num_chunks * size - count)]
 
     def chunk_of(chunk, values):
-        return ops.take(ops.reshape(values, (-1, num_chunks, size)), chunk, axis=1)
+        """Of `[…, n]` the chunk, `[…, size]`."""
+        return ops.take(ops.reshape(values, (*values.shape[:-2], -1, num_chunks, size)), chunk, axis=-2)
 
     scores, order = ops.top_k(ops.where(scores > -float("inf"), scores, -float("inf")), k=count)
-    groups = columns(boxes) if labels is None else (*columns(boxes), labels)
-    groups = [ops.pad(ops.take_along_axis(values, order, axis=1), padding) for values in groups]
+    # One table of the corners, [4, batch, n], and all that is read of it, is compiled once, not four times.
+    tables = [ops.pad(ops.transpose(take_rows(boxes, order), (2, 0, 1)), [(0, 0), *padding])]
+    if labels is not None:
+        tables.append(ops.pad(take_rows(labels, order), padding)[None])
+    groups = _columns_of(tables)
     alive = ops.pad(scores > -float("inf"), padding)
     needed = (_largest_count(alive) + size - 1) // size
     position = ops.arange(num_chunks * size, dtype="int32")
 
     def body(chunk, alive):
         candidates, chunk_position = chunk_of(chunk, alive), chunk * size + position[:size]
-        members = [chunk_of(chunk, values) for values in groups]
+        members = _columns_of([chunk_of(chunk, table) for table in tables])
         pairs = _suppressing(members, chunk_position, members, chunk_position, iou_threshold)
         kept, _ = ops.while_loop(
             lambda now, before: ops.any(now != before),
             lambda now, _: (_survivors(candidates, now, pairs), now),
-            (_survivors(candidates, candidates, pairs), candidates),
+            (candidates, ops.logical_not(candidates)),
         )
         pairs = _suppressing(members, chunk_position, groups, position, iou_threshold)
         return chunk + 1, _survivors(alive, kept, pairs)
@@ -154,6 +159,11 @@ def _nms(boxes, scores, labels=None, *, iou_threshold, max_outputs):
 
     _, alive = ops.while_loop(unfinished, body, (ops.convert_to_tensor(0, "int32"), alive))
     return _first(max_outputs, alive[:, :count], order)
+
+
+def _columns_of(tables):
+    """`[columns, …]` of each table → a list of columns `[…]`."""
+    return [column for table in tables for column in ops.unstack(table, table.shape[0])]
 
 
 def _largest_count(mask):
@@ -180,6 +190,6 @@ def _first(size, mask, values):
     found = min(size, count)
     falling = ops.arange(count, 0, -1, dtype="float32")
     rank, index = ops.top_k(ops.where(mask, falling, 0.0), k=found)
-    values = ops.where(rank > 0, ops.take_along_axis(values, index, axis=1), -1)
+    values = ops.where(rank > 0, take_rows(values, index), -1)
     total = ops.minimum(ops.sum(ops.cast(mask, "int32"), axis=1), found)
     return ops.pad(values, [(0, 0), (0, size - found)], constant_values=-1), total

@@ -63,8 +63,19 @@ def batch_normalize(x, gamma, beta, mean, variance, epsilon):
     3.0
     """
     x, gamma, beta, mean, variance = _tensors(x, gamma, beta, mean, variance)
+    return kernels.multiply_add(x, *_as_affine(gamma, beta, mean, variance, epsilon=epsilon))
+
+
+@kernels.reuse
+def _as_affine(gamma, beta, mean, variance, *, epsilon):
     scale = gamma * ops.rsqrt(variance + epsilon)
-    return kernels.multiply_add(x, scale, beta - mean * scale)
+    return scale, beta - mean * scale
+
+
+@kernels.reuse
+def moving_average(average, value, *, momentum):
+    """`average` moved towards `value` by 1 − momentum."""
+    return average * momentum + value * (1.0 - momentum)
 
 
 def group_normalize(x, gamma, beta, groups, epsilon):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kvision.ops.matching import BACKGROUND
+from kvision.ops.rows import take_rows
 
 
 def sample_balanced(matches, num_samples, positive_fraction, seed=None, keys=None):
@@ -52,7 +53,7 @@ def sample_balanced(matches, num_samples, positive_fraction, seed=None, keys=Non
     is_positive = row < num_positives
     background_row = ops.clip(row - num_positives, 0, background.shape[1] - 1)
     positives = ops.pad(positives, [(0, 0), (0, num_samples - positives.shape[1])])
-    indices = ops.where(is_positive, positives, ops.take_along_axis(background, background_row, axis=1))
+    indices = ops.where(is_positive, positives, take_rows(background, background_row))
     return indices, row < num_positives + num_background
 
 
