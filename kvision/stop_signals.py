@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM as a wish to stop after the present step; the second one stops at once."""
 
+import inspect
 import signal
-import sys
 import threading
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -31,9 +31,10 @@ class StopSignals:
         """Begin to listen; only the main thread may, elsewhere this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
+        caller = inspect.currentframe().f_back
         for number in self._signals:
             former = signal.getsignal(number)
-            while (stale := _owner(former)) is not None and not stale._is_within(sys._getframe(1)):  # it broke off
+            while (stale := _owner(former)) is not None and not stale._is_within(caller):  # it broke off
                 former = stale._former.get(number, signal.SIG_DFL)
             if former is not None and former is not signal.SIG_IGN:  # None: not set by Python, and cannot be put back
                 self._former[number] = former

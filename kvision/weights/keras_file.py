@@ -7,6 +7,7 @@ network of ours carries the names of its reference: a VGG those that an FCN know
 
 import contextlib
 import functools
+import math
 import pathlib
 import zipfile
 
@@ -170,8 +171,8 @@ def _paired(own, names, arrays, file_names, sources):
     names of a related network's layers."""
     rules = [(_same, _same)]
     if sources.top:
-        related = [functools.partial(_related, table) for table in sources.renames.values()]
-        rules += [(_named, _named), *((rule, functools.partial(_related, ())) for rule in related)]
+        rules += [(_named, _named)]
+        rules += [(functools.partial(_related, table), _unrelated) for table in sources.renames.values()]
     best, most = {}, (-1, 0)
     for our_rule, their_rule in rules:
         ours = {our_rule(place, names): place for place in own}
@@ -183,7 +184,8 @@ def _paired(own, names, arrays, file_names, sources):
             tuple(own[place].shape) == tuple(_fitted(own[place].shape, arrays[other]).shape)
             for place, other in pairs.items()
         )
-        if (score := (fitting, fitting - len(pairs))) > most:
+        misfits = math.inf if their_rule is _unrelated else len(pairs) - fitting  # others' names must fit more
+        if (score := (fitting, -misfits)) > most:
             best, most = pairs, score
     return best
 
@@ -194,6 +196,10 @@ def _same(place, names):
 
 def _related(table, place, names):
     return renamed(".".join(_named(place, names)), table)
+
+
+def _unrelated(place, names):
+    return _related((), place, names)
 
 
 def _named(place, names):
