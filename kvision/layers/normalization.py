@@ -73,7 +73,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _update_average(self, average, value):
         value = ops.cast(value, average.dtype)
-        average.assign(moving_average(ops.convert_to_tensor(average), value, momentum=self.momentum))
+        average.assign(moving_average(average, value, momentum=self.momentum))
 
     def get_config(self):
         return {**super().get_config(), "frozen": self.frozen}

@@ -86,7 +86,9 @@ def reuse(function):
     @functools.wraps(function)
     def call(*tensors, **constants):
         in_graph = not tf.executing_eagerly() and not _in_xla() and _runtime.get() is None
-        return (by_shape if in_graph else function)(*tensors, **constants)
+        if not in_graph:
+            return function(*tensors, **constants)
+        return by_shape(*map(tf.convert_to_tensor, tensors), **constants)  # variables by their value
 
     return call
 
