@@ -42,7 +42,7 @@ def _machines(machines):
 
 def _told(facts):
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return f"{facts['processor']}, {facts['threads']} threads; {versions}; `torchopt`: {facts['torchopt']}"
+    return f"{facts['processor']}; {versions}; `torchopt`: {facts['torchopt']}"
 
 
 def by_part(parts):
