@@ -98,20 +98,25 @@ def _example(records, table, image_size, max_boxes, draw):
         [record.upright for record in records],
         channels=3,
     )
-    columns = {name: tf.constant(values) for name, values in table.items()}
+    columns = {name: tf.constant(table[name]) for name in ("image_size", "scale", "image_id")}
+    numbers = tf.constant(np.concatenate([table["boxes"], table["area"][:, None]], axis=1))  # as few reads as can be
+    kinds = tf.constant(np.stack([table[name] for name in ("labels", "crowd", "difficult")], axis=1))
+    ends = tf.constant(np.stack([table["first"][:-1], table["first"][1:]], axis=1).astype("int32"))
     stored = tf.constant([record.size for record in records], tf.int32)
 
     def example(index):
-        targets = {name: columns[name][index] for name in ("image_size", "scale", "image_id")}
-        first, last = columns["first"][index], columns["first"][index + 1]
-        rows = {name: columns[name][first:last] for name in ("boxes", "labels", "crowd", "difficult", "area")}
-        rows["row"] = tf.range(tf.cast(last - first, tf.int32))
+        targets = {name: tf.gather(values, index) for name, values in columns.items()}
+        first, last = tf.unstack(tf.gather(ends, index))
+        at = tf.range(first, last)
         if (table["labels"] < 0).any():
-            rows = {name: tf.boolean_mask(values, rows["labels"] >= 0) for name, values in rows.items()}
-        scale, shown = tf.fill([2], targets["scale"]), tf.cast(targets["image_size"], tf.float32)
-        view = View(scale, tf.zeros(2), tf.zeros(2), shown, tuple(image_size))
+            at = tf.boolean_mask(at, tf.gather(kinds, at)[:, 0] >= 0)
+        boxes, area = tf.split(tf.gather(numbers, at), [4, 1], axis=1)
+        rows = {"boxes": boxes, "area": area[:, 0], "row": at - first}
+        rows |= dict(zip(("labels", "crowd", "difficult"), tf.unstack(tf.gather(kinds, at), axis=1), strict=True))
+        shown = tf.stack([tf.zeros(2), tf.cast(targets["image_size"], tf.float32)])
+        view = View(tf.fill([2], targets["scale"]), tf.zeros(2), shown, tuple(image_size))
         return Pending(
-            stored=stored[index],
+            stored=tf.gather(stored, index),
             read=lambda window: decode(index, window),
             view=view,
             put_together=lambda image, targets: (image, targets),
@@ -130,11 +135,11 @@ def _mask_drawer(records, mask_size):
     def within(index, row, window, grid):
         return rasterize(records[index].annotations[row].segmentation, records[index].size, window, grid)
 
-    def draw(index, rows, scale, offset, low, high, size):
+    def draw(index, rows, scale, offset, shown, size):
         masks = np.zeros((len(rows), *size), "uint8")
-        (top, left), (bottom, right) = low.astype(int), high.astype(int)
+        (top, left), (bottom, right) = shown.astype(int)
         if bottom > top and right > left:
-            window = ((np.stack([low, high]) - offset) / scale.astype("float64"))[:, ::-1].ravel()
+            window = ((shown - offset) / scale.astype("float64"))[:, ::-1].ravel()
             for mask, row in zip(masks, rows, strict=True):
                 mask[top:bottom, left:right] = within(index, row, window, (bottom - top, right - left))
         return masks
@@ -150,7 +155,7 @@ def _mask_drawer(records, mask_size):
     def masks(index, rows, view, as_stored):
         place = (view.scale, view.offset)
         if mask_size is None:
-            drawn = tf.numpy_function(draw, [index, rows["row"], *place, view.low, view.high, view.size], tf.uint8)
+            drawn = tf.numpy_function(draw, [index, rows["row"], *place, view.shown, view.size], tf.uint8)
             sides = [side if isinstance(side, int) else None for side in view.size]
         else:
             drawn = tf.numpy_function(draw_in_boxes, [index, rows["row"], *place, rows["boxes"], as_stored], tf.uint8)

@@ -62,7 +62,7 @@ def centred(reading, sizes, image_size):
 
     def view(index):
         low = first[index]
-        return View(tf.fill([2], scales[index]), low, low, low + inner[index], tuple(image_size))
+        return View(tf.fill([2], scales[index]), low, tf.stack([low, low + inner[index]]), tuple(image_size))
 
     return view
 

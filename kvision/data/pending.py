@@ -28,42 +28,41 @@ class View:
 
     Args:
         scale, offset: float32 [2]; a negative scale mirrors.
-        low, high: Corners of the part of the new image that shows anything, in whole pixels, float32 [2].
+        shown: First and last corner of the part of the new image that shows anything, in whole pixels, float32 [2, 2].
         size: Height and width of the new image, whole numbers or tensors.
         rigid: Whether pixels are known to be moved and mirrored only, so that nothing is interpolated.
     """
 
     scale: tf.Tensor
     offset: tf.Tensor
-    low: tf.Tensor
-    high: tf.Tensor
+    shown: tf.Tensor
     size: tuple
     rigid: bool = False
 
     @classmethod
     def whole(cls, size):
         """The image as it is stored."""
-        return cls(tf.ones(2), tf.zeros(2), tf.zeros(2), tf.cast(tf.stack(size), tf.float32), tuple(size), rigid=True)
+        far = tf.cast(tf.stack(size), tf.float32)
+        return cls(tf.ones(2), tf.zeros(2), tf.stack([tf.zeros(2), far]), tuple(size), rigid=True)
 
     def then(self, scale, offset, seen, valid, size, rigid):
         """This view scaled and moved once more.
 
         Args:
             scale, offset: As of a view, of this one's image to the next.
-            seen: Corners of the part of this one's image that is shown, float32 [2, 2].
+            seen: Corners of the part of this one's image that is shown, two float32 [2].
             valid: Height and width of the part of the new image that is no padding, float32 [2].
             size, rigid: As of a view.
         """
-        low = tf.maximum(self.low, seen[0])
-        ends = tf.stack([low, tf.maximum(tf.minimum(self.high, seen[1]), low)]) * scale + offset
-        low = tf.clip_by_value(tf.math.ceil(tf.reduce_min(ends, axis=0) - (0.5 + EDGE)), 0.0, valid)
-        high = tf.clip_by_value(tf.floor(tf.reduce_max(ends, axis=0) + (0.5 + EDGE)), low, valid)
-        return View(self.scale * scale, self.offset * scale + offset, low, high, size, self.rigid and rigid)
+        ends = tf.minimum(tf.maximum(self.shown, seen[0]), seen[1]) * scale + offset
+        ends = tf.stack([-tf.reduce_min(ends, axis=0), tf.reduce_max(ends, axis=0)])  # mirrored, they change places
+        shown = tf.floor(ends + (0.5 + EDGE)) * [[-1.0], [1.0]]  # pixels whose centre lies inside
+        shown = tf.minimum(tf.maximum(shown, 0.0), valid)
+        return View(self.scale * scale, self.offset * scale + offset, shown, size, self.rigid and rigid)
 
     def placed(self, start, size):
         """This view as a part of a larger image, from `start` on."""
-        moved = (pair + start for pair in (self.offset, self.low, self.high))
-        return View(self.scale, *moved, size, self.rigid)
+        return View(self.scale, self.offset + start, self.shown + start, size, self.rigid)
 
     def inverse(self, points):
         """Where points `[..., 2]` (x, y) of the new image lie in the stored one."""
@@ -71,7 +70,7 @@ class View:
 
     def window(self, stored):
         """Top and left, height and width of what is shown of an image of the size `stored`: two int32 [2]."""
-        ends = (tf.stack([self.low, self.high]) - self.offset) / self.scale
+        ends = (self.shown - self.offset) / self.scale
         limit = tf.cast(tf.stack(stored), tf.float32)
         first = tf.clip_by_value(tf.floor(tf.reduce_min(ends, axis=0) + EDGE), 0.0, limit - 1.0)
         last = tf.clip_by_value(tf.math.ceil(tf.reduce_max(ends, axis=0) - EDGE), first + 1.0, limit)
@@ -85,11 +84,12 @@ class View:
             corner: Its top and left there, int32 [2].
             interpolation: A name, or its index as a tensor.
         """
-        mirrored, count = self.scale < 0, tf.maximum(self.high - self.low, 1.0)
+        low, high = tf.unstack(self.shown)
+        mirrored, count = self.scale < 0, tf.maximum(high - low, 1.0)
         if self.rigid:
             shown = tf.cast(pixels, tf.float32)
         else:
-            offset = self.offset + tf.cast(corner, tf.float32) * self.scale - self.low
+            offset = self.offset + tf.cast(corner, tf.float32) * self.scale - low
             offset = tf.where(mirrored, count - offset, offset)
             sides = tf.cast(tf.shape(pixels)[:2], tf.float32)
             scale, offset = _within(sides, count, tf.abs(self.scale), offset)
@@ -100,15 +100,15 @@ class View:
     def nearest(self, maps, fill):
         """New masks or label maps [n, *size] of stored ones [n, h, w], with `fill` where they show nothing."""
         for axis in (0, 1):
-            centres = tf.range(self.low[axis], self.high[axis]) + 0.5
+            centres = tf.range(self.shown[0, axis], self.shown[1, axis]) + 0.5
             index = tf.cast(tf.floor((centres - self.offset[axis]) / self.scale[axis]), tf.int32)
             maps = picked(maps, tf.clip_by_value(index, 0, tf.shape(maps)[1 + axis] - 1), 1 + axis)
         return self._padded(maps, 1, fill)
 
     def _padded(self, shown, axis, fill):
         """What is shown, amid what shows nothing; height is the given axis."""
-        low, high = (tf.cast(pair, tf.int32) for pair in (self.low, self.high))
-        height, width = tf.unstack(high - low)  # of which one may be 0
+        low, high = tf.unstack(tf.cast(self.shown, tf.int32))
+        height, width = tf.unstack(tf.maximum(high - low, 0))
         shown = shown[(*(slice(None),) * axis, slice(height), slice(width))]
         rest = [[axis, shown.shape.rank - axis - 2], [0, 0]]
         around = tf.pad(tf.stack([low, tf.stack(self.size) - high], axis=1), rest)
@@ -149,8 +149,8 @@ class Pending:
         view: What is shown of it.
         put_together: A function of the image and the dict of targets to the sample.
         targets: What does not belong to single objects: `image_size`, `scale` or labels.
-        rows: The objects, without padding, as the view shows them, and `"row"`, int32, which of the stored ones each
-            is; None where the task has no objects.
+        rows: The objects as the view shows them, of which those that were dropped have the label −1, and `"row"`,
+            int32, which of the stored ones each is; None where the task has no objects.
         num_rows: Rows of the targets, at least as many as objects.
         maps: Functions `(rows, view) -> tensor` by the name of the target: `masks`, `box_masks` or `label_map`.
         interpolation: Of the pixels.
@@ -182,6 +182,8 @@ class Pending:
     def parts(self):
         """The image and the dict of targets."""
         targets, rows = dict(self.targets), self.rows
+        if rows is not None and not self.is_whole:
+            rows = taken(rows, rows["labels"] >= 0)
         made = {name: function(rows, self.view) for name, function in self.maps.items()}
         if rows is not None:
             rows = {name: value for name, value in rows.items() if name in ROWS}
@@ -192,6 +194,12 @@ class Pending:
     def finished(self):
         """The sample."""
         return self.put_together(*self.parts())
+
+
+def taken(rows, kept):
+    """The rows of objects of which `kept` [n] holds."""
+    index = tf.where(kept)[:, 0]
+    return {name: tf.gather(value, index) for name, value in rows.items()}
 
 
 def padded(rows, num_rows):

@@ -44,20 +44,22 @@ def scale_and_translate(image, size, scale, offset, kernel="triangle"):
     Returns:
         [*size, c], float32.
     """
-    for axis in (0, 1):
-        image = _scaled_rows(image, size[axis], scale[axis], offset[axis], kernel)
-        image = tf.transpose(image, (1, 0, 2))
+    pairs = (tf.stack(size), tf.cast(tf.stack(scale), tf.float32), tf.cast(tf.stack(offset), tf.float32))
+    by_axis = (
+        tf.unstack(tf.stack([pair, tf.fill([2], tf.cast(still, pair.dtype))], axis=1))
+        for pair, still in zip(pairs, (1, 1, 0), strict=True)
+    )
+    sides = tf.unstack(size) if tf.is_tensor(size) else size
+    for side, *terms in zip(sides, *by_axis, strict=True):
+        image = tf.transpose(_scaled_rows(image, side, *terms, kernel), (1, 0, 2))
     return image
 
 
-def _scaled_rows(image, height, scale, offset, kernel):
-    sides, channels = tf.shape(image), image.shape[-1]
+def _scaled_rows(image, height, size, scale, offset, kernel):
+    """An image with its rows scaled; size, scale and offset are of rows and of what stays, one column."""
+    channels = image.shape[-1]
+    rows = tf.reshape(image, [1, tf.shape(image)[0], 1, -1])
     scaled = tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(image, [1, sides[0], 1, sides[1] * channels]),
-        size=tf.stack([height, 1]),
-        scale=tf.stack([scale, 1.0]),
-        translation=tf.stack([offset, 0.0]),
-        kernel_type=kernel,
-        antialias=True,
+        images=rows, size=size, scale=scale, translation=offset, kernel_type=kernel, antialias=True
     )
-    return tf.reshape(scaled, [height, image.shape[1] or sides[1], channels])
+    return tf.reshape(scaled, [height, image.shape[1] or -1, channels])

@@ -4,10 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from kvision.data.augmentation.moving import box_masks_at, move_objects
-from kvision.data.augmentation.samples import LABEL_MAP_FILL, rows_of, size_of, take_apart, taken, valid_size
+from kvision.data.augmentation.moving import box_masks_at, place_objects
+from kvision.data.augmentation.samples import LABEL_MAP_FILL, rows_of, size_of, take_apart, valid_size
 from kvision.data.augmentation.warps import AxisAligned
-from kvision.data.pending import ROWS, Pending, View
+from kvision.data.pending import ROWS, Pending, View, taken
 
 MASKS = ("masks", "box_masks")
 
@@ -58,19 +58,20 @@ def moved(pending, warp, interpolation="bilinear", min_visibility=0.0, keep=None
     elif not pending.view.rigid and not _is_same(pending.interpolation, interpolation):
         pending = pend(pending.finished())
     (scale, offset), valid = warp.linear(), tf.cast(tf.stack(warp.valid), tf.float32)
-    corner, sides = (tf.cast(tf.stack(pair), tf.float32) for pair in (warp.source[:2], warp.source[2:]))
-    seen = tf.stack([corner, corner + sides])
+    source = tf.cast(tf.stack(warp.source), tf.float32)
+    first, last = source[:2], source[:2] + source[2:]
     if chosen is not None:
         size = tf.cast(tf.stack(warp.size), tf.float32)  # a change that is made at times keeps it
         before = tf.cast(valid_size(pending, pending.targets), tf.float32)
-        still = (tf.ones(2), tf.zeros(2), tf.stack([tf.zeros(2), size]), before)
-        pairs = zip((scale, offset, seen, valid), still, strict=True)
-        scale, offset, seen, valid = (tf.where(chosen, one, other) for one, other in pairs)
-    view = pending.view.then(scale, offset, seen, valid, tuple(warp.size), warp.whole_pixels)
+        still = tf.stack([tf.ones(2), tf.zeros(2), tf.zeros(2), size, before])
+        either = tf.where(chosen, tf.stack([scale, offset, first, last, valid]), still)
+        scale, offset, first, last, valid = tf.unstack(either)
+    view = pending.view.then(scale, offset, (first, last), valid, tuple(warp.size), warp.whole_pixels)
     targets, rows = dict(pending.targets), pending.rows
     if rows is not None:
         linear = AxisAligned((0, 0, 0, 0), warp.size, valid, scale, offset)
-        rows = move_objects(rows, targets, linear, min_visibility, keep=_or(keep, chosen))
+        rows, kept = place_objects(rows, linear, min_visibility, _or(keep, chosen))
+        rows = dict(rows, labels=tf.where(kept, rows["labels"], -1))
     if "image_size" in targets:
         targets["image_size"] = tf.cast(valid, targets["image_size"].dtype)
     if "scale" in targets:

@@ -1,14 +1,15 @@
 """Four samples as the quarters of one, each resampled once."""
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
 from kvision.data.augmentation.chains import moved, pend, placed
 from kvision.data.augmentation.mixing import Mixing
-from kvision.data.augmentation.samples import largest, size_of, taken, uniform, valid_size
+from kvision.data.augmentation.samples import largest, size_of, uniforms, valid_size
 from kvision.data.augmentation.warps import AxisAligned
-from kvision.data.pending import padded
+from kvision.data.pending import padded, taken
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,31 +59,28 @@ class Mosaic(Mixing):
 
     def mix(self, own, others, seed):
         own, size = own[0], size_of(own[0])
-        first, *seeds = tf.unstack(tf.random.split(seed, 5), num=5)
-        middle = tf.round(tf.stack(uniform(first, self.centre, self.centre)) * size)
-        quarters, images, maps = [], [], []
-        for index, (pending, drawn) in enumerate(zip([own, *(other for other, _ in others)], seeds, strict=True)):
-            far = tf.constant([index // 2, index % 2], tf.float32)
-            start, end = middle * far, middle + (size - middle) * far
-            quarter = self.quarter(pending, end - start, drawn)
-            images.append(quarter.pixels())
-            if "label_map" in quarter.maps:
-                maps.append(quarter.maps["label_map"](None, quarter.view))
-            quarters.append((placed(quarter, start, size), tf.reduce_prod((end - start) / size)))
+        starts, quarters = self.quarters([own, *(other for other, _ in others)], size, seed)
+        images = [quarter.pixels() for quarter in quarters]
 
         def put(parts):
             whole = tf.concat([tf.concat(parts[:2], axis=1), tf.concat(parts[2:], axis=1)], axis=0)
             return tf.ensure_shape(whole, (*size, *parts[0].shape[2:]))
 
         mixed, targets = put(images), own.targets
-        if maps:
-            return mixed, {"label_map": put(maps)}
+        if "label_map" in own.maps:
+            return mixed, {"label_map": put([each.maps["label_map"](None, each.view) for each in quarters])}
         if "soft_label" in targets:
-            return mixed, {"soft_label": sum(area * quarter.targets["soft_label"] for quarter, area in quarters)}
+            labels = [
+                tf.cast(tf.size(image), tf.float32) * each.targets["soft_label"]
+                for image, each in zip(images, quarters, strict=True)
+            ]
+            return mixed, {"soft_label": tf.add_n(labels) / math.prod(mixed.shape)}
         if own.rows is None:
             return mixed, targets
         whole = {"image_size": tf.constant(size, targets["image_size"].dtype)} if "image_size" in targets else {}
-        return mixed, targets | whole | self.objects_of([quarter for quarter, _ in quarters], own.num_rows)
+        return mixed, targets | whole | self.objects_of(
+            [placed(quarter, start, size) for quarter, start in zip(quarters, starts, strict=True)], own.num_rows
+        )
 
     def objects_of(self, quarters, num_rows):
         """The rows of the targets: the objects of all quarters, with masks of those that are not too many."""
@@ -90,20 +88,25 @@ class Mosaic(Mixing):
         rows = largest({name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}, num_rows)
         masks = {name: [] for name in quarters[0].maps}
         for index, quarter in enumerate(quarters):
-            own = taken(rows, rows["part"] == index)
+            own = taken({name: rows[name] for name in ("row", "boxes")}, rows["part"] == index)
             for name, drawn in masks.items():
                 drawn.append(quarter.maps[name](own, quarter.view))
         rows = {name: value for name, value in rows.items() if name not in ("part", "row")}
         return padded(rows | {name: tf.concat(drawn, axis=0) for name, drawn in masks.items()}, num_rows)
 
-    def quarter(self, pending, sides, seed):
-        """A part of a sample, of the size of the quarter."""
-        valid = tf.cast(valid_size(pending, pending.targets), tf.float32)
-        scale, down, right = uniform(seed, self.scale, (0.0, 1.0), (0.0, 1.0))
-        scale = tf.maximum(scale, tf.reduce_max(sides / valid))
-        seen = tf.maximum(tf.minimum(tf.round(sides / scale), valid), 1.0)
-        corner = tf.floor((valid - seen) * tf.stack([down, right]))
-        window = tf.unstack(tf.cast(tf.concat([corner, seen], axis=0), tf.int32))
-        size = tuple(tf.unstack(tf.cast(sides, tf.int32)))
-        warp = AxisAligned(source=tuple(window), size=size, valid=sides, scale=tuple(tf.unstack(sides / seen)))
-        return moved(pending, warp, min_visibility=self.min_visibility)
+    def quarters(self, samples, size, seed):
+        """Where each quarter begins in the whole, (y, x), and the parts of the samples that they show."""
+        drawn = uniforms(seed, self.centre, self.centre, *[self.scale] * 4, *[(0.0, 1.0)] * 8)
+        middle, at = tf.round(drawn[:2] * size), tf.reshape(drawn[6:], [4, 2])
+        far = tf.constant([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+        starts, sides = middle * far, middle + (size - 2.0 * middle) * far
+        valid = tf.stack([tf.cast(valid_size(each, each.targets), tf.float32) for each in samples])
+        scale = tf.maximum(drawn[2:6], tf.reduce_max(sides / valid, axis=1))
+        seen = tf.maximum(tf.minimum(tf.round(sides / scale[:, None]), valid), 1.0)
+        sources = tf.concat([tf.floor((valid - seen) * at), seen], axis=1)
+        terms = (tf.unstack(term) for term in (sources, sides, tf.cast(sides, tf.int32), sides / seen))
+        made = []
+        for pending, source, extent, shape, factors in zip(samples, *terms, strict=True):
+            warp = AxisAligned(source=source, size=tuple(tf.unstack(shape)), valid=extent, scale=factors)
+            made.append(moved(pending, warp, min_visibility=self.min_visibility))
+        return tf.unstack(starts), made

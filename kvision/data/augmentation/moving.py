@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from kvision.data.augmentation.samples import LABEL_MAP_FILL, objects, rows_of, taken, zero_beyond
+from kvision.data.augmentation.samples import LABEL_MAP_FILL, objects, rows_of, zero_beyond
 from kvision.data.augmentation.warps import AxisAligned
-from kvision.data.pending import EDGE, padded
+from kvision.data.pending import EDGE, padded, taken
 
 SMALLEST = 1.0 - 1e-3  # pixels of a box's side
 
@@ -54,21 +54,8 @@ def _static(size):
 
 def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None):
     """The rows of the objects alone, moved, without padding; `targets` tell whether the image is padded."""
-    old = rows["boxes"]
-    if isinstance(warp, AxisAligned):
-        boxes, visible = scaled_boxes(old, *warp.linear(), warp.valid)
-    else:
-        boxes, visible = visible_boxes(warp.forward(_outlines(old, warp.points_a_side)), warp.valid)
-    kept = visible >= max(min_visibility, 1e-6)
-    if keep is not None:
-        kept &= keep(old)
-    rows = dict(rows, boxes=boxes)
-    if "area" in rows:
-        rows["area"] = rows["area"] * visible
-    if "keypoints" in rows:
-        rows["keypoints"] = _moved_keypoints(rows["keypoints"], warp)
-    kept &= tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= SMALLEST, axis=-1)
-    rows = taken(rows | {"old": old}, kept)
+    moved, kept = place_objects(rows, warp, min_visibility, keep)
+    rows = taken(moved | {"old": rows["boxes"]}, kept)
     old = rows.pop("old")
     if "masks" in rows:
         masks = warp.nearest(rows["masks"], 0)
@@ -86,6 +73,25 @@ def move_objects(rows, targets, warp, min_visibility=0.0, tight=False, keep=None
     elif tight:
         rows = large_enough(rows)
     return rows
+
+
+def place_objects(rows, warp, min_visibility=0.0, keep=None):
+    """Objects with their boxes, areas and keypoints moved, and which of them stay."""
+    old = rows["boxes"]
+    if isinstance(warp, AxisAligned):
+        boxes, visible = scaled_boxes(old, *warp.linear(), warp.valid)
+    else:
+        boxes, visible = visible_boxes(warp.forward(_outlines(old, warp.points_a_side)), warp.valid)
+    kept = visible >= max(min_visibility, 1e-6)
+    if keep is not None:
+        kept &= keep(old)
+    rows = dict(rows, boxes=boxes)
+    if "area" in rows:
+        rows["area"] = rows["area"] * visible
+    if "keypoints" in rows:
+        rows["keypoints"] = _moved_keypoints(rows["keypoints"], warp)
+    kept &= tf.reduce_all(boxes[:, 2:] - boxes[:, :2] >= SMALLEST, axis=-1)
+    return rows, kept
 
 
 def tightened(rows):

@@ -8,7 +8,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from kvision.data.pending import ROWS, Pending, padded
+from kvision.data.pending import ROWS, Pending, padded, taken
 
 LABEL_MAP_FILL = 255  # the label that losses and metrics of segmentation ignore
 
@@ -100,12 +100,6 @@ def objects(targets):
     return taken({name: targets[name] for name in ROWS if name in targets}, targets["labels"] >= 0)
 
 
-def taken(rows, kept):
-    """The rows of objects of which `kept` [n] holds."""
-    index = tf.where(kept)[:, 0]
-    return {name: tf.gather(value, index) for name, value in rows.items()}
-
-
 def with_objects(targets, rows, num_rows=None):
     """Targets with these objects in front and padding behind; of more than there are rows, the largest are kept.
 
@@ -124,10 +118,12 @@ def rows_of(targets):
 
 
 def largest(rows, num_rows):
-    """Objects, the largest where there are more than a number of rows, in their order."""
-    boxes = rows["boxes"]
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    index = tf.sort(tf.argsort(area, direction="DESCENDING", stable=True)[:num_rows])
+    """Objects without padding, the largest where there are more than a number of rows, in their order."""
+    sides = rows["boxes"][:, 2:] - rows["boxes"][:, :2]
+    real = rows["labels"] >= 0
+    area = tf.where(real, tf.reduce_prod(sides, axis=-1), -1.0)
+    count = tf.minimum(tf.reduce_sum(tf.cast(real, tf.int32)), num_rows)
+    index = tf.sort(tf.argsort(area, direction="DESCENDING", stable=True)[:count])
     return {name: tf.gather(values, index) for name, values in rows.items()}
 
 
@@ -200,8 +196,13 @@ class Transform:
 
 def uniform(seed, *ranges):
     """A number for each `(low, high)`, drawn evenly: a tuple of float32 scalars."""
+    return tuple(tf.unstack(uniforms(seed, *ranges)))
+
+
+def uniforms(seed, *ranges):
+    """As `uniform`, the numbers as one tensor."""
     low, high = (tf.constant([pair[end] for pair in ranges], tf.float32) for end in (0, 1))
-    return tuple(tf.unstack(low + (high - low) * tf.random.stateless_uniform([len(ranges)], seed)))
+    return low + (high - low) * tf.random.stateless_uniform([len(ranges)], seed)
 
 
 def one_hot(label, classes, who):
