@@ -171,7 +171,7 @@ def _paired(own, names, arrays, file_names, sources):
     names of a related network's layers."""
     rules = [(_same, _same)]
     if sources.top:
-        rules += [(_named, _named)]
+        rules += [(_named, _named), (_by_own_name, _by_own_name)]
         rules += [(functools.partial(_related, table), _unrelated) for table in sources.renames.values()]
     best, most = {}, (-1, 0)
     for our_rule, their_rule in rules:
@@ -192,6 +192,10 @@ def _paired(own, names, arrays, file_names, sources):
 
 def _same(place, names):
     return place
+
+
+def _by_own_name(place, names):
+    return names.get(place[0]), place[1]
 
 
 def _related(table, place, names):
