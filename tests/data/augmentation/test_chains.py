@@ -17,7 +17,11 @@ slow = pytest.mark.slow
 CHAINS = {
     "jitter, flip": [data.ScaleJitter((48, 56), scale=(0.5, 2.0)), data.HorizontalFlip()],
     "crops": [data.IoUCrop(rate=0.5), data.VerticalFlip(), data.Crop((40, 44), padding=4)],
-    "canvas": [data.ZoomOut(), data.RandomResizedCrop((48, 56)), data.Affine(translation=0.2, scale=(0.7, 1.4))],
+    "canvas": [
+        data.ZoomOut(ratio=(1.0, 1.5)),
+        data.RandomResizedCrop((48, 56)),
+        data.Affine(translation=0.2, scale=(0.7, 1.4)),
+    ],
     "nearest": [data.RandomResizedCrop((90, 70), interpolation="nearest"), data.HorizontalFlip()],
     "two interpolations": [data.ScaleJitter(SIZE, interpolation="bicubic"), data.RandomResizedCrop((48, 56))],
     "colours between": [data.ScaleJitter(SIZE), data.ColorJitter(), data.HorizontalFlip()],
@@ -59,7 +63,7 @@ def test_objects_go_where_they_went_step_by_step(name):
                 np.testing.assert_allclose(one[target], value, rtol=1e-4, atol=2e-3, err_msg=target)
         for target in ("masks", "box_masks"):  # the nearest pixel of the nearest is at times another
             area = np.maximum((each[target] > 0).sum(axis=(1, 2)), 20)
-            assert ((one[target] != each[target]).sum(axis=(1, 2)) < 0.2 * area).all()
+            assert ((one[target] != each[target]).sum(axis=(1, 2)) < 0.25 * area).all()
     assert kept >= len(SEEDS)
 
 
@@ -68,7 +72,7 @@ def test_pixels_are_as_step_by_step_and_what_was_cut_off_stays_off(name):
     for ((one, _), (each, _)), ((white, _), (white_by_steps, _)) in made(name):
         assert one.shape == each.shape
         assert np.abs(one - each).mean() < 3
-        assert ((white > 127) != (white_by_steps > 127)).mean() < 0.01
+        assert ((white > 127) != (white_by_steps > 127)).mean() < 0.03  # a row of pixels at most
 
 
 def test_pixels_are_read_once_and_no_more_of_them_than_are_shown():
