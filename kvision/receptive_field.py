@@ -241,7 +241,7 @@ def _is_unknown(operation):
 
 
 def _paddings(operation):
-    """`"valid"`, `"same"` or the pixels before and after, along each axis."""
+    """`"valid"`, `"same"`, `"end"` or the pixels before and after, along each axis."""
     if isinstance(operation, LocallyConnected2D):
         return ("same", "same")
     padding = getattr(operation, "pixels", None) or getattr(operation, "padding", "valid")
@@ -263,6 +263,8 @@ def _windowed(size, dilation, stride, padding):
         if padding == "same":
             outputs = -(-n // stride)
             before = max((outputs - 1) * stride + reach + 1 - n, 0) // 2
+        elif padding == "end":
+            before, outputs = 0, n
         else:
             before = 0 if padding == "valid" else padding
             outputs = (n + 2 * before - reach - 1) // stride + 1

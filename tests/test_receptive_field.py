@@ -59,6 +59,9 @@ NETS = {
         L.DilatedPooling2D((2, 3), (2, 1), "average"),
         L.DepthwiseConv2D(3, strides=2, padding=1),
     ),
+    "windows beyond the end": lambda x: chain(
+        x, K.Conv2D(2, 2), L.DilatedPooling2D((2, 3), (2, 1), "max", padding="end"), K.AveragePooling2D(2)
+    ),
     "transposed": lambda x: chain(
         x, K.Conv2D(2, 3, strides=2), K.Conv2DTranspose(2, (5, 3), strides=2, padding="same"), K.Conv2D(1, 2)
     ),

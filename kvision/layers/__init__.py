@@ -5,7 +5,6 @@ from kvision.layers.attention import MultiHeadAttention as MultiHeadAttention
 from kvision.layers.attention import WindowAttention as WindowAttention
 from kvision.layers.bifpn import BiFPN as BiFPN
 from kvision.layers.bilinear_sampling import BilinearSampling as BilinearSampling
-from kvision.layers.bilinear_upsampling import BilinearResizing as BilinearResizing
 from kvision.layers.bilinear_upsampling import BilinearUpsampling as BilinearUpsampling
 from kvision.layers.convolution import Conv2D as Conv2D
 from kvision.layers.convolution import DepthwiseConv2D as DepthwiseConv2D

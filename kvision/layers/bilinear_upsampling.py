@@ -1,4 +1,4 @@
-"""Upsampling by a transposed convolution that initially is bilinear interpolation, and to a size by interpolation."""
+"""Upsampling by a transposed convolution that initially is bilinear interpolation."""
 
 import numbers
 
@@ -7,8 +7,7 @@ import numpy as np
 from keras import ops
 
 from kvision.errors import choose
-from kvision.layers.convolution import pair, require_channels_last
-from kvision.ops import resize_bilinear
+from kvision.layers.convolution import require_channels_last
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -90,35 +89,6 @@ class BilinearUpsampling(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"factor": self.factor, "learned": self.learned, "padding": self.padding}
-
-
-@keras.saving.register_keras_serializable("kvision")
-class BilinearResizing(keras.layers.Layer):
-    """Interpolate maps to a given size, pixel centres at half pixels; no weights.
-
-    It enlarges as torch's `interpolate(mode="bilinear", align_corners=False)` and antialiases where it shrinks.
-
-    Args:
-        size: Height and width to make, in pixels: a whole number or a pair.
-
-    Shapes: [b, h, w, c] → [b, *size, c]; h and w are static.
-
-    >>> BilinearResizing((1, 4))(keras.ops.reshape(keras.ops.arange(2.0), (1, 1, 2, 1)))[0, 0, :, 0]
-    <tf.Tensor: shape=(4,), dtype=float32, numpy=array([0.  , 0.25, 0.75, 1.  ], dtype=float32)>
-    """
-
-    def __init__(self, size, **options):
-        super().__init__(**options)
-        self.size = pair(size)
-
-    def call(self, inputs):
-        return ops.cast(resize_bilinear(inputs, self.size), self.compute_dtype)
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], *self.size, input_shape[3])
-
-    def get_config(self):
-        return super().get_config() | {"size": self.size}
 
 
 def bilinear_weights(size):

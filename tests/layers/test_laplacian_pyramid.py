@@ -92,6 +92,10 @@ def test_save_and_load(tmp_path):
     ("make", "message"),
     [
         (lambda: LaplacianPyramid(0), "at least 1 level"),
+        (
+            lambda: BilinearSampling((4, 4), width=2),
+            "without a step the points fill the map: got first=None and width=2",
+        ),
         (lambda: LocalContrastNormalization(4), "odd number of rows"),
         (lambda: LocalContrastNormalization(5, epsilon=0), "epsilon is above 0"),
     ],

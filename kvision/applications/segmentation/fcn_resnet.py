@@ -13,7 +13,7 @@ import keras
 
 from kvision.applications.building import build_network, finish, image_input, variant_of, variant_row
 from kvision.applications.classification import imagenet, resnet
-from kvision.layers import BilinearResizing
+from kvision.layers import BilinearSampling
 from kvision.layers.conventions import conventions
 from kvision.weights import Published
 
@@ -116,7 +116,7 @@ def FCNResNet(
         x = keras.layers.Dropout(dropout_rate, name=f"{name}.3")(x)
         zero = {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
         x = bound.conv(classes, 1, use_bias=True, dtype="float32", name=f"{name}.4", **zero)(x)
-        return BilinearResizing(images.shape[1:3], dtype="float32", name=f"{name}.resize")(x)
+        return BilinearSampling(images.shape[1:3], dtype="float32", name=f"{name}.resize")(x)
 
     outputs = head(levels["C5"], "classifier")
     if auxiliary:

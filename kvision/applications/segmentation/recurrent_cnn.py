@@ -19,7 +19,7 @@ import keras
 from keras import ops
 
 from kvision.applications.building import build_network, finish, image_input, variant_row
-from kvision.layers import BilinearSampling, Conv2D
+from kvision.layers import BilinearSampling, Conv2D, DilatedPooling2D
 from kvision.layers.conventions import conventions
 from kvision.network import Preprocessing
 
@@ -135,7 +135,7 @@ def _network(bound, row, classes, dense):
         for stage, conv, norm in zip(stages, convs, norms, strict=True):
             x = norm(conv(x, spacing=spacing))
             if dense:
-                x = SpacedMaxPooling2D(spacing, name=f"pool{stage}_{index}")(x)
+                x = DilatedPooling2D(2, spacing, "max", padding="end", name=f"pool{stage}_{index}")(x)
                 spacing = 2 * spacing
             else:
                 x = keras.layers.MaxPooling2D(2, padding="same", name=f"pool{stage}_{index}")(x)
@@ -173,33 +173,6 @@ class SpacedConv2D(Conv2D):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
-
-
-@keras.saving.register_keras_serializable("kvision")
-class SpacedMaxPooling2D(keras.layers.Layer):
-    """The largest of four cells that lie `spacing` apart, at every cell: 2x2 pooling without its stride.
-
-    Args:
-        spacing: Cells between the two of a row or column, ≥ 1.
-
-    Shapes: [b, h, w, c] → the same. Beyond the map nothing is larger.
-
-    >>> [float(x) for x in SpacedMaxPooling2D(2)(keras.ops.reshape([3.0, 1.0, 2.0, 5.0], (1, 1, 4, 1)))[0, 0, :, 0]]
-    [3.0, 5.0, 2.0, 5.0]
-    """
-
-    def __init__(self, spacing, **options):
-        super().__init__(**options)
-        self.spacing = int(spacing)
-
-    def call(self, inputs):
-        gap = self.spacing
-        x = ops.pad(inputs, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=float("-inf"))
-        x = ops.maximum(x[:, :-gap], x[:, gap:])
-        return ops.maximum(x[:, :, :-gap], x[:, :, gap:])
-
-    def get_config(self):
-        return super().get_config() | {"spacing": self.spacing}
 
 
 @keras.saving.register_keras_serializable("kvision")
