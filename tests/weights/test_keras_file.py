@@ -49,6 +49,23 @@ def test_the_file_of_a_trained_model_loads_into_a_fresh_one(tmp_path):
         fresh.optimizer.build(fresh.trainable_variables)
 
 
+def test_a_layer_is_found_by_its_own_name_whatever_lies_around_it(tmp_path):
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.inner = keras.layers.Dense(3, name="fc")
+
+        def call(self, x):
+            return self.inner(x)
+
+    source = keras.Sequential([keras.Input((4,)), Block()])
+    source.save_weights(tmp_path / "net.weights.h5")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="fc"), keras.layers.Dense(2, name="head")])
+    weights.remember(model, top=("head",))
+    weights.load(model, tmp_path / "net.weights.h5")
+    assert all(np.array_equal(a, b) for a, b in zip(source.get_weights(), model.get_weights()[:2], strict=True))
+
+
 def test_weights_of_16_bits(tmp_path):
     build = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype="bfloat16", name="fc")])  # noqa: E731
     source, model = build(), build()
