@@ -21,7 +21,7 @@ import workers
 SLOW_WORKER = """
 import harness, time
 def wait():
-    return lambda: time.sleep(0.01), {"images": 3, "parts": lambda: {"nap": lambda: time.sleep(0.005)}}
+    return lambda: time.sleep(0.01), {"images": 3, "parts": lambda: {"nap": lambda: time.sleep(0.03)}}
 calls = []
 def whole():
     return lambda: calls.append(0), {"once": True, "told": lambda: {"calls": len(calls)}}
@@ -51,7 +51,7 @@ def test_a_worker_times_what_it_is_told():
     assert len(ran["times"]) == 3
     assert min(ran["times"]) >= 10.0
     assert ran["peak_mb"] > 0
-    assert 5.0 <= parts["parts"]["nap"] < min(ran["times"])
+    assert parts["parts"]["nap"] >= 30.0
 
 
 def test_a_case_that_fails_is_a_reply():
