@@ -280,7 +280,8 @@ class NetworkCascadeHead(Part):
 
         The deltas have the gradient that `box_gradient` says.
         """
-        best = ops.argmax(outputs["class_logits"][..., 1:], axis=-1) + 1
+        # `ops.argmax` looks at bits, of which ONNX knows nothing
+        best = ops.top_k(outputs["class_logits"][..., 1:], k=1)[1][..., 0] + 1
         deltas = with_box_gradient(deltas_of(outputs["box_deltas"], best), self.box_gradient)
         moved = decode_deltas(deltas, boxes_xyxy, self.delta_weights)
         moved = clip_xyxy(moved, self.image_size if image_size is None else image_size)

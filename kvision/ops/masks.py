@@ -122,16 +122,19 @@ def vote_masks(boxes_xyxy, labels, region_boxes_xyxy, region_masks, region_score
     weights = ops.where(votes, weights, 0.0)
     weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-12)
 
-    def vote(detection):
-        left, top, right, bottom = columns(detection[0][:, None])
+    def vote(index, voted):
+        left, top, right, bottom = columns(ops.take(boxes, index, axis=1)[:, None])
         from_left, from_top, from_right, from_bottom = columns(regions)
-        rows = _places(top, bottom, from_top, from_bottom, size) * detection[1][..., None, None]
+        rows = _places(top, bottom, from_top, from_bottom, size) * ops.take(weights, index, axis=1)[..., None, None]
         across = _places(left, right, from_left, from_right, size)
-        return ops.sum(ops.matmul(ops.matmul(rows, masks), ops.swapaxes(across, -1, -2)), axis=1)
+        mask = ops.sum(ops.matmul(ops.matmul(rows, masks), ops.swapaxes(across, -1, -2)), axis=1)
+        here = ops.cast(ops.arange(boxes.shape[1]) == index, "float32")[:, None, None]
+        return voted + here * mask[:, None]
 
-    # One detection after the other: all at once they would take the weights of every region's cells for each.
-    voted = ops.map(vote, (ops.transpose(boxes, (1, 0, 2)), ops.transpose(weights, (1, 0, 2))))
-    return ops.transpose(voted, (1, 0, 2, 3))
+    # One detection after the other: all at once they would take the weights of every region's cells for each. No list
+    # of tensors, as `ops.map` has: runtimes of phones know none.
+    nothing = ops.zeros((ops.shape(boxes)[0], boxes.shape[1], size, size), "float32")
+    return ops.fori_loop(0, boxes.shape[1], vote, nothing)
 
 
 def _places(low, high, from_low, from_high, size):

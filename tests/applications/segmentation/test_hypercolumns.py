@@ -223,3 +223,21 @@ def test_what_is_missing_is_told():
     model.compile("sgd")
     with pytest.raises(ValueError, match="Training masks needs targets"):
         model.fit(images, targets)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_a_litert_file_draws_the_masks_that_predict_draws(tmp_path):
+    import tensorflow as tf
+
+    model, (images, targets) = tiny(), data()
+    given = {"images": images, "boxes": targets["boxes"], "labels": np.maximum(targets["labels"], 0)}
+    specs = {name: keras.InputSpec(shape=(None, *x.shape[1:]), dtype=str(x.dtype)) for name, x in given.items()}
+    model.export(tmp_path / "masks.tflite", format="litert", verbose=False, input_signature=specs)
+    got = tf.lite.Interpreter(str(tmp_path / "masks.tflite")).get_signature_runner()(**given)
+    want = model.predict(given, verbose=0)
+    assert set(got) == set(want)
+    assert want["box_masks"][:, 0].std() > 0
+    for name in want:
+        assert_close(got[name], want[name])
