@@ -20,7 +20,7 @@ from kvision.detection.network_cascade import (
 )
 from kvision.detection.proposals import GivenProposals, RegionProposals
 from kvision.layers import RoIWarp
-from kvision.ops import iou_xyxy, sample_balanced, vote_masks
+from kvision.ops import iou_xyxy, operations_for, sample_balanced, vote_masks
 from tests.applications.detection.rows import CLASSES, SHAPE
 from tests.applications.detection.test_detectors import targets_of
 from tests.ops.differentiation import value_and_gradients
@@ -304,6 +304,19 @@ def test_by_default_all_regions_vote_on_the_masks_of_detections():
     found = numpy(head.select(boxes, scores, masks))
     assert_close(found["box_masks"], vote_masks(found["boxes"], found["labels"], boxes, masks, scores, 0.5))
     assert found["box_masks"][:, 0].std() < 0.8 * masks.std()  # a mean of several
+
+
+@pytest.mark.tensorflow_only
+def test_no_operation_is_asked_of_other_runtimes_that_they_lack():
+    """Lists of tensors of phones, the bits of floats of ONNX; the whole files take 10 and 20 s a network."""
+    import tensorflow as tf
+
+    head, given = cascade(stages=5), features()
+    with operations_for("litert"):
+        graph = tf.function(lambda: head.decode(given)).get_concrete_function().graph.as_graph_def()
+    kinds = {node.op for node in graph.node} | {node.op for part in graph.library.function for node in part.node_def}
+    assert "While" in kinds or "StatelessWhile" in kinds
+    assert not {kind for kind in kinds if kind.startswith("TensorList") or kind == "Bitcast"}
 
 
 @pytest.mark.parametrize("kind", ["masks", "box_masks"])
