@@ -10,7 +10,7 @@ at once; the multiscale net (Farabet 2013) on three octaves, also with one label
 segment of the optimal cover of a tree over them; the recurrent network (Pinheiro 2014) with three passes, each of them
 trained. All start from scratch.
 
-TABLE
+There is no table here yet: at these sizes it was run with `--quick` alone (2026-11-30).
 `--quick` only checks that everything runs. Needs `pip install "kvision[examples,classic]"`.
 """
 

@@ -61,9 +61,9 @@ def test_objects_go_where_they_went_step_by_step(name):
         for target, value in each.items():
             if target not in ("masks", "box_masks"):
                 np.testing.assert_allclose(one[target], value, rtol=1e-4, atol=2e-3, err_msg=target)
-        for target in ("masks", "box_masks"):  # the nearest pixel of the nearest is at times another
+        for target in ("masks", "box_masks"):  # the nearest pixel of the nearest is at times another, along the border
             area = np.maximum((each[target] > 0).sum(axis=(1, 2)), 20)
-            assert ((one[target] != each[target]).sum(axis=(1, 2)) < 0.25 * area).all()
+            assert ((one[target] != each[target]).sum(axis=(1, 2)) < np.maximum(0.25 * area, 2 * area**0.5)).all()
     assert kept >= len(SEEDS)
 
 
