@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--run", default="runs/segment_scenes", help="folder of the plot")
     parser.add_argument("--quick", action="store_true", help="a few small scenes, to check that everything runs")
     options = parser.parse_args()
-    chosen = options.network or list(COLOURS)
+    chosen = options.network or list(COLOURS)[2 * options.quick :]  # one FCN on VGG is enough to see that it runs
     if "multiscale" in chosen and importlib.util.find_spec("skimage") is None:
         raise SystemExit("The superpixels come with scikit-image: pip install 'kvision[classic]'")
     size, count, held_out = (32, 16, 8) if options.quick else (options.size, options.scenes, 200)

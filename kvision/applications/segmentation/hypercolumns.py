@@ -228,7 +228,7 @@ class HypercolumnBranch(MaskBranch):
             ops.logsumexp(ops.log_sigmoid(one) + self._log_mixture, axis=-1) for one in (logits, -logits)
         )
         logits = inside - outside  # of the mean probabilities, which alone would round to 0 and have no gradient
-        return ops.reshape(logits, (-1, boxes_xyxy.shape[1], self.size, self.size))
+        return ops.reshape(logits, (-1, ops.shape(boxes_xyxy)[1], self.size, self.size))
 
 
 def _mixture(size, grid_size):
