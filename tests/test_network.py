@@ -326,6 +326,7 @@ def test_what_is_no_data_set_of_images_is_refused(data, message):
         Preprocessing.fit(data)
 
 
+@pytest.mark.tensorflow_only
 @pytest.mark.parametrize("by", ["fit", "train_on_batch"])
 def test_a_step_is_traced_once(by):
     """Keras's own model makes the variables of optimizer and metrics within the step, and traces it again."""
