@@ -9,7 +9,8 @@ refine the detections of that same Mask R-CNN with a network of their own. MNC (
 names what is inside. SDS (Hariharan 2014) names regions of a segmentation tree by a network on the crops of each. All
 start from scratch, on narrow networks.
 
-On two CPU cores with other light work beside (2026-11-30), on 200 held-out scenes:
+On two CPU cores shared with other work, so seconds are a rough guide (Mask R-CNN took 144 s an epoch when alone, 205
+here), on 200 held-out scenes; MNC in a run of its own (2026-11-30):
 
                     AP^r   AP^r_vol   AP of boxes   training s
     mask_rcnn      0.778      0.583         0.855        882
