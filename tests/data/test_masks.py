@@ -287,8 +287,10 @@ def test_maps_follow_their_images_under_augmentation(folders, transform, batched
     assert labels.dtype == "int32" and labels.shape == images.shape[:3]
     images, labels = images.numpy(), labels.numpy()
     assert set(np.unique(labels)) <= {0, 1, 2, 255} and {0, 1} <= set(np.unique(labels))
-    windows = np.lib.stride_tricks.sliding_window_view(labels, (9, 9), axis=(1, 2))  # enlarged pixels reach far
-    images, labels = images[:, 4:-4, 4:-4, 0], labels[:, 4:-4, 4:-4]
+    reach = 4 if isinstance(transform, data.Mosaic) else 3  # its seams leave slivers, too narrow for a label
+    windows = np.lib.stride_tricks.sliding_window_view(labels, (2 * reach + 1,) * 2, axis=(1, 2))
+    inner = slice(reach, -reach)
+    images, labels = images[:, inner, inner, 0], labels[:, inner, inner]
     inside = (windows == labels[..., None, None]).all(axis=(-1, -2)) & (labels != 255)
     assert inside.sum() > 100
     np.testing.assert_allclose(images[inside], 100 * labels[inside], atol=0.1)
