@@ -13,11 +13,12 @@ MASKS = ("masks", "box_masks")
 
 
 def pend(sample):
-    """A sample as a `Pending` one, whose stored image is its own."""
+    """A sample as a `Pending` one, whose stored image is its own, without the padding."""
     if isinstance(sample, Pending):
         return sample
     image, targets, put_together = take_apart(sample)
     size, maps, rows, num_rows = size_of(image), {}, None, None
+    stored = valid_size(image, targets)  # padding is not read, or an edge would blend with it
     if "label_map" in targets:
         maps["label_map"] = lambda _, view: view.nearest(targets["label_map"][None], LABEL_MAP_FILL)[0]
     if "labels" in targets:
@@ -38,7 +39,7 @@ def pend(sample):
         return image[top : top + height, left : left + width]
 
     rest = {name: value for name, value in targets.items() if name not in (*ROWS, "label_map")}
-    return Pending(size, read, View.whole(size), put_together, rest, rows, num_rows, maps)
+    return Pending(stored, read, View.whole(size), put_together, rest, rows, num_rows, maps)
 
 
 def moved(pending, warp, interpolation="bilinear", min_visibility=0.0, keep=None, chosen=None):
