@@ -97,7 +97,7 @@ def test_pixels_are_those_of_step_by_step(name):
 
 @pytest.mark.parametrize("name", rows(TWICE, None))
 def test_pixels_show_the_places_that_they_show_step_by_step(name):
-    """A bilinear kernel, and a wider one where it shrinks, leaves coordinates as they are: how often does not matter."""
+    """A bilinear kernel, also the wider one that shrinks, leaves coordinates as they are, once or three times."""
     seen = 0
     for _, ((one, _), (each, _)) in made(name):
         both = interior(one, by=4) & interior(each, by=4)
