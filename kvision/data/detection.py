@@ -1,5 +1,8 @@
 """Batches of the data contract out of what a reader of detection data found."""
 
+import pathlib
+import typing
+
 import numpy as np
 import tensorflow as tf
 
@@ -62,7 +65,32 @@ def detection_data(reading, records, class_names, *, image_size=(512, 512), mask
     }
     paths, headers = [record.path for record in records], [record.header for record in records]
     example = _example(records, table, image_size, max_boxes, draw)
-    return reading.dataset(example, paths, headers, 3, facts)
+    return reading.dataset(example, paths, headers, 3, facts, annotated=tuple(map(_file_objects, records)))
+
+
+class FileObjects(typing.NamedTuple):
+    """The objects of an image exactly as its files have them, for who writes them again.
+
+    Args:
+        image_id, path, size: Of the image; height and width in pixels, turned or not as its boxes are.
+        rows: [n, 8] float64: left, top, right, bottom, label, area, crowd, difficult.
+    """
+
+    image_id: int
+    path: pathlib.Path
+    size: tuple
+    rows: np.ndarray
+
+
+def _file_objects(image):
+    unknown = float("nan")
+    rows = [
+        (*part.box_xyxy, part.label, unknown if part.area is None else part.area, part.crowd, part.difficult)
+        for part in image.annotations
+    ]
+    rows = np.array(rows, "float64").reshape(-1, 8)
+    rows[:, 5] = np.where(np.isnan(rows[:, 5]), area_xyxy(rows[:, :4]), rows[:, 5])
+    return FileObjects(image.image_id, image.path, image.size, rows)
 
 
 def _table(records, image_size):

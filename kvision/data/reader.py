@@ -120,6 +120,7 @@ class Reading:
         self.options = options
         self.problems = []
         self.notes = []  # sentences to print that are no problems
+        self.folder = None  # of the data set
         self.others = collections.Counter()  # (file, class): objects whose class is not in `classes`
 
     def problem(self, file, row, reason):
@@ -128,7 +129,7 @@ class Reading:
 
     def chosen(self, paths, folder):
         """Those of the paths that are in the split; of a named one, the reader has found the paths."""
-        split = self.options.split
+        split, self.folder = self.options.split, folder
         if split is None or isinstance(split, str):
             return list(paths)
         names = {path: relative(path, folder) for path in paths}
@@ -227,7 +228,7 @@ class Reading:
         sizes = {True: header.upright_size, False: header.size}
         return next((upright for upright in (default, not default) if sizes[upright] == stated), None)
 
-    def dataset(self, example, paths, headers, channels, facts, fault=None):
+    def dataset(self, example, paths, headers, channels, facts, fault=None, annotated=None):
         """The data set of the samples that a function of `tf.data` makes by their index.
 
         Args:
@@ -237,6 +238,7 @@ class Reading:
             facts: Attributes of the data set beside `problems`.
             fault: A function from the index of a sample that failed in training to the file beside its image that is
                 to blame and what is wrong with it, or None; None where there are no such files.
+            annotated: As of `Source`.
         """
         options = self.options
         self.require(paths)
@@ -253,7 +255,8 @@ class Reading:
             print_message(f"kvision.data.{self.reader}: {line}")
         facts = {"classes": len(facts["class_names"]), **facts, "problems": self.problems}
         lost = Lost(self, list(paths), list(headers), channels, fault)
-        return Source(example, order, options.drop_remainder, facts, lost=lost).dataset()
+        beside = {"lost": lost, "annotated": annotated, "folder": self.folder}
+        return Source(example, order, options.drop_remainder, facts, **beside).dataset()
 
     def summary(self):
         """One line on the problems; empty if there are none."""

@@ -128,6 +128,8 @@ class Source:
             random functions. One with the attribute `takes_pending` may get a `Pending` sample and give one.
         lost: A function of the indices, int64 [n], of samples that could not be made, which are then left out of the
             epoch, in batches of the usual size; it may raise instead. None lets TensorFlow's error end the epoch.
+        annotated: Of a data set with boxes, the `FileObjects` of each sample, by its index; None of others.
+        folder: To which the names of `files` are relative where a split is taken by them; None where there are none.
     """
 
     example: Callable
@@ -136,6 +138,8 @@ class Source:
     facts: dict = dataclasses.field(default_factory=dict)
     transforms: tuple = ()
     lost: Callable | None = None
+    annotated: tuple | None = None
+    folder: object = None
 
     def transformed(self, transform):
         """This source with one more transform `(sample, seed) -> sample`."""

@@ -1,6 +1,5 @@
 """Data sets with boxes as files of COCO, YOLO and VOC: from each of the readers to each of the formats."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -32,7 +31,7 @@ def write_coco(dataset, file, images):
     source = _source("write_coco", dataset)
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(dataset.class_names)]
-    for image_id, path, (height, width), objects in _images(dataset, source):
+    for image_id, path, (height, width), objects in _images(source):
         name = pathlib.Path(os.path.relpath(path, images)).as_posix()
         if name.startswith("../"):
             raise ValueError(f"write_coco: {str(path)!r} lies outside {str(images)!r}; pass a folder above all images.")
@@ -137,7 +136,7 @@ def _source(writer, dataset):
         got = "an augmented one: the images are those of the files, where the boxes of augmented ones do not lie"
     elif not set(PARTS) <= _parts(dataset):
         got = f"one whose targets are {', '.join(sorted(_parts(dataset))) or 'no dict'}"
-    elif "files" not in source.facts:
+    elif source.annotated is None:
         got = "one that names no files"
     if got is not None:
         raise ValueError(
@@ -155,7 +154,7 @@ def _parts(dataset):
 def _copied(dataset, source, folder):
     """The images, copied into a folder as they are laid out, and their names there."""
     names = _names(dataset.files)
-    for image_id, path, size, objects in _images(dataset, source):
+    for image_id, path, size, objects in _images(source):
         name = names[image_id]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder / name)
@@ -193,17 +192,11 @@ def _folded(stem):
     return stem.as_posix().casefold()
 
 
-def _images(dataset, source):
+def _images(source):
     """Id, path, size and objects (box, label, area, crowd, difficult) of each image, in pixels of the file."""
-    order = Order(source.order.length, batch_size=8, shard=source.order.shard)  # each once, and the reader's own stays
-    for _, batch in dataclasses.replace(source, order=order, drop_remainder=False).dataset():
-        batch = {name: values.numpy() for name, values in batch.items()}
-        for row, image_id in enumerate(batch["image_id"].tolist()):
-            path, scale = pathlib.Path(dataset.files[image_id]), float(batch["scale"][row])
-            header = read_header(path, max_pixels=float("inf"))
-            seen = batch["image_size"][row] / scale
-            size = min((header.upright_size, header.size), key=lambda size: abs(size[0] - seen[0]))
-            boxes = batch["boxes"][row].astype("float64") / scale
-            columns = (boxes, batch["labels"][row], batch["area"][row], batch["crowd"][row], batch["difficult"][row])
-            objects = [part for part in zip(*(column.tolist() for column in columns), strict=True) if part[1] >= 0]
-            yield image_id, path, size, objects
+    for index in Order(source.order.length, shard=source.order.shard).indices(0).tolist():
+        image_id, path, size, rows = source.annotated[index]
+        objects = [
+            (box, int(label), area, int(crowd), int(difficult)) for *box, label, area, crowd, difficult in rows.tolist()
+        ]
+        yield image_id, path, size, objects

@@ -18,12 +18,13 @@ NAMES = ("a: b", "no", 'c & "d" <é>')
 OPTIONS = {"image_size": (100, 150), "batch_size": 4}
 
 
-def written(kind, found, folder):
+def written(kind, found, folder, classes=NAMES, **options):
+    options = OPTIONS | options
     if kind == "coco":
         write_coco(found, folder.with_suffix(".json"), folder.parent)
-        return coco(folder.with_suffix(".json"), folder.parent, **OPTIONS)
+        return coco(folder.with_suffix(".json"), folder.parent, **options)
     {"yolo": write_yolo, "voc": write_voc}[kind](found, folder)
-    return {"yolo": yolo, "voc": voc}[kind](folder, classes=NAMES, **OPTIONS)
+    return {"yolo": yolo, "voc": voc}[kind](folder, classes=classes, **options)
 
 
 def test_no_box_is_lost_from_format_to_format(tmp_path, monkeypatch):
@@ -38,6 +39,31 @@ def test_no_box_is_lost_from_format_to_format(tmp_path, monkeypatch):
         np.testing.assert_array_equal(seen, images)
         np.testing.assert_array_equal(targets["labels"], want["labels"])
         np.testing.assert_allclose(targets["boxes"], want["boxes"], atol=1e-3)
+
+
+@pytest.mark.parametrize("image_size", [(512, 512), (64, 48)])
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+def test_boxes_are_written_as_the_files_have_them(tmp_path, kind, image_size):
+    """Whatever the size of the images in training, in which a side of 170.5 pixels ends at 170."""
+    size, boxes = (333, 1000), [[900, 300, 1000, 333], [10.3, 20.7, 40.4, 333]]
+    (tmp_path / "in").mkdir()
+    PIL.Image.new("RGB", size[::-1]).save(tmp_path / "in" / "1.png")
+    content = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [
+            {"image_id": 1, "category_id": row + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": 5.5}
+            for row, (x1, y1, x2, y2) in enumerate(boxes)
+        ],
+    }
+    (tmp_path / "in.json").write_text(json.dumps(content))
+    found = coco(tmp_path / "in.json", tmp_path / "in", image_size=image_size)
+    again = written(kind, found, tmp_path / "out", classes=found.class_names, image_size=size)
+    _, targets = batches(again)
+    np.testing.assert_allclose(targets["boxes"][0, :2], boxes, atol=1e-3)
+    assert targets["labels"][0, :3].tolist() == [0, 1, -1]
+    if kind == "coco":
+        assert targets["area"][0, :2].tolist() == [5.5, 5.5]
 
 
 def test_nothing_is_written_over(tmp_path):
