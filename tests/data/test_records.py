@@ -1,12 +1,17 @@
 """Records give what was written, go on after a stop, and notice a flipped bit."""
 
+import json
+import pathlib
+
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
 import kvision
 from kvision.data.source import Order, Source
+from tests.data import files
 
 LENGTH = 7
 IMAGES = np.random.default_rng(0).integers(0, 256, (LENGTH, 4, 5, 3)).astype("uint8")
@@ -122,3 +127,71 @@ def test_what_does_not_fit_is_refused(tmp_path):
     for what, example in others.items():
         with pytest.raises(ValueError, match=f"holds records that differ in {what}"):
             kvision.data.write_records(dataset(example), tmp_path, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder of three classes and a data set of boxes, each with its records."""
+    root = tmp_path_factory.mktemp("kept")
+    for index, image in enumerate(np.random.default_rng(3).integers(0, 256, (24, 6, 8, 3)).astype("uint8")):
+        (root / "folder" / "abc"[index % 3]).mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(root / "folder" / "abc"[index % 3] / f"{index}.png")
+    images, targets = kvision.data.shapes(12, image_size=(24, 32), seed=5, masks=True)
+    content = files.write_coco(root, images, targets)
+    (root / "a.json").write_text(json.dumps(content))
+    readers = {
+        "folder": lambda **o: kvision.data.image_folder(root / "folder", image_size=(6, 8), **o),
+        "boxes": lambda **o: kvision.data.coco(root / "a.json", root / "images", image_size=(24, 32), **o),
+    }
+    for kind, read in readers.items():
+        kvision.data.write_records(read(), root / f"{kind}-records", shard_size=5, verbose=0)
+    return {kind: (read, root / f"{kind}-records", root) for kind, read in readers.items()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "boxes"])
+@pytest.mark.parametrize("split", [(0, 0.6), (0.6, 1), "list", None])
+def test_a_split_and_an_order_of_classes_are_those_of_the_files(kept, kind, split):
+    read, records, root = kept[kind]
+    home = root / ("folder" if kind == "folder" else "images")
+    names = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*.png"))]
+    split = names[3:8] if split == "list" else split
+    options = {"split": split, "classes": read().class_names[::-1], "batch_size": None}
+    want, got = read(**options), kvision.data.records(records, **options)
+    for fact in ("class_names", "classes", "counts"):
+        assert getattr(got, fact) == getattr(want, fact)
+    assert len(got) == len(want)
+    assert list(got.files.values()) == [pathlib.Path(path).relative_to(home).as_posix() for path in want.files.values()]
+    for one, other in zip(flat(got), flat(want), strict=True):
+        for part, wanted in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, wanted)
+    if kind == "boxes":
+        assert {int(targets["image_id"]) for _, targets in got} == set(got.files)
+
+
+def test_classes_are_left_out_and_names_that_are_not_there_are_told(kept, tmp_path):
+    _, records, _ = kept["folder"]
+    some = kvision.data.records(records, classes=("c", "a"), batch_size=None)
+    assert (some.class_names, some.counts, [int(label) for _, label in some].count(0)) == (("c", "a"), (8, 8), 8)
+    with pytest.raises(ValueError, match="Unknown class in classes= of records: got 'd'"):
+        kvision.data.records(records, classes=("a", "d"))
+    with pytest.raises(ValueError, match="Unknown file in the split of records: got 'a/1.png'"):
+        kvision.data.records(records, split=["a/1.png"])
+    with pytest.raises(ValueError, match="of records with boxes, classes= has to hold all of disc, square, triangle"):
+        kvision.data.records(kept["boxes"][1], classes=("disc",))
+    with pytest.raises(ValueError, match="^records: .*split=.low, high. takes"):
+        kvision.data.records(records, split=(0.5, 2))
+    hot = dataset(lambda index: (tf.constant(IMAGES)[index], tf.one_hot(index % 3, 3)), class_names=("a", "b", "c"))
+    kvision.data.write_records(hot, tmp_path, verbose=0)
+    some = kvision.data.records(tmp_path, classes=("c", "a"), batch_size=None)
+    assert [label.numpy().tolist() for _, label in some][:3] == [[0, 1], [0, 0], [1, 0]]
+    assert (some.counts, some.element_spec[1].shape) == ((2, 3), (2,))
+    with pytest.raises(ValueError, match="these records do not know the files of their samples"):
+        kvision.data.records(tmp_path, split=(0, 0.5))
+
+
+@pytest.mark.parametrize("content", ["", "3", "[]", "{}", '{"samples": 3}', "{'samples': 3}"])
+def test_a_manifest_that_is_none_is_told(content, tmp_path):
+    (tmp_path / "records.json").write_text(content)
+    for call in (kvision.data.records, lambda folder: kvision.data.write_records(dataset(), folder, verbose=0)):
+        with pytest.raises(ValueError, match=r"^records: '.*records.json' cannot be read: "):
+            call(tmp_path)
