@@ -176,10 +176,13 @@ def _rows(kind, file):
         raise ValueError(f"{kind}: {str(file)!r} cannot be read: {error}") from None
     except csv_format.Error:
         dialect = "excel"
+    lines = csv_format.reader(text.splitlines(), dialect)
     try:
-        read = list(csv_format.reader(text.splitlines(), dialect))
+        read = list(lines)
     except csv_format.Error as error:
-        raise ValueError(f"{kind}: {str(file)!r} cannot be read as CSV: {error}") from None
+        raise ValueError(
+            f"{kind}: {str(file)!r}, line {lines.line_num}, cannot be read as CSV: {error}. Look at the quotes there."
+        ) from None
     columns = [name.strip() for name in read[0]] if read else []
     if len(columns) < 2 or len(set(columns)) < len(columns):
         raise ValueError(

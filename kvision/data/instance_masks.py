@@ -83,7 +83,7 @@ def instance_masks(reading, images, instances, class_names, class_of=None, ignor
     naming = Naming(reading.reader, suffixes)
     pairs = paired(reading, images, instances, naming)
     images = pathlib.Path(images)
-    classes = _classes(class_of, names, images, naming)
+    classes = _classes(reading, class_of, names, images, naming)
     records = []
     for path, header in reading.headers(pairs).items():
         upright = reading.is_upright(header)
@@ -153,7 +153,7 @@ class _Runs:
             yield value, box, float((ends - starts).sum()), lengths
 
 
-def _classes(class_of, names, images, naming):
+def _classes(reading, class_of, names, images, naming):
     """A function of an image and the numbers of its map to a function from a number to the object's label."""
     if class_of is None:
         if len(names) > 1:
@@ -173,17 +173,30 @@ def _classes(class_of, names, images, naming):
         raise ValueError(
             f"instance_masks: class_of={str(class_of)!r} is neither a folder of label maps nor a CSV file."
         )
-    return _of_table(_of_csv(class_of), names, images)
+    return _of_table(_of_csv(reading, class_of), names, images)
 
 
-def _of_csv(path):
-    rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
-    if not rows or not set(COLUMNS) <= set(rows[0]):
-        got = ", ".join(map(str, rows[0])) if rows else "no row"
+def _of_csv(reading, path):
+    """`{file: {number: class}}`; a row that lacks one of the three is a problem."""
+    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+    try:
+        rows = [(lines.line_num, row) for row in lines]
+    except csv.Error as error:
+        raise ValueError(
+            f"instance_masks: {str(path)!r}, line {lines.reader.line_num}, cannot be read as CSV: {error}. Look at the quotes "
+            "there."
+        ) from None
+    if not rows or not set(COLUMNS) <= set(rows[0][1]):
+        got = ", ".join(map(str, rows[0][1])) if rows else "no row"
         raise ValueError(f"instance_masks: {str(path)!r} needs the columns {', '.join(COLUMNS)}: got {got}.")
     table = {}
-    for row in rows:
-        table.setdefault(pathlib.PurePath(row["file"]).as_posix(), {})[row["id"]] = row["class"]
+    for number, row in rows:
+        file, instance, name = (row[column].strip() for column in COLUMNS)
+        if file and instance and name:
+            table.setdefault(pathlib.PurePath(file).as_posix(), {})[instance] = name
+        else:
+            reason = f"expected a file, an id and a class, got {file!r}, {instance!r} and {name!r}"
+            reading.problem(path, f"line {number}", reason)
     return table
 
 

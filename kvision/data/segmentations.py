@@ -38,7 +38,7 @@ def parse_segmentation(segmentation, size):
 def _points(polygon):
     try:
         numbers = np.asarray(polygon, "float64")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.array(np.nan)
     if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
         raise ValueError(f"has a polygon {_short(polygon)}; expected at least three points x1, y1, x2, y2, x3, y3")
@@ -47,13 +47,15 @@ def _points(polygon):
 
 def _runs(segmentation, size):
     counts, stated = segmentation.get("counts"), segmentation.get("size")
-    if list(stated or ()) != list(size):
-        raise ValueError(f"has run lengths for a size of {stated}, but the image has {list(size)} (height, width)")
+    if not isinstance(stated, list | tuple) or list(stated) != list(size):
+        raise ValueError(
+            f"has run lengths for a size of {_short(stated)}, but the image has {list(size)} (height, width)"
+        )
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", "replace")
     try:
         runs = _decompressed(counts) if isinstance(counts, str) else np.asarray(counts, "int64")
-    except (TypeError, ValueError, UnicodeEncodeError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"has run lengths that cannot be read: {_short(counts)}") from None
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != math.prod(size):
         raise ValueError(f"has run lengths that do not add up to the image's {math.prod(size)} pixels")

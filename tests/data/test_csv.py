@@ -124,6 +124,11 @@ def test_an_image_with_contradictory_labels_is_left_out_and_named(folder, text):
         ),
         (csv_labels, "file,when\na.png,today\n", "do not all hold 0 and 1. Name the one of the labels"),
         (csv_labels, "file,label\ne.png,x\n", "no image that can be used"),
+        (
+            csv_labels,
+            "file,label\na.png,x\n" + "a" * 200_000 + ",x\n",
+            "table.csv', line 3, cannot be read as CSV: field",
+        ),
     ],
 )
 def test_tables_that_cannot_be_read_say_why(folder, reader, text, message):

@@ -86,6 +86,21 @@ def test_the_class_by_file_and_number(folders, kind):
     assert found.problems[0].file == str(folders / "ids" / "a.png")
 
 
+def test_rows_of_the_table_without_all_three_are_named_and_left_out(folders):
+    rows = "id,class,file\n1,square,a.jpg\n2\n1,,a.jpg\n300,disc,a.jpg\n1,disc,b.jpg\n2,disc,b.jpg\n300,disc,b.jpg\n"
+    (folders / "classes.csv").write_text(rows)
+    found = read(folders, class_of=folders / "classes.csv")
+    told = [(problem.row, problem.reason) for problem in found.problems if problem.file.endswith(".csv")]
+    expected = "expected a file, an id and a class, got"
+    assert told == [("line 3", f"{expected} '', '2' and ''"), ("line 4", f"{expected} 'a.jpg', '1' and ''")]
+    assert found.counts == (4, 1)
+    (folders / "classes.csv").write_text(rows + "9" * 200_000 + ",x,a.jpg\n")
+    with pytest.raises(
+        ValueError, match=r"instance_masks: .*classes.csv', line 9, cannot be read as CSV: field larger"
+    ):
+        read(folders, class_of=folders / "classes.csv")
+
+
 def test_the_number_of_an_object_tells_its_class(folders):
     """Cityscapes' instanceIds: the class times 1000 and a counter, and the classes of what has no instances."""
     for name in "ab":

@@ -7,12 +7,12 @@ import tensorflow as tf
 from hypothesis import strategies
 
 from kvision import data
-from tests.data.augmentation.samples import GEOMETRIC, NUM_ROWS, SIZE, image, name_of
+from tests.data.augmentation.samples import GEOMETRIC, NUM_ROWS, SIZE, image, masks_of, name_of
 
 pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
 
 IMAGE = image()
-MIXING = [data.MixUp(), data.CutMix(), data.Mosaic()]
+MIXING = [data.MixUp(), data.CutMix(), data.Mosaic(), data.CopyPaste()]
 OTHERS = [data.RandomErasing(rate=1.0), data.PhotometricDistortion()]
 
 
@@ -44,6 +44,8 @@ def run(graphs, transform, own, other, seed):
             return transform((IMAGE, own), seed, *([lambda: partners] if partners else []))
 
         graphs[transform] = tf.function(change, autograph=False)
+    if isinstance(transform, data.CopyPaste):
+        own, other = (made | {"masks": masks_of(made["boxes"])} for made in (own, other))
     own, other = (tf.nest.map_structure(tf.constant, value) for value in (own, other))
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), graphs[transform](own, other, tf.constant(seed)))
 

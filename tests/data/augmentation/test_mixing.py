@@ -67,6 +67,16 @@ def test_objects_of_both_are_there(transform):
     assert any(present & {0, 1, 2} and present & {3, 4, 5} for present in per_sample)
 
 
+STILL = [data.MixUp(rate=0.0), data.CutMix(rate=0.0), data.Mosaic(rate=0.0), data.CopyPaste(fraction=0.0)]
+
+
+@pytest.mark.parametrize("transform", STILL, ids=name_of)
+def test_without_strength_nothing_changes(transform):
+    own, other = detection(padded=True, num_rows=8), detection(*OTHER, padded=True, seed=1, num_rows=8)
+    made = compiled(transform)(own, other, tf.constant([1, 2], tf.int64))
+    tf.nest.map_structure(np.testing.assert_array_equal, made, own)
+
+
 @pytest.mark.parametrize("transform", [data.CutMix(), data.CopyPaste(fraction=1.0)], ids=name_of)
 def test_pixels_are_of_the_object_that_says_so(transform):
     """A pixel in a mask of the second image shows the second image, and the others' masks are off there."""
