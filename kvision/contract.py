@@ -123,12 +123,42 @@ def check_class_names(data, names, who):
         return
     pairs = enumerate(itertools.zip_longest(theirs, names))
     label, (given, own) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
-    numbers = ["1 class" if len(each) == 1 else f"{len(each)} classes" for each in (theirs, names)]
+    numbers = _numbers(theirs, names)
     raise ValueError(
         f"{who}: label {label} is {given!r} in the data ({numbers[0]}) and {own!r} in the detector ({numbers[1]}). "
         "Read the data with classes=detector.class_names, which gives them the detector's labels; if it is to learn "
         "those of the data, set detector.class_names = data.class_names."
     )
+
+
+def _numbers(*each):
+    return ["1 class" if len(names) == 1 else f"{len(names)} classes" for names in each]
+
+
+def check_same_classes(train, validation, who):
+    """Refuse validation data in which a label means another class than in the training data.
+
+    Args:
+        train, validation: Anything; the data sets of the readers have `class_names`, in the order of the labels.
+        who: Name of the model, for the message.
+
+    Raises:
+        ValueError: at the first label that has two names.
+
+    >>> train, validation = (type("Data", (), {"class_names": names}) for names in (("cat", "dog"), ("dog", "cat")))
+    >>> check_same_classes(train, validation, "detector")
+    Traceback (most recent call last):
+        ...
+    ValueError: detector: label 0 is 'dog' in the validation data (2 classes) and 'cat' in the training data ...
+    """
+    own, theirs = (getattr(data, "class_names", None) or () for data in (train, validation))
+    for label, (name, other) in enumerate(zip(own, theirs, strict=False)):
+        if name != other:
+            numbers = _numbers(theirs, own)
+            raise ValueError(
+                f"{who}: label {label} is {other!r} in the validation data ({numbers[0]}) and {name!r} in the training "
+                f"data ({numbers[1]}). Read the validation data with classes=train.class_names."
+            )
 
 
 def images_of(inputs):

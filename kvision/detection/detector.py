@@ -5,7 +5,14 @@ import os
 import keras
 import numpy as np
 
-from kvision.contract import check_class_names, check_pixels, check_targets, images_of, paste_mask_scores
+from kvision.contract import (
+    check_class_names,
+    check_pixels,
+    check_same_classes,
+    check_targets,
+    images_of,
+    paste_mask_scores,
+)
 from kvision.task_model import TaskModel
 
 
@@ -102,6 +109,11 @@ class Detector(TaskModel):
         self.check_image_size(x)
         self._check_pixels(x)
         return super().predict(x, *arguments, **options)
+
+    def fit(self, x=None, y=None, *arguments, **options):
+        """As `TaskModel.fit`; validation data whose labels mean other classes are refused."""
+        check_same_classes(x, options.get("validation_data"), self.name)
+        return super().fit(x, y, *arguments, **options)
 
     def _check(self, x, y, what):
         check_class_names(x, self.class_names, self.name)

@@ -167,6 +167,10 @@ def test_data_whose_labels_have_other_names_are_refused_before_training():
     model.class_names = None
     data.class_names = ("a", "b")
     model._check(data, None, "data")
+    validation = data.take(1)
+    validation.class_names = ("b", "a")
+    with pytest.raises(ValueError, match="label 0 is 'b' in the validation data .* and 'a' in the training data"):
+        model.fit(data, validation_data=validation)
 
 
 @pytest.mark.filterwarnings("default:.*the images lie within")
