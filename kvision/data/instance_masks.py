@@ -182,9 +182,9 @@ def _of_csv(reading, path):
     try:
         rows = [(lines.line_num, row) for row in lines]
     except csv.Error as error:
+        place = f"{str(path)!r}, line {lines.reader.line_num}"
         raise ValueError(
-            f"instance_masks: {str(path)!r}, line {lines.reader.line_num}, cannot be read as CSV: {error}. Look at the quotes "
-            "there."
+            f"instance_masks: {place}, cannot be read as CSV: {error}. Look at the quotes there."
         ) from None
     if not rows or not set(COLUMNS) <= set(rows[0][1]):
         got = ", ".join(map(str, rows[0][1])) if rows else "no row"

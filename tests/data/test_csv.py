@@ -127,7 +127,7 @@ def test_an_image_with_contradictory_labels_is_left_out_and_named(folder, text):
         (
             csv_labels,
             "file,label\na.png,x\n" + "a" * 200_000 + ",x\n",
-            "table.csv', line 3, cannot be read as CSV: field",
+            "csv', line 3, cannot be read as CSV: field",
         ),
     ],
 )
