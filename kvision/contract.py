@@ -32,8 +32,9 @@ def check_targets(images, targets, classes=None, names=None):
 
     Raises:
         ValueError: on a missing entry, one whose name is nearly one of the contract's, a wrong rank or size, boxes that
-            are NaN, inverted, without area or wholly outside, labels that are not integers or out of range, relative
-            boxes (at least 10 in the batch, all within 1.5), and masks of another size.
+            are NaN, inverted, without area, wholly outside or wholly in the padding beyond `"image_size"`, labels that
+            are not integers or out of range, relative boxes (at least 10 in the batch, all within 1.5), and masks of
+            another size.
 
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 32.0, 40.0]]], "labels": [[0]]}, classes=1)
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 2.0, 40.0]]], "labels": [[0]]}, classes=1)
@@ -88,11 +89,13 @@ def check_targets(images, targets, classes=None, names=None):
     outside = (boxes[..., 2:] <= 0).any(-1)
     for side, limit in enumerate((width, height)):
         outside |= False if limit is None else boxes[..., side] >= limit
-    refuse(
-        outside & present,
-        f"wholly outside the images of {height}x{width} pixels",
-        "Scale and cut boxes with their images, or mark the rows as padding by the label -1.",
-    )
+    remedy = "Scale and cut boxes with their images, or mark the rows as padding by the label -1."
+    refuse(outside & present, f"wholly outside the images of {height}x{width} pixels", remedy)
+    if "image_size" in targets:
+        sizes = np.asarray(targets["image_size"])
+        padding = (boxes[..., :2] >= sizes[:, None, ::-1]).any(-1) & present
+        first = ", ".join(str(size.tolist()) for size in sizes[padding.any(axis=1)][:1])
+        refuse(padding, f"wholly in the padding beyond image_size, of the first {first}", remedy)
     if present.sum() >= MIN_BOXES_FOR_RELATIVE_CHECK and np.abs(boxes[present]).max() <= MAX_RELATIVE_COORDINATE:
         raise ValueError(
             f"All {int(present.sum())} boxes of the batch lie within {MAX_RELATIVE_COORDINATE:g} pixels: they seem to "
