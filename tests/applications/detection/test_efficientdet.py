@@ -1,10 +1,15 @@
-"""EfficientDet: the numbers of its tables, and effdet's outputs, anchors, labels, losses and detections."""
+"""EfficientDet: its tables; effdet's outputs, anchors, labels, losses and detections; zeromodels' outputs."""
+
+import importlib
+import re
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from examples.wheels import wheel
 from kvision import applications as A
 from kvision import weights
 from kvision.applications.detection import coco
@@ -357,3 +362,72 @@ def test_losses_and_detections_equal_effdets(pair):
         same += found["labels"][image][:, None] + 1 != rows[:, 5]
         same += np.abs(found["scores"][image][:, None] - rows[:, 4])
         assert (same.min(axis=0) < 1e-3).mean() > 0.97  # rows of equal score at the end may be others
+
+
+# From our paths after the backbone to those of zeromodels, another EfficientDet on Keras 3.
+TO_ZEROMODELS = [
+    (r"^fpn/resample\.3/conv\.conv/", "resample_p6/conv2d/"),
+    (r"^fpn/resample\.3/conv\.bn/", "resample_p6/bn/"),
+    (r"^fpn/cell\.(\d)\.fnode\.(\d)/", r"fpn_cells/cell_\1_fnode\2/"),
+    (r"combine\.resample\.(\d+)/conv\.conv/", r"resample_\1/conv2d/"),
+    (r"combine\.resample\.(\d+)/conv\.bn/", r"resample_\1/bn/"),
+    (r"after_combine\.conv\.bn/", "bn/"),
+    (r"after_combine\.conv\.", "conv/"),
+    (r"^(class|box)_net\.(\d)\.1\.P(\d)/", r"\1_net/\1-\2-bn-\3/"),
+    (r"^(class|box)_net\.(\d)\.0\.", r"\1_net/\1-\2/"),
+    (r"^(class|box)_net\.predict\.", r"\1_net/\1-predict/"),
+    (r"conv_dw/kernel$", "depthwise_kernel"),
+    (r"conv_pw/kernel$", "pointwise_kernel"),
+    (r"conv_pw/bias$", "bias"),
+]
+
+
+def as_zeromodels_paths(weights):
+    """`{path there: array}` of ours; the weights of a fusion are scalars there."""
+    renamed = {}
+    for weight in weights:
+        path, value = weight.path, keras.ops.convert_to_numpy(weight)
+        for pattern, replacement in TO_ZEROMODELS:
+            path = re.sub(pattern, replacement, path)
+        if path.endswith("combine.edge_weights"):
+            names = [path.replace("combine.edge_weights", f"WSM_{k}" if k else "WSM") for k in range(len(value))]
+            renamed |= dict(zip(names, value, strict=True))
+        else:
+            renamed[path] = value
+    return renamed
+
+
+@pytest.mark.parity
+def test_outputs_equal_those_of_another_network_on_keras(tmp_path, monkeypatch):
+    """A second oracle, which shares neither engine nor layers with effdet: zeromodels' D0."""
+    with zipfile.ZipFile(wheel("zeromodels")) as archive:
+        archive.extractall(tmp_path)
+    for package in ("zeromodels", "zeromodels/models"):  # which would import its 136 families
+        (tmp_path / package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("zeromodels.models.efficientdet.efficientdet_model").EfficientDetModel(
+        image_size=SIZE, num_classes=CLASSES
+    )
+    model = A.EfficientDetD0(input_shape=(SIZE, SIZE, 3), classes=CLASSES, backbone_norm="batch", norm="batch")
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.path.endswith(("gamma", "moving_variance")):
+            weight.assign(rng.uniform(0.5, 1.0, weight.shape))
+        elif weight.path.endswith("edge_weights"):
+            weight.assign(rng.uniform(-0.3, 2.0, weight.shape))
+        elif len(weight.shape) == 1:
+            weight.assign(rng.normal(0.0, 0.1, weight.shape))
+
+    backbone = next(layer for layer in model.trunk.layers if layer.name.startswith("efficientnet")).weights
+    rest = [weight for weight in model.trunk.weights if all(weight is not other for other in backbone)]
+    given = as_zeromodels_paths(rest)
+    for index, weight in enumerate(theirs.weights):
+        path = re.sub(r"/resample_\d_(\d+)/", r"/resample_\1/", weight.path)
+        weight.assign(backbone[index] if index < len(backbone) else given.pop(path))
+    assert not given
+
+    want = theirs.predict(A.imagenet.preprocess_input(images()), verbose=0)
+    features = model.features(images(), training=False)
+    for name, key, size in (("class_logits", "class_outputs", CLASSES), ("box_deltas", "box_outputs", 4)):
+        rows = np.concatenate([level.reshape(len(level), -1, size) for level in want[key]], axis=1)
+        scaled_close(features[name], rows if size != 4 else rows[..., [1, 0, 3, 2]])
