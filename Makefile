@@ -63,7 +63,7 @@ ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection t
 # Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
 # detectors, one of each kind.
 NETWORKS_ON_JAX := (one_step_of_fit or few_steps_of_fit or save_and_load or fresh_process) \
-	and not (fast_rcnn or faster_rcnn or cascade or fcn_resnet)
+	and not (fast_rcnn or faster_rcnn or cascade or mnc or fcn_resnet)
 NOT_ON_JAX := not (parity or real or browser or gpu or tensorflow_only or slow)
 
 # Each operation is compiled once: the two workers, the processes they start and the next run share a folder.

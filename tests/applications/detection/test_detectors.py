@@ -14,7 +14,7 @@ import pytest
 
 from kvision import _keras
 from tests.applications.detection.rows import CLASSES, ROWS, SHAPE
-from tests.support import assert_close
+from tests.support import SLOW, assert_close
 
 # XLA and 16 bits take many seconds to compile: in CI, for detectors that have all parts of the others between them.
 COMPILED = {
@@ -46,7 +46,7 @@ every_row = pytest.mark.parametrize(
     [
         pytest.param(
             row,
-            marks=[pytest.mark.xdist_group(f"{row.name} float32")] + [pytest.mark.slow] * row.slow,
+            marks=[pytest.mark.xdist_group(f"{row.name} float32")] + [SLOW] * row.slow,
             id=row.name,
         )
         for row in ROWS
