@@ -4,10 +4,7 @@ Generated photos of 256x256 pixels, tinted by their class; a quarter of them bea
 falls within a few epochs and then stays near what no network can know: 0.84, by which one sees that all peers train.
 """
 
-import pathlib
-import shutil
-import tempfile
-
+import folders
 import numpy as np
 import photos
 import PIL.Image
@@ -17,20 +14,11 @@ COUNT, SIDE, CLASSES, WRONG = (64 if QUICK else 256), 256, 4, 0.25
 RESIZED, CROP, BATCH, EPOCHS, RATE = 36, 32, 32, 2, 0.02
 TAUGHT = 1 if QUICK else 6  # epochs until the losses are held against each other
 TINTS = np.array([[40, 0, -40], [-40, 0, 40], [0, 40, 0], [0, -40, 0]])
-HOME = pathlib.Path(__file__).resolve().parent.parent / ".cache" / f"fit-images-{COUNT}"
 
 
 def folder():
     """The folder of the classes, made where it is missing."""
-    if not HOME.exists():
-        HOME.parent.mkdir(exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(dir=HOME.parent))
-        _write(partial)
-        try:
-            partial.rename(HOME)
-        except OSError:  # another process was first
-            shutil.rmtree(partial)
-    return HOME
+    return folders.made_once(f"fit-images-{COUNT}", _write)
 
 
 def _write(home):

@@ -5,30 +5,18 @@ folders, one a class, and for detectors a file in COCO's format with six polygon
 """
 
 import json
-import os
-import pathlib
-import shutil
-import tempfile
 
+import folders
 import numpy as np
 import PIL.Image
 
 COUNT, LABELLED, OBJECTS = 256, 64, 6  # images, those of them with objects, objects each
 EPOCHS = 3  # a step
-HOME = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "photos"
 
 
 def folder():
     """The folder of the classes, made where it is missing."""
-    if not HOME.exists():
-        HOME.parent.mkdir(exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(dir=HOME.parent))
-        _write(partial)
-        try:
-            os.replace(partial, HOME)
-        except OSError:  # another process was first
-            shutil.rmtree(partial)
-    return HOME
+    return folders.made_once("photos", _write)
 
 
 def files():
