@@ -41,7 +41,7 @@ RELATIVE = {
         targets(crowd=np.zeros((2, 3)), area=np.ones((2, 3)), image_size=[[32, 48]] * 2, scale=[1.0, 0.5]),
         targets(masks=np.zeros((2, 3, 32, 48), "uint8"), image_id=[4, 7]),
         targets(box_masks=np.zeros((2, 3, 28, 28), "uint8")),
-        targets(image_size=[[6, 6], [2, 48]]),  # boxes that reach into the padding are cut there
+        with_box(0, 1, [10, 4, 40, 30]) | {"image_size": [[6, 48], [2, 48]]},  # what reaches into the padding is cut
         with_box(0, 2, [np.nan] * 4),  # a padding row may hold anything
         {"boxes": np.zeros((2, 0, 4)), "labels": np.zeros((2, 0))},
         {name: value[:, :4] for name, value in RELATIVE.items()},  # eight boxes are too few to judge
@@ -69,8 +69,8 @@ def test_good_targets_pass(good):
             r"1 box is wholly in the padding beyond image_size, of the first \[1, 20\]: image 1, row 0: \[1, 1, 9, 9\]",
         ),
         (
-            targets(image_size=[[32, 5], [32, 48]]),
-            r"in the padding .*\[32, 5\]: image 0, row 1: \[5, 5, 40, 30\].*cut boxes with their images",
+            with_box(0, 1, [10, 4, 40, 30]) | {"image_size": [[32, 9], [32, 48]]},
+            r"in the padding .*\[32, 9\]: image 0, row 1: \[10, 4, 40, 30\].*cut boxes with their images",
         ),
         (targets(crowds=np.zeros((2, 3))), r"have 'crowds', which nothing reads: did you mean 'crowd'\?"),
         (with_label(0, 2, 0), r"without area: image 0, row 2: \[0, 0, 0, 0\].*not 0, which is the first class"),
