@@ -96,6 +96,9 @@ def read_pixels(path, size, colours=False):
         pixels = np.flip(pixels, [axis for axis, turned in enumerate(flips) if turned])
     if pixels.shape[:2] != tuple(size):
         raise ValueError(f"it has {pixels.shape[:2]} pixels (height, width), its image {tuple(size)}")
+    if pixels.dtype.kind == "f" and (broken := pixels != np.floor(pixels)).any():
+        row, column = _first(broken)
+        raise ValueError(f"it holds {pixels[row, column]:.3g} at row {row}, column {column}, no whole number")
     return pixels
 
 

@@ -99,11 +99,13 @@ PALETTE = dict(zip(COLOURS, (0, "left", 2), strict=True)) | {BORDER: None}
         (PIL.Image.fromarray(np.where(MAP == 255, 9, MAP).astype("uint8")), {"ignored_label": 9}),
         (PIL.Image.fromarray(np.where(MAP == 255, 999, MAP.astype("uint16"))), {"ignored_label": 999}),
         (PIL.Image.fromarray(np.where(MAP == 255, 0, MAP).astype("uint8")), {"ignored_label": None}),
+        (PIL.Image.fromarray(MAP.astype("float32")), {}),
     ],
 )
 def test_maps_of_every_coding_hold_the_same(tmp_path, image, options):
-    image.save(tmp_path / "a.png")
-    labels = Coding("masks", NAMES, **options).read(tmp_path / "a.png", MAP.shape)
+    path = tmp_path / ("a.tif" if image.mode == "F" else "a.png")
+    image.save(path)
+    labels = Coding("masks", NAMES, **options).read(path, MAP.shape)
     whole = isinstance(options.get("palette"), list) or options.get("ignored_label", 0) is None
     np.testing.assert_array_equal(labels, np.where(MAP == 255, 0, MAP) if whole else MAP)
 
@@ -122,12 +124,14 @@ def test_maps_of_every_coding_hold_the_same(tmp_path, image, options):
         (PIL.Image.fromarray(np.full_like(MAP, 255)), {}, "all of its pixels are ignored"),
         (PIL.Image.fromarray(MAP.astype("uint16") + 1), {"palette": PALETTE}, "numbers have 16 bits"),
         (PIL.Image.fromarray(MAP), {"ignored_label": None}, "the class 255 at row 0, column 0; there are 3"),
+        (PIL.Image.fromarray((MAP == 1) * np.float32(0.5)), {}, "it holds 0.5 at row 5, column 4, no whole number"),
     ],
 )
 def test_a_bad_map_is_told_by_its_pixel(tmp_path, image, options, reason):
-    image.save(tmp_path / "a.png")
+    path = tmp_path / ("a.tif" if image.mode == "F" else "a.png")
+    image.save(path)
     with pytest.raises(ValueError, match=re.escape(reason)):
-        Coding("masks", NAMES, **options).read(tmp_path / "a.png", MAP.shape)
+        Coding("masks", NAMES, **options).read(path, MAP.shape)
 
 
 # Maps whose names end otherwise than those of their images
