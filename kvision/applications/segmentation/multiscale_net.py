@@ -296,13 +296,18 @@ def region_labels(scores, regions, parents=None):
         [h, w] int32 labels.
 
     Raises:
-        ValueError: on sizes that differ, and a tree of other regions.
+        ValueError: on sizes that differ, scores that are not of 0…1, such as logits, and a tree of other regions.
 
     >>> scores = np.array([[[0.9, 0.1], [0.4, 0.6], [0.0, 1.0]]])
     >>> region_labels(scores, np.array([[0, 0, 1]])).tolist()
     [[0, 0, 1]]
     """
     scores = np.asarray(scores, "float64")
+    if not (scores.min(initial=0.0) >= 0 and scores.max(initial=0.0) <= 1 + 1e-3):  # 16 bits round
+        raise ValueError(
+            f"region_labels takes probabilities of 0…1, got scores in {scores.min():.3g}…{scores.max():.3g}. Of "
+            "logits, take `keras.ops.softmax(logits)`."
+        )
     regions = _checked_regions(regions, scores.shape[:2])
     count = int(regions.max()) + 1
     flat = scores.reshape(regions.size, -1)

@@ -200,6 +200,9 @@ def test_without_scikit_image_the_error_says_what_to_install(monkeypatch):
         (lambda: optimal_cover([-1, 0], [0.1, 0.2]), "stand behind their children"),
         (lambda: optimal_cover([1, -1], [0.1]), "one cost a node"),
         (lambda: region_labels(np.ones((1, 2, 3)), np.array([[0, 1]]), [-1]), "another image"),
+        (lambda: region_labels(np.array([[[-2.0, 1]]]), np.array([[0]])), r"probabilities of 0…1, got scores in -2…1"),
+        (lambda: region_labels(np.array([[[0, 1.5]]]), np.array([[0]])), r"softmax\(logits\)"),
+        (lambda: region_labels(np.array([[[0.5, np.nan]]]), np.array([[0]])), "got scores in nan…nan"),
     ],
 )
 def test_errors_say_what_is_expected(make, message):
