@@ -6,12 +6,10 @@ figure 3). "8s-at-once" is the authors' later form, whose skips are scaled so th
 the authors (`padding=100`), written out in torch in the tests. The paper fixes the last upsampling and learns the
 others; the released nets fix all (their FAQ: no significant difference); here all are learned, or all are fixed.
 
-How it trains (section 4.3): SGD with momentum 0.99, one image a batch, weight decay 5e-4, from VGG-16 of ImageNet:
-32s (and at-once) at 1e-10, 16s from the weights of 32s at 1e-12, 8s from those of 16s at 1e-14. **These rates are for a
-loss summed over the pixels, and Keras's losses are means**: multiply by height · width. On 500x500 pixels 1e-10 is
-2.5e-5, which with momentum 0.99 moves as 2.5e-3 does without. The lower rates of 16s and 8s suit the large activations
-of Caffe's VGG, which is fed -128…128 and not unit deviation. From scratch, from scores of zero, it trains by
-`SGD(0.01, momentum=0.9, global_clipnorm=1.0)` on the mean loss.
+How it trains (section 4.3): SGD with momentum 0.99, one image a batch, from VGG-16 of ImageNet: 32s (and at-once), then
+16s from the weights of 32s, 8s from those of 16s; the docstring of `FCN` has the rates. The lower ones of 16s and 8s
+suit the large activations of Caffe's VGG, which is fed -128…128 and not unit deviation. From scratch, from scores of
+zero, it trains by `SGD(0.01, momentum=0.9, global_clipnorm=1.0)` on the mean loss.
 """
 
 import numbers
@@ -84,6 +82,11 @@ def FCN(
     name=None,
 ):
     """Build a fully convolutional network on VGG.
+
+    **The paper's rates are for a loss summed over the pixels, and Keras's losses are means** over those of the batch
+    that are not ignored: multiply by their number. For one image of 500x500 pixels, 1e-10 (32s and at-once) becomes
+    2.5e-5, 1e-12 (16s) 2.5e-7, 1e-14 (8s) 2.5e-9; with momentum 0.99 they move as a hundred times as much does without.
+    Its weight decay, 5e-4 beside the gradient of the sum, is divided by that number: 2e-9, as good as none.
 
     Args:
         variant: A row of `VARIANTS`: `"32s"`, `"16s"`, `"8s"`, `"8s-at-once"`.
