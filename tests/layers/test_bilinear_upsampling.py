@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kvision import layers
+from tests.ops.differentiation import value_and_gradients
 from tests.support import assert_close
 
 
@@ -83,6 +84,13 @@ def test_is_the_gradient_of_a_convolution_and_the_reverse():
     assert down.shape == x.shape
     products = [float(keras.ops.sum(a * b)) for a, b in ((down, x), (y, layer(x)))]
     assert_close(products[0], products[1], tolerance=(1e-5, 1e-3))  # sums of thousands of products of both signs
+
+    def conv(maps):
+        return keras.ops.conv(maps, kernel, strides=3, padding="valid")
+
+    for forward, start, other, result in ((layer, x, conv, y), (conv, y, layer, x)):  # each is the other's gradient
+        _, (gradient,) = value_and_gradients(forward, (start,), result)
+        assert_close(gradient, other(result), tolerance=(1e-4, 1e-4))
 
 
 @FORMS
