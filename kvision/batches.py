@@ -34,3 +34,24 @@ def one_pass(data):
     if data.num_batches is None:
         raise ValueError("A PyDataset needs num_batches here: got None. Pass arrays or a tf.data.Dataset.")
     return map(data.__getitem__, range(data.num_batches))
+
+
+def first_given(x, y=None):
+    """`(x, y, …)` that a model is given first: arrays as they are, of a data set its first batch, `()` of an empty one.
+
+    None of an iterator: what is read from it is lost to the training.
+
+    >>> first_given(iter([1])), first_given([1], [2])
+    (None, ([1], [2]))
+    """
+    if y is not None:
+        return x, y
+    if hasattr(x, "element_spec"):  # tf.data
+        batch = next(iter(x), ())
+    elif isinstance(x, keras.utils.PyDataset):
+        batch = x[0] if x.num_batches is None or x.num_batches > 0 else ()
+    elif x is not None and not hasattr(x, "shape") and not hasattr(x, "keys"):
+        return None
+    else:
+        batch = (x, None)
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,)

@@ -104,6 +104,52 @@ def check_targets(images, targets, classes=None, names=None):
         )
 
 
+def check_label_maps(maps, size, classes, ignored, who, what="batch"):
+    """Refuse label maps that no network learns segmentation from, and say which image and which pixel.
+
+    Args:
+        maps: [b, h, w] or [b, h, w, 1], the class of each pixel.
+        size: (height, width) of the images in pixels; None in place of either does not compare.
+        classes: Number of classes, the background among them.
+        ignored: The label of pixels that do not count, or None.
+        who, what: Who asks, and the name of the data, for the message.
+
+    Raises:
+        ValueError: on colours or one-hot maps, maps of another size than the images, and labels that are no class.
+
+    >>> check_label_maps(np.array([[[0, 1], [255, 2]]]), (2, 2), classes=2, ignored=255, who="fcn")
+    Traceback (most recent call last):
+        ...
+    ValueError: fcn: image 0 of the batch has the label 2 at row 1, column 1; the model has 2 classes, counted ...
+    """
+    shape = tuple(maps.shape)
+    if len(shape) == 4 and shape[-1] > 1:
+        raise ValueError(
+            f"{who}: the label maps of the {what} are {shape}, expected [b, h, w], one number for each pixel. Colours "
+            "become numbers by `kvision.data.masks(…, palette=…)`, one-hot maps by `maps.argmax(-1)`."
+        )
+    pairs = list(zip(shape[1:3], size, strict=False))
+    if len(shape) not in (3, 4) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            f"{who}: the label maps of the {what} are {shape}, expected [b, {size[0]}, {size[1]}], as large as the "
+            "images. Resize both, the maps to their nearest pixel; `kvision.data.masks` does."
+        )
+    for image, labels in enumerate(maps):  # one at a time: of all at once the masks would be as large as the data
+        labels = np.asarray(labels).reshape(shape[1:3])
+        wrong = ~((labels >= 0) & (labels < classes))
+        if ignored is not None:
+            wrong &= labels != ignored
+        if wrong.any():
+            row, column = np.unravel_index(np.argmax(wrong), wrong.shape)
+            also = "none is ignored" if ignored is None else f"{ignored} is ignored"
+            raise ValueError(
+                f"{who}: image {image} of the {what} has the label {labels[row, column]} at row {row}, column "
+                f"{column}; the model has {classes} classes, counted from 0, and {also}. Mend the labels, or build "
+                "the model with more classes; pixels that do not count need a label that the loss ignores, such as "
+                "ignore_class=255."
+            )
+
+
 def check_class_names(data, names, who):
     """Refuse a data set whose labels mean other classes than a detector's; where either has no names, nothing is said.
 

@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 from kvision._keras import build_compiled_metrics
+from kvision.batches import first_given
+from kvision.contract import check_label_maps
 from kvision.errors import checked_names
 from kvision.moments import Variance, pixels_of
 from kvision.ops import operations_for
@@ -113,6 +115,19 @@ def _is_registered(value):
     return known is not None or owner.__module__.startswith("keras.")
 
 
+def _entry(structure, name):
+    """The entry of a dict, or of a list of one; what is neither is for all."""
+    if isinstance(structure, dict):
+        return structure.get(name)
+    return structure[0] if isinstance(structure, tuple | list) and len(structure) == 1 else structure
+
+
+def _is_sparse(loss):
+    """Whether a loss, as `compile` takes it, is Keras's of integer labels."""
+    named = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    return "sparse_categorical" in named
+
+
 @dataclasses.dataclass(frozen=True)
 class _Description:
     """What a `Network` carries besides its graph."""
@@ -209,6 +224,38 @@ class Network(keras.Model):
 
     def _layer_names(self):
         return {layer.name for layer in self.layers if not isinstance(layer, keras.layers.InputLayer)}
+
+    def fit(self, x=None, y=None, *arguments, **options):
+        """Train; as `keras.Model.fit`, after a check of label maps (of a data set: of its first batch)."""
+        self._check_label_maps(x, y, "training data")
+        validation = options.get("validation_data")
+        if isinstance(validation, tuple | list):
+            self._check_label_maps(*validation[:2], "validation data")
+        elif validation is not None:
+            self._check_label_maps(validation, None, "validation data")
+        return super().fit(x, y, *arguments, **options)
+
+    def evaluate(self, x=None, y=None, *arguments, **options):
+        """As `keras.Model.evaluate`, after a check of label maps (of a data set: of its first batch)."""
+        if not options.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
+            self._check_label_maps(x, y, "data")
+        return super().evaluate(x, y, *arguments, **options)
+
+    def _check_label_maps(self, x, y, what):
+        """Raises on maps that the outputs [b, h, w, classes] of a network with Keras's sparse loss are not for."""
+        names = list(self.output) if isinstance(self.output, dict) else [None]
+        losses = {name: _entry(getattr(self, "loss", None), name) for name in names}
+        outputs = {name: _entry(self.output, name) for name in names if _is_sparse(losses[name])}
+        outputs = {name: output for name, output in outputs.items() if len(getattr(output, "shape", ())) == 4}
+        if not outputs:
+            return
+        _, y, *_ = (*(first_given(x, y) or ()), None, None)
+        for name, output in outputs.items():
+            maps = _entry(y, name)
+            if hasattr(maps, "shape") and hasattr(maps, "dtype"):
+                _, *size, classes = output.shape
+                ignored = getattr(losses[name], "ignore_class", None)
+                check_label_maps(ops.convert_to_numpy(maps), size, classes, ignored, self.name, what)
 
     def make_train_function(self, force=False):
         # TensorFlow traces a step that makes variables twice, seconds each time, so they are made before.

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kvision._keras import layers_of
+from kvision.batches import first_given
 from kvision.errors import checked_names, unknown
 from kvision.ops import operations_for
 
@@ -261,18 +262,11 @@ class TaskModel(keras.Model):
 
     def _check(self, x, y, what):
         if y is None:
-            if hasattr(x, "element_spec"):  # tf.data
-                batch = next(iter(x), None)
-            elif isinstance(x, keras.utils.PyDataset):
-                batch = x[0] if x.num_batches is None or x.num_batches > 0 else None
-            elif x is not None and (not hasattr(x, "shape") and not hasattr(x, "keys")):
-                return  # an iterator: what is read from it is lost
-            else:
-                batch = (x, None)
+            batch = first_given(x)
             if batch is None:
+                return
+            if not batch:
                 raise ValueError(f"{self.name}: the {what} has no batch. Is the folder, the filter or take() right?")
-            if not isinstance(batch, tuple | list):
-                batch = (batch,)
             x, y, *weights = (*batch, None)[: max(2, len(batch))]
             self._refuse_weights(*weights)
         if y is None:

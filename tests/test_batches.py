@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from kvision.batches import first_given
 from kvision.detection.batches import detection_batches
 from kvision.training.batches import batches
 from kvision.visualize.batches import image_batches
@@ -34,3 +35,9 @@ def test_a_py_dataset_is_read_by_its_indices(read, order):
     assert [batch[0][0, 0, 0, 0] for batch in found] == order
     with pytest.raises(ValueError, match="A PyDataset needs num_batches here: got None"):
         next(iter(read(Endless())[0]))
+
+
+def test_an_iterator_is_not_read():
+    once = iter([(np.zeros(2), np.ones(2))])
+    assert first_given(once) is None and next(once)[1].sum() == 2
+    assert first_given(np.zeros(2), np.ones(2))[1].sum() == 2

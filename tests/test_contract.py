@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from kvision.contract import check_pixels, check_targets, paste_mask_scores, paste_masks
+from kvision.contract import check_label_maps, check_pixels, check_targets, paste_mask_scores, paste_masks
 
 SHAPE = (2, 32, 48, 3)
 
@@ -190,3 +190,41 @@ def test_images_that_are_not_finite_are_refused_by_index(value, dtype):
     images[1, 2, 2] = value
     with pytest.raises(ValueError, match="net: image 1 has 3 pixel values of 48 that are NaN or infinite"):
         check_pixels(images, "net")
+
+
+# Label maps
+
+
+def maps_with(label, dtype="int32"):
+    maps = np.full((2, 4, 6), 255, dtype)
+    maps[:, 1:] = 2
+    maps[1, 2, 3] = label
+    return maps
+
+
+@pytest.mark.parametrize("maps", [maps_with(0), maps_with(2.0, "float32")[..., None], maps_with(255, "uint8") == 2])
+def test_good_label_maps_pass(maps):
+    check_label_maps(maps, (4, 6), classes=3, ignored=255, who="net")
+    check_label_maps(maps, (None, 6), classes=3, ignored=255, who="net")
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (
+            maps_with(3),
+            r"image 1 of the data has the label 3 at row 2, column 3; the model has 3 classes, .* 255 is ig",
+        ),
+        (maps_with(-1)[..., None], "image 1 of the data has the label -1 at row 2, column 3"),
+        (maps_with(np.nan, "float32"), "image 1 of the data has the label nan at row 2, column 3"),
+        (maps_with(0)[:, :3], r"the label maps of the data are \(2, 3, 6\), expected \[b, 4, 6\], as large as the ima"),
+        (maps_with(0)[:, :, :5, None], r"are \(2, 4, 5, 1\), expected \[b, 4, 6\]"),
+        (maps_with(0)[0, :, :4], r"are \(4, 4\), expected \[b, 4, 6\]"),
+        (np.zeros((2, 4, 6, 3)), r"are \(2, 4, 6, 3\), expected \[b, h, w\], one number .*maps.argmax\(-1\)"),
+    ],
+)
+def test_bad_label_maps_are_told_by_image_and_pixel(maps, message):
+    with pytest.raises(ValueError, match=f"net: .*{message}"):
+        check_label_maps(maps, (4, 6), classes=3, ignored=255, who="net", what="data")
+    with pytest.raises(ValueError, match="the label 255 at row 0, column 0; .* and none is ignored"):
+        check_label_maps(maps_with(0), (4, 6), classes=3, ignored=None, who="net")

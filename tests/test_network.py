@@ -345,3 +345,83 @@ def test_a_step_is_traced_once(by):
     plain.train_on_batch(*data)
     assert [v.path for v in model.optimizer.variables] == [v.path for v in plain.optimizer.variables]
     assert list(model.get_metrics_result()) == list(plain.get_metrics_result())
+
+
+# Label maps that no network learns from
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+BAD = np.zeros((2, 8, 8), "int32")
+BAD[1, 4, 5] = 3
+FINE = np.where(BAD == 3, 255, 0).astype("int32")
+
+
+class Maps(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return np.zeros((2, 8, 8, 3)), BAD
+
+
+def pixels(several=False, classes=3):
+    images = keras.Input((8, 8, 3), name="images")
+    logits = keras.layers.Conv2D(classes, 1, name="logits")(images)
+    return Network(
+        images, {"logits": logits, "aux": keras.layers.Identity()(logits)} if several else logits, name="net"
+    )
+
+
+def given(kind, maps):
+    """Arguments of `fit` with maps as the training data, or as those to validate on."""
+    images = np.zeros((2, 8, 8, 3), "float32")
+    if kind in ("validation arrays", "validation data set"):
+        held_out = (images, maps) if kind == "validation arrays" else given("data set", maps)["x"]
+        return {"x": images, "y": FINE, "validation_data": held_out}
+    if kind == "data set":
+        import tensorflow as tf
+
+        return {"x": tf.data.Dataset.from_tensors((images, maps))}
+    return {"x": Maps()} if kind == "PyDataset" else {"x": images, "y": maps}
+
+
+KINDS = ("arrays", "PyDataset", "validation arrays")
+KINDS += (pytest.param("data set", marks=pytest.mark.tensorflow_only),)
+KINDS += (pytest.param("validation data set", marks=pytest.mark.tensorflow_only),)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_label_maps_are_checked_before_the_first_step(kind):
+    model = pixels()
+    model.compile("sgd", LOSS)
+    what = "validation" if kind.startswith("val") else "training"
+    with pytest.raises(ValueError, match=f"net: image 1 of the {what} data has the label 3 at row 4, column 5"):
+        model.fit(**given(kind, BAD), verbose=0)
+    assert int(model.optimizer.iterations) == 0
+    if what == "training":
+        with pytest.raises(ValueError, match="image 1 of the data has the label 3"):
+            model.evaluate(**given(kind, BAD), verbose=0)
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy])
+def test_a_loss_that_ignores_nothing_is_told_so(loss):
+    model = pixels()
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match="has the label 255 at row 4, column 5; .* and none is ignored"):
+        model.fit(np.zeros((2, 8, 8, 3)), FINE, verbose=0)
+
+
+def test_the_maps_of_each_output_are_checked_by_its_loss():
+    model = pixels(several=True)
+    model.compile("sgd", {"logits": LOSS, "aux": "sparse_categorical_crossentropy"})
+    images, fine = np.zeros((2, 8, 8, 3), "float32"), np.zeros_like(BAD)
+    for y in ({"logits": BAD, "aux": fine}, {"logits": fine, "aux": FINE}):
+        with pytest.raises(ValueError, match="net: image 1 of the training data has the label"):
+            model.fit(images, y, verbose=0)
+    assert np.isfinite(model.fit(images, {"logits": FINE, "aux": fine}, verbose=0).history["loss"][0])
+
+
+def test_other_losses_are_left_to_keras():
+    model = pixels()
+    model.compile("sgd", "mse")
+    zeros = np.zeros((2, 8, 8, 3), "float32")
+    assert np.isfinite(model.fit(zeros, zeros - 1, verbose=0).history["loss"][0])

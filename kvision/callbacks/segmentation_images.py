@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kvision.callbacks.image_grids import grids, image_bytes
+from kvision.contract import check_label_maps
 from kvision.detection.batches import detection_batches
 from kvision.drawing import LIGHT, class_colour, legend_strip, segmentation, segmentation_errors
 from kvision.trackers.clock import optimizer_steps
@@ -86,14 +87,7 @@ class SegmentationImages(keras.callbacks.Callback):
         if self._batches:
             return
         classes = self._scores(images).shape[-1]
-        wrong = (maps != self.ignored_label) & ((maps < 0) | (maps >= classes))
-        if wrong.any():
-            image, row, column = np.argwhere(wrong)[0]
-            raise ValueError(
-                f"SegmentationImages: image {image} of the first batch has the label {maps[image, row, column]} at row "
-                f"{row}, column {column}; the model has {classes} classes, counted from 0, and {self.ignored_label} is "
-                "ignored."
-            )
+        check_label_maps(maps, maps.shape[1:], classes, self.ignored_label, "SegmentationImages", "first batch")
 
     def _scores(self, images):
         """What the model gives for each pixel, [b, h, w, classes]."""
