@@ -1,37 +1,21 @@
 """TensorFlow's own kernels behind `kvision.ops`; `_jax.py` holds functions of the same names."""
 
 import contextlib
-import contextvars
 import functools
 
 import tensorflow as tf
 from keras import ops
 
-# TensorFlow has no public way to ask whether the graph under construction is compiled by XLA, nor to make a variable
-# past the function that is being traced.
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext as in_xla_context
+# TensorFlow has no public way to make a variable past the function that is being traced.
 from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
 
 from kvision.ops._roi import align_by_gather, sample_points
 from kvision.ops._roi_tensorflow import align_on_one_map
+from kvision.ops._tracing_tensorflow import in_xla, reuse, runtime
+from kvision.ops._tracing_tensorflow import portable as portable
 
 _FUSED_DTYPES = (tf.float16, tf.bfloat16, tf.float32)  # what the fused batch normalisation kernel takes
 _LARGE_SAMPLE = 2**15  # elements per sample from which fusing pays
-_runtime = contextvars.ContextVar("runtime", default=None)  # other than TensorFlow, for which is traced
-
-
-@contextlib.contextmanager
-def portable(runtime):
-    """What is traced within uses only operations that another runtime knows, `"onnx"` or `"litert"`, however slow."""
-    token = _runtime.set(runtime)
-    try:
-        yield
-    finally:
-        _runtime.reset(token)
-
-
-def _in_xla():
-    return not tf.executing_eagerly() and in_xla_context(tf.compat.v1.get_default_graph())
 
 
 def on_cpu():
@@ -68,34 +52,15 @@ def fuse(function):
         known = all(None not in tensor.shape[1:] for tensor in tensors)
         sample = max((tensor.shape for tensor in tensors), key=len)[1:]
         large = known and (len(sample) < 2 or sample.num_elements() >= _LARGE_SAMPLE)
-        pays = large and not tf.executing_eagerly() and not _in_xla() and on_cpu() and _runtime.get() is None
+        pays = large and not tf.executing_eagerly() and not in_xla() and on_cpu() and runtime() is None
         return (compiled if pays else function)(*arguments)
-
-    return call
-
-
-def reuse(function):
-    """`function` of tensors, traced once per shape and called by name wherever a graph needs it again.
-
-    Tracing takes about a tenth of a millisecond an operation, and a network normalises fifty times. TensorFlow puts the
-    operations in place of the call when it optimises the graph. Keyword arguments are constants. It pays within a
-    gradient of one's own, or where no gradient flows: that of a call is made anew for each.
-    """
-    by_shape = tf.function(function, autograph=False)
-
-    @functools.wraps(function)
-    def call(*tensors, **constants):
-        in_graph = not tf.executing_eagerly() and not _in_xla() and _runtime.get() is None
-        if not in_graph:
-            return function(*tensors, **constants)
-        return by_shape(*map(tf.convert_to_tensor, tensors), **constants)  # variables by their value
 
     return call
 
 
 def channel_sums(x):
     """Sums over axis 1 of `[batch, positions, channels]`."""
-    if _in_xla() or not on_cpu():
+    if in_xla() or not on_cpu():
         return tf.reduce_sum(x, 1)
     shape = tf.shape(x)  # on the CPU a product with ones beats the reduction, in speed and in rounding
     return tf.matmul(tf.ones([shape[0], 1, shape[1]], x.dtype), x)[:, 0]
@@ -105,7 +70,7 @@ def channel_moments(x):
     """Means and biased variances over axis 1 of `[batch, positions, channels]`, right when |mean| >> deviation."""
     positions = tf.cast(tf.shape(x)[1] if x.shape[1] is None else x.shape[1], x.dtype)
     mean = channel_sums(x) / positions
-    if on_cpu() and not _in_xla():
+    if on_cpu() and not in_xla():
         return mean, channel_sums(tf.math.squared_difference(x, mean[:, None])) / positions
     shift = tf.stop_gradient(mean)
     centred = x - shift[:, None]
@@ -118,7 +83,7 @@ def fused_batch_normalize(x, gamma, beta, epsilon):
 
     XLA replaces the kernel by E[x^2] - E[x]^2, which loses the variance when |mean| >> deviation.
     """
-    if x.dtype not in _FUSED_DTYPES or _in_xla():
+    if x.dtype not in _FUSED_DTYPES or in_xla():
         return None
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(_images(x), gamma, beta, epsilon=epsilon)
     return _shaped_as(y, x), mean, _biased(tf.stop_gradient(variance), tf.shape(x))
@@ -133,7 +98,7 @@ def _biased(variance, shape):
 
 def multiply_add(x, scale, offset):
     """`x * scale + offset` by channel, computed in the dtype of `scale`, returned in that of `x`."""
-    if x.dtype not in _FUSED_DTYPES or _in_xla():
+    if x.dtype not in _FUSED_DTYPES or in_xla():
         return tf.cast(tf.cast(x, scale.dtype) * scale + offset, x.dtype)
     return _fused_multiply_add(x, scale, offset)
 
@@ -182,7 +147,7 @@ def compiled(function):
 
     @functools.wraps(function)
     def call(*tensors, **constants):
-        return (function if _runtime.get() else by_xla)(*tensors, **constants)
+        return (function if runtime() else by_xla)(*tensors, **constants)
 
     return call
 
@@ -225,7 +190,7 @@ def bincount(x, size):
 def take_rows(values, indices):
     """Of values `[b…, n, …]` the rows at indices `[b…, k]`: `[b…, k, …]`."""
     axis = len(indices.shape) - 1
-    if _runtime.get():
+    if runtime():
         for _ in values.shape[axis + 1 :]:
             indices = indices[..., None]
         return ops.take_along_axis(values, indices, axis=axis)
@@ -239,7 +204,7 @@ def is_known(tensor):
 
 def roll(x, shift, axis):
     """`x` with its elements shifted cyclically along two axes."""
-    if not _runtime.get():
+    if not runtime():
         return tf.roll(x, shift, axis)
     for steps, dimension in zip(shift, axis, strict=True):
         first, second = tf.split(x, [-steps % x.shape[dimension], -1], dimension)
@@ -249,7 +214,7 @@ def roll(x, shift, axis):
 
 def gelu(x):
     """x·Φ(x) in the operations that LiteRT knows as one, or for ONNX in those that its converter knows."""
-    if _runtime.get() == "onnx":
+    if runtime() == "onnx":
         return 0.5 * x * (1 + tf.math.erf(x * 0.7071067811865476))  # 1/√2
     return tf.nn.gelu(x, approximate=False)
 
@@ -277,7 +242,7 @@ def of_first_rows(function, count, *tensors):
 
     The other rows are zeros. XLA knows no such sizes: there all rows are computed.
     """
-    if _in_xla() or not on_cpu() or _runtime.get():
+    if in_xla() or not on_cpu() or runtime():
         return function(*tensors)
     size, count = tensors[0].shape[1], tf.maximum(count, 1)
 
@@ -327,7 +292,7 @@ def apply_adam(variable, momentum, velocity, gradient, rate, step, betas, epsilo
 
 def roi_align(features, boxes, level, scales, output_size, sampling_ratio, aligned):
     """RoIAlign of boxes [b, n, 4] on one map or, by `level` [b, n], on several; see `align_by_gather`."""
-    if _in_xla() or not on_cpu() or _runtime.get():
+    if in_xla() or not on_cpu() or runtime():
         return align_by_gather(features, boxes, level, scales, output_size, sampling_ratio, aligned)
     batch = tf.shape(boxes)[0]
     count = tf.shape(boxes)[1] if boxes.shape[1] is None else boxes.shape[1]

@@ -332,6 +332,27 @@ def test_a_batch_of_unknown_size(name, jit):
         assert_close(gradient, ops.convert_to_numpy(want_gradient)[:count], tolerance=POSITION_TOLERANCE)
 
 
+@pytest.mark.tensorflow_only
+def test_the_levels_of_a_pyramid_are_traced_once():
+    """A graph of three levels, forward and backward, holds the functions of two."""
+    import tensorflow as tf
+
+    maps, boxes, _ = pyramid_example()
+
+    def functions(levels):
+        @tf.function(autograph=False)
+        def both(maps):
+            with tf.GradientTape() as tape:
+                tape.watch(maps)
+                regions = multilevel_roi_align(maps, boxes, 2)
+            return tape.gradient(regions, maps)
+
+        chosen = {name: tf.constant(maps[name]) for name in levels}
+        return len(both.get_concrete_function(chosen).graph.as_graph_def().library.function)
+
+    assert functions(("P2", "P3", "P4")) == functions(("P2", "P3"))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_boxes_receive_no_gradient(name):
     features, boxes, upstream = example()
