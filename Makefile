@@ -21,7 +21,7 @@ help:
 	@echo "make format         let ruff mend what it can"
 	@echo "make build          wheel and sdist into dist/"
 	@echo "make bench          kvision beside its peers, in 15 minutes (ALL=1 every row, ONLY=name one); writes benchmarks/RESULTS.md"
-	@echo "make gpu            numeric tests, mixed_float16 training and timings on your card"
+	@echo "make gpu            steps beside torchvision, 16-bit training and numeric tests on your card, in 8 minutes"
 	@echo "make test-parity | test-jax | test-real | test-browser | test-keras-cv    the marked tests, each in its own environment"
 
 train: $(VENV)/.examples
@@ -58,7 +58,8 @@ ON_JAX := tests/ops tests/layers tests/losses tests/optimizers tests/detection t
 	tests/callbacks/test_plateau.py tests/callbacks/test_detection_metrics.py tests/callbacks/test_model_state.py \
 	tests/callbacks/test_resume.py tests/callbacks/test_resume_faults.py tests/callbacks/test_rollback.py tests/training \
 	tests/trackers/test_clock.py tests/trackers/test_pace.py tests/trackers/test_tracker.py tests/weights/test_loading.py \
-	tests/test_network.py tests/test_task_model.py tests/test_contract.py tests/visualize
+	tests/test_network.py tests/test_task_model.py tests/test_contract.py tests/visualize tests/benchmarks \
+	tests/test_without_tensorflow.py
 
 # Of the networks, what runs a whole one: JAX compiles each operation that is called outside a compiled step. Of the
 # detectors, one of each kind.
@@ -89,8 +90,9 @@ test-browser: $(VENV)/.test
 bench: $(VENV)/.test .venv-parity/.parity .venv-bench/.bench
 	$(BIN)/python benchmarks/run.py $(if $(ALL),--all) $(if $(QUICK),--quick) $(ONLY)
 
-# On a machine with a card: the numeric tests, mixed_float16 training and the benchmark's steps there, in one table.
-gpu: $(VENV)/.gpu $(VENV)/.test
+# On a machine with a card: steps beside torchvision there, 16-bit training and the numeric tests, in one table. The
+# script alone runs in any environment with Keras and JAX's CUDA build, without TensorFlow.
+gpu: $(VENV)/.gpu $(VENV)/.test .venv-parity/.parity
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 # One environment for daily work; the heavy ones stand apart.

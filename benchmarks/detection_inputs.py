@@ -65,16 +65,16 @@ def assignment_costs(layers=6, queries=100, targets=20):
     return np.random.default_rng(0).normal(size=(layers * BATCH, queries, targets)).astype("float32")
 
 
-def batch(size=SIZE):
+def batch(size=SIZE, count=BATCH):
     """Images in 0…1, boxes, labels and rectangular masks [b, n, h, w]."""
     rng = np.random.default_rng(0)
-    corners, sides = rng.uniform(0, 180, (BATCH, BOXES, 2)), rng.uniform(30, 130, (BATCH, BOXES, 2))
+    corners, sides = rng.uniform(0, 180, (count, BOXES, 2)), rng.uniform(30, 130, (count, BOXES, 2))
     boxes = (np.concatenate([corners, corners + sides], axis=-1) * size / 320).astype("float32")
     rows, columns = np.mgrid[:size, :size]
     left, top, right, bottom = (boxes.astype("int32")[..., side, None, None] for side in range(4))
     masks = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
-    images = rng.random((BATCH, size, size, 3), dtype="float32")
-    return images, boxes, rng.integers(0, CLASSES, (BATCH, BOXES)).astype("int32"), masks.astype("uint8")
+    images = rng.random((count, size, size, 3), dtype="float32")
+    return images, boxes, rng.integers(0, CLASSES, (count, BOXES)).astype("int32"), masks.astype("uint8")
 
 
 def photographs(count):

@@ -84,10 +84,9 @@ def _own_seconds():
 
 
 def tensorflow():
-    """TensorFlow with the benchmark's threads, without a GPU unless BENCH_GPU is set."""
+    """TensorFlow with the benchmark's threads, without a GPU."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if not os.environ.get("BENCH_GPU"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)

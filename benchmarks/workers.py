@@ -1,5 +1,6 @@
 """The processes of a benchmark: one a case, each in the environment of its peer; and the machine they run on."""
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -23,9 +24,13 @@ SHIM = "int mkl_serv_intel_cpu_true(void){return 1;}\nint mkl_serv_intel_cpu(voi
 
 
 class Worker:
-    """A process that has built one case and runs it on demand."""
+    """A process that has built one case and runs it on demand.
 
-    def __init__(self, case, log):
+    Args:
+        started: Called with the process, before it builds: whoever limits the time may kill it.
+    """
+
+    def __init__(self, case, log, started=lambda process: None):
         python, environment = ENVIRONMENTS[case.environment]()
         self.process = subprocess.Popen(
             [python, str(HERE / case.file)],
@@ -36,6 +41,7 @@ class Worker:
             stderr=log,
             text=True,
         )
+        started(self.process)
         self.built = self.ask(build=case.case)
         self.repetitions = self.repetitions_in(ROUND_MS)
 
@@ -54,7 +60,8 @@ class Worker:
         return json.loads(line) if line else {"error": f"the process ended with code {self.process.wait()}"}
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of one that has ended
+            self.process.stdin.close()
         self.process.wait()
 
 

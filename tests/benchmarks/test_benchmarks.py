@@ -3,14 +3,22 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import time
 
+import keras
 import pytest
+
+from tests.support import SLOW
+from tests.without_tensorflow import WITHOUT_TENSORFLOW
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import folders
+import gpu
 import growth
 import plans
 import results_page
@@ -167,20 +175,110 @@ def test_growth_is_a_table_with_its_lines(tmp_path, monkeypatch):
     assert growth.PLOT.stat().st_size > 10_000
 
 
-@pytest.mark.slow
-def test_the_gpu_run_works_on_the_cpu():
-    few = ["--networks", "convnet", "--cases", "--tests", "tests/layers/test_maxout.py"]
-    command = [sys.executable, str(FOLDER / "gpu.py"), "--cpu", *few]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+def test_a_folder_is_made_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "CACHE", tmp_path / ".cache")
+    calls = []
+
+    def write(home):
+        calls.append(home)
+        (home / "a").write_text("1")
+
+    def broken(home):
+        write(home)
+        raise OSError("no space left")
+
+    def overtaken(home):
+        folders.made_once("raced", write)
+        (home / "b").write_text("2")
+
+    with pytest.raises(OSError, match="no space"):
+        folders.made_once("files", broken)
+    assert not list(folders.CACHE.iterdir())
+    homes = {folders.made_once("files", write), folders.made_once("files", write)}
+    assert homes == {folders.CACHE / "files"}
+    assert len(calls) == 2
+    assert folders.made_once("raced", overtaken) == folders.CACHE / "raced"
+    assert sorted(path.name for path in folders.CACHE.glob("*/*")) == ["a", "a"]
+    assert len(list(folders.CACHE.iterdir())) == 2  # nothing partial stays
+
+
+CARD = {
+    "cards": ["Card X"],
+    "backend": "jax",
+    "jax": "0.1",
+    "keras": "3.15.1",
+    "peak_tflops": 500.0,
+    "minutes": 7.5,
+    "steps": {
+        "resnet50": {
+            "kvision": {"median_ms": 50.0, "images_s": 2560.0, "tflops": 250.0},
+            "torchvision": {"median_ms": 100.0, "images_s": 1280.0},
+        },
+        "mask-rcnn": {"kvision": {"error": "the process ended with code -9"}},
+    },
+    "training": [
+        {"network": "vit", "policy": "mixed_float16", "loss": 1.0},
+        {"network": "detr", "policy": "mixed_float16", "error": "the loss is nan"},
+        {"network": "yolo", "policy": "mixed_float16", "missing": True},
+    ],
+    "tests": {"tests/ops": gpu.last_line("..F\nFAILED tests/ops/test_a.py::b - 1\n1 failed, 2 passed in 3s\n")},
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "device +Card X",
+        "versions +jax 0.1, keras 3.15.1",
+        "resnet50, .* 50.0 ms, 2560 images/s, 50% of the matrix product; torchvision: 100.0 ms, .*torchvision 0.50",
+        "mask-rcnn, .* the process ended with code -9; torchvision: torchvision is not installed",
+        "mixed_float16 +1 of 3 networks train; detr: the loss is nan; not reached: yolo",
+        "tests/ops +1 failed, 2 passed in 3s; tests/ops/test_a.py::b",
+        "all +7.5 minutes",
+    ],
+)
+def test_the_table_of_a_card(line):
+    assert re.search(f"^{line}$", gpu.table(CARD), re.MULTILINE)
+
+
+def test_what_time_runs_out_for_is_stopped_and_tells_how_far_it_came():
+    script = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('half')"
+    start = time.monotonic()
+    assert gpu.output([sys.executable, "-c", script], start + 1, subprocess.DEVNULL) == "half\n"
+    assert gpu.output([sys.executable, "-c", "print(1)"], start, subprocess.DEVNULL) == ""
+    assert time.monotonic() - start < 30
+
+
+def card_run(tmp_path, *arguments, **environment):
+    """`gpu.py` with TensorFlow out of reach where the backend is JAX, and its JSON."""
+    if keras.backend.backend() == "jax":
+        (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+        environment["PYTHONPATH"] = str(tmp_path)
+    command = [sys.executable, str(FOLDER / "gpu.py"), *arguments, "--json", str(tmp_path / "gpu.json")]
+    environment = os.environ | {"KERAS_BACKEND": keras.backend.backend()} | environment
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@SLOW
+def test_the_gpu_run_works_on_the_cpu(tmp_path):
+    few = ["--networks", "convnet", "--steps", "resnet50", "--tests", "tests/layers/test_maxout.py", "--minutes", "15"]
+    done = card_run(tmp_path, "--cpu", *few)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "convnet, mixed_float16  loss" in done.stdout
-    assert "NOT FINITE" not in done.stdout
-    assert "numeric tests" in done.stdout
-    assert "passed" in done.stdout
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["backend"] == keras.backend.backend()
+    assert result["peak_tflops"] > 0
+    assert result["steps"]["resnet50"]["kvision"]["images_s"] > 0
+    assert [(row["network"], row["policy"]) for row in result["training"] if "loss" in row] == [
+        ("convnet", "mixed_float16"),
+        ("convnet", "mixed_bfloat16"),
+    ]
+    assert "passed" in result["tests"]["tests/layers/test_maxout.py"]
+    assert "convnet" not in done.stdout
+    assert "mixed_float16 " in done.stdout
 
 
-@pytest.mark.slow
-def test_without_a_card_the_gpu_run_says_what_to_do():
-    done = subprocess.run([sys.executable, str(FOLDER / "gpu.py")], capture_output=True, text=True, check=False)
+@SLOW
+def test_without_a_card_the_gpu_run_says_what_to_do(tmp_path):
+    done = card_run(tmp_path, JAX_PLATFORMS="cpu")
     assert done.returncode == 1
-    assert "pip install 'kvision[gpu]'" in done.stderr
+    assert f"pip install '{'jax[cuda13]' if keras.backend.backend() == 'jax' else 'kvision[gpu]'}'" in done.stderr

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 import sklearn.decomposition
-import tensorflow as tf
+
+tf = pytest.importorskip("tensorflow")  # reads its data
 
 from kvision import data as readers
 from kvision import layers, weights

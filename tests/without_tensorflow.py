@@ -1,0 +1,13 @@
+"""An interpreter in which TensorFlow is not found, as where it is not installed."""
+
+# As `sitecustomize.py` of a folder in PYTHONPATH it also reaches the processes that such an interpreter starts.
+WITHOUT_TENSORFLOW = """
+from importlib.machinery import PathFinder
+
+found = PathFinder.find_spec
+
+def find_spec(name, path=None, target=None):
+    return None if name.split(".")[0] in ("tensorflow", "tensorboard") else found(name, path, target)
+
+PathFinder.find_spec = staticmethod(find_spec)
+"""
