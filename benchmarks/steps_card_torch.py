@@ -24,7 +24,7 @@ def trained(model, rate, loss_of):
             loss = loss_of(model)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
