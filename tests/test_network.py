@@ -412,7 +412,7 @@ def test_a_loss_that_ignores_nothing_is_told_so(loss):
 
 def test_the_maps_of_each_output_are_checked_by_its_loss():
     model = pixels(several=True)
-    model.compile("sgd", {"logits": LOSS, "aux": "sparse_categorical_crossentropy"})
+    model.compile("sgd", {"logits": LOSS, "aux": keras.losses.SparseCategoricalCrossentropy(from_logits=True)})
     images, fine = np.zeros((2, 8, 8, 3), "float32"), np.zeros_like(BAD)
     for y in ({"logits": BAD, "aux": fine}, {"logits": fine, "aux": FINE}):
         with pytest.raises(ValueError, match="net: image 1 of the training data has the label"):
