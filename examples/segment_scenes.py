@@ -10,7 +10,20 @@ multiscale net (Farabet 2013) on three octaves, also with one label for each sup
 optimal cover of a tree over them; the recurrent network (Pinheiro 2014) with three passes, each of them trained. All
 start from scratch.
 
-There is no table here yet: at these sizes it was run with `--quick` alone (2026-11-30).
+On two CPU cores (light work beside), three minutes of training each, mean IoU on 192 scenes (2026-11-30):
+
+    fcn32s                        0.094    1,124,171 parameters
+    fcn16s                        0.332      755,110
+    fcn8s                         0.412      664,833
+    fcn_resnet                    0.289      276,691
+    patches                       0.193       30,419
+    multiscale                    0.287      154,027    0.289 by superpixels, 0.083 by the optimal cover
+    recurrent                     0.083       29,495
+
+0.083 is the background alone. FCN-32s sees a scene as 2x2 cells: its skips are what finds the digits. The recurrent
+network computes three passes at every pixel and came to 200 steps, where the others begin to rise after 100 to 1,000.
+The cover takes the purest segments, and where a network is not sure of a digit, that is the whole scene.
+
 `--quick` only checks that everything runs. Needs `pip install "kvision[examples,classic]"`.
 """
 
