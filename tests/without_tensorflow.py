@@ -6,8 +6,8 @@ from importlib.machinery import PathFinder
 
 found = PathFinder.find_spec
 
-def find_spec(name, path=None, target=None):
+def find_spec(cls, name, path=None, target=None):
     return None if name.split(".")[0] in ("tensorflow", "tensorboard") else found(name, path, target)
 
-PathFinder.find_spec = staticmethod(find_spec)
+PathFinder.find_spec = classmethod(find_spec)  # which pytest makes an attribute of a class of its own
 """
