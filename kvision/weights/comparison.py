@@ -9,6 +9,8 @@ from kvision._keras import layers_of, own_variables, print_message
 from kvision.weights.files import Refused
 from kvision.weights.sources import sources_of
 
+OTHER_CLASSES = "the file has another number of classes"
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -104,10 +106,7 @@ def compared(model, entries, surplus, count):
     faults += [("surplus", f"{key!r} of the file has no counterpart in the model") for key in surplus]
     if faults:
         raise _mismatch(model, faults, count)
-    reasons = {}
-    for layer, reason in fresh.items():
-        reasons.setdefault(reason, []).append(layer)
-    return Fitted(arrays, reasons, summed)
+    return Fitted(arrays, _reasons(fresh, entries), summed)
 
 
 def _fresh_layers(entries, sources):
@@ -121,8 +120,21 @@ def _fresh_layers(entries, sources):
         if all(entry.value is None for entry in own):
             fresh[name] = "the file has none"
         elif all(entry.value is not None and _kind(entry) == "outputs" for entry in own):
-            fresh[name] = "the file has another number of classes"
+            fresh[name] = OTHER_CLASSES
     return fresh
+
+
+def _reasons(fresh, entries):
+    """`{reason: names of layers}` of what starts fresh; other numbers of classes with those of the outputs."""
+    reasons = {}
+    for layer, reason in fresh.items():
+        reasons.setdefault(reason, []).append(layer)
+    if OTHER_CLASSES in reasons:
+        layers = reasons.pop(OTHER_CLASSES)
+        own = [entry for entry in entries if entry.layer is not None and entry.layer.name in layers]
+        pairs = dict.fromkeys(f"{entry.given[-1]} outputs, here {entry.wanted[-1]}" for entry in own)
+        reasons[f"{OTHER_CLASSES} ({'; '.join(pairs)})"] = layers
+    return reasons
 
 
 def _kind(entry):

@@ -34,13 +34,13 @@ def trained(tmp_path_factory):
     ("options", "fresh", "told"),
     [
         ({}, (), ""),
-        ({"classes": 4}, ("fc",), "fc starts fresh: the file has another number of classes."),
+        ({"classes": 4}, ("fc",), "fc starts fresh: the file has another number of classes (3 outputs, here 4)."),
         ({"include_top": False}, (), ""),
         ({"input_shape": (32, 32, 1)}, (), "the kernel of conv1 is the sum over the file's input channels."),
         (
             {"input_shape": (48, 40, 1), "classes": 9},
             ("fc",),
-            "fc starts fresh: the file has another number of classes; the kernel of conv1 is the sum over",
+            "fc starts fresh: the file has another number of classes (3 outputs, here 9); the kernel of conv1 is the ",
         ),
         ({"include_top": False, "features": ("C2", "C3")}, (), ""),
         ({"norm": "frozen_batch"}, (), ""),
