@@ -65,7 +65,7 @@ def scenes(images=IMAGES):
         "boxes": np.concatenate([corner, corner + 6], -1).astype("float32"),
         "labels": rng.integers(-1, 3, (images, 5)).astype("int32"),
         "crowd": rng.integers(0, 2, (images, 5)).astype("int32"),
-        "image_size": np.stack([rng.integers(1, side + 1, images) for side in SHAPE[:2]], -1).astype("int32"),
+        "image_size": np.stack([rng.integers(8, side + 1, images) for side in SHAPE[:2]], -1).astype("int32"),
     }
 
 
