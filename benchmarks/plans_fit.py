@@ -73,8 +73,8 @@ FIT = [
         {"torchvision": 0.67},
         rounds=3,
         note=(
-            "Of the processor time of a sample resampling is 33 %, the transpositions that make it quick 22 %, JPEG 17 %, "
-            "masks 11 %, and the small operations, about 900, 17 % (TensorFlow's profiler, on a busy machine)."
+            "Of the processor time of a sample resampling is 33 %, the transpositions that make it quick 22 %, JPEG "
+            "17 %, masks 11 %, and the small operations, about 900, 17 % (TensorFlow's profiler, on a busy machine)."
         ),
     ),
     Comparison(
