@@ -80,6 +80,7 @@ def arguments():
 
 def set_environment(cpu):
     """For this process's children: which backend, and whether they see the card, whose memory they share."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and so by children
     jax = importlib.util.find_spec("jax") is not None
     os.environ.setdefault("KERAS_BACKEND", "jax" if jax else "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

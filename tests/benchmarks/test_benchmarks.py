@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -241,6 +242,15 @@ def test_the_table_of_a_card(line):
     assert re.search(f"^{line}$", gpu.table(CARD), re.MULTILINE)
 
 
+@pytest.fixture
+def interruptible():
+    """Children take an interrupt, which those of a run in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_what_time_runs_out_for_is_stopped_and_tells_how_far_it_came():
     script = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('half')"
     start = time.monotonic()
