@@ -159,7 +159,8 @@ def efficientdet():
     return applications.EfficientDet("d0", input_shape=shape, classes=1, backbone=backbone, cells=2, depth=2)
 
 
-# Each with its optimizer's options: the authors of EfficientDet train with an exponential average of the weights.
+# Each with its optimizer's options: the authors of EfficientDet train with an exponential average of the weights. Their
+# momentum of 0.9998 looks back over thousands of steps; here all there are is a thousand.
 DETECTORS = {"retinanet": (retinanet, {}), "efficientdet": (efficientdet, {"use_ema": True, "ema_momentum": 0.99})}
 
 

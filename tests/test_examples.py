@@ -243,7 +243,7 @@ CLAIMS = {  # what each prints and draws
         ("instances.png",),
     ),
     "segment_scenes": (
-        r"mean IoU +parameters .*\nfcn8s( +[\d.,]+){2} .*\nfcn_resnet .*\npatches .*\n"
+        r"mean IoU +parameters .*\nfcn8s( +[\d.,]+){2} .*\nfcn_resnet .*\npatches .*\npatches, window by window .* ms\n"
         r"multiscale .*(\nmultiscale, .+ \d\.\d{3}){2}\nrecurrent ",
         ("mean_iou.png",),
     ),
