@@ -346,6 +346,13 @@ def _entries(targets):
             f'Targets of a detector are a dict with "boxes" [b, n, 4] and "labels" [b, n]: got {got}. '
             "The readers of `kvision.data` deliver it."
         )
+    ragged = [name for name in targets if hasattr(targets[name], "to_tensor")]
+    if ragged:
+        raise ValueError(
+            f"Ragged targets: {', '.join(ragged)}. A batch has as many rows for every image: batch by "
+            'padded_batch(size, padding_values=(0.0, {"boxes": 0.0, "labels": -1})), or make them dense by '
+            "boxes.to_tensor() and labels.to_tensor(-1)."
+        )
     return np.asarray(targets["boxes"]), np.asarray(targets["labels"])
 
 

@@ -94,6 +94,22 @@ def test_bad_targets_are_refused(bad, message):
         check_targets(SHAPE, bad, classes=3)
 
 
+@pytest.mark.tensorflow_only
+def test_ragged_targets_are_told_how_to_become_dense():
+    ragged = {"boxes": tf_ragged(np.ones((2, 4)), np.ones((1, 4))), "labels": tf_ragged([0, 1], [2])}
+    with pytest.raises(ValueError, match=r"^Ragged targets: boxes, labels\. .*padded_batch.*labels\.to_tensor\(-1\)"):
+        check_targets(SHAPE, ragged)
+    check_targets(
+        SHAPE, {"boxes": 9 * ragged["boxes"].to_tensor() * [0, 0, 1, 1], "labels": ragged["labels"].to_tensor(-1)}
+    )
+
+
+def tf_ragged(*rows):
+    import tensorflow as tf
+
+    return tf.ragged.stack([np.asarray(row, "float32") for row in rows])
+
+
 def test_images_without_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"images \(32, 48, 3\)"):
         check_targets(np.zeros((32, 48, 3)), targets())
