@@ -129,8 +129,9 @@ def timings(options, end):
     for group in [[name] for name in names] if options.cpu else [names]:
         for (name, peer), row in timed({key: case for key, case in cases.items() if key[0] in group}, end).items():
             rows[name][peer] = row
-    peak = rows.pop("matrix products")["kvision"].get("tflops")
-    return {"peak_tflops": peak, "steps": dict(rows), "torchvision": bool(theirs)}
+    product = rows.pop("matrix products")["kvision"]
+    peak = {"peak_tflops": product.get("tflops"), "peak_error": product.get("error")}
+    return peak | {"steps": dict(rows), "torchvision": bool(theirs)}
 
 
 def timed(cases, end):
@@ -251,8 +252,8 @@ def table(result):
     backend = result["backend"]
     lines.append(("versions", f"{backend} {result[backend]}, keras {result['keras']}"))
     peak = result.get("peak_tflops")
-    if peak:
-        lines.append(("bf16 matrix product", f"{peak:.3g} TFLOP/s"))
+    if peak or result.get("peak_error"):
+        lines.append(("bf16 matrix product", f"{peak:.3g} TFLOP/s" if peak else result["peak_error"]))
     for name, peers in result["steps"].items():
         ours, theirs = peers["kvision"], peers.get("torchvision", {"error": "torchvision is not installed"})
         parts = [told(ours, peak), f"torchvision: {told(theirs)}"]
