@@ -9,7 +9,7 @@ AP50 on held-out images and seconds of training, on two CPU cores:
     efficientdet    0.936    231 s    128 px, 600 images, 12 epochs, D0 at half its width (2026-11-30)
 
 YOLO has no anchors, a dense last layer and one object a cell: it needs five times the images and stays behind.
-`detr`, on scenes of digits, is that of `attend_to_objects.py`, whose head has its numbers.
+`detr`, on scenes of digits, is that of `attend_to_objects.py`, whose head has its numbers, in half as many steps.
 `--quick` only checks that everything runs; most of its 45 s are compilation. Needs `pip install "kvision[examples]"`.
 """
 
