@@ -266,7 +266,7 @@ def test_weights_from_a_path(row, tmp_path, capsys):
         fresh = {path for path, array in ours.items() if array.shape != theirs[path].shape}
         assert all(np.array_equal(theirs[path], array) for path, array in ours.items() if path not in fresh)
         assert bool(fresh) == is_told
-        assert ("fresh: the file has another number of classes." in capsys.readouterr().out) == is_told
+        assert (" starts fresh: the file has another number of classes (" in capsys.readouterr().out) == is_told
 
 
 def test_load_in_a_fresh_process_whose_only_import_is_kvision(tmp_path):
