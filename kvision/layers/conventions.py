@@ -18,6 +18,7 @@ from kvision.layers.deformable import DeformableConv2D
 from kvision.layers.maxout import Maxout
 from kvision.layers.normalization import BatchNormalization, GroupNormalization
 from kvision.layers.prelu import PReLU
+from kvision.ops.activations import silu
 
 INITIALIZERS = {
     "zero": lambda: keras.initializers.Zeros(),
@@ -144,6 +145,7 @@ def activation_layer(activation, name=None):
         "leaky_0.1": functools.partial(keras.layers.LeakyReLU, negative_slope=0.1),
         "prelu": PReLU,
         "elu": keras.layers.ELU,
+        "silu": functools.partial(keras.layers.Activation, silu),
         "maxout": Maxout,
     }
     if activation in makers:
