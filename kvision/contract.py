@@ -33,8 +33,8 @@ def check_targets(images, targets, classes=None, names=None):
     Raises:
         ValueError: on a missing entry, one whose name is nearly one of the contract's, a wrong rank or size, boxes that
             are NaN, inverted, without area, wholly outside or wholly in the padding beyond `"image_size"`, labels that
-            are not integers or out of range, relative boxes (at least 10 in the batch, all within 1.5), and masks of
-            another size.
+            are not integers or out of range, an `"image_size"` beyond the images, relative boxes (at least 10 in the
+            batch, all within 1.5), and masks of another size.
 
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 32.0, 40.0]]], "labels": [[0]]}, classes=1)
     >>> check_targets((1, 64, 64, 3), {"boxes": [[[4.0, 8.0, 2.0, 40.0]]], "labels": [[0]]}, classes=1)
@@ -92,7 +92,7 @@ def check_targets(images, targets, classes=None, names=None):
     remedy = "Scale and cut boxes with their images, or mark the rows as padding by the label -1."
     refuse(outside & present, f"wholly outside the images of {height}x{width} pixels", remedy)
     if "image_size" in targets:
-        sizes = np.asarray(targets["image_size"])
+        sizes = _image_sizes(targets["image_size"], (height, width), names)
         padding = (boxes[..., :2] >= sizes[:, None, ::-1]).any(-1) & present
         first = ", ".join(str(size.tolist()) for size in sizes[padding.any(axis=1)][:1])
         refuse(padding, f"wholly in the padding beyond image_size, of the first {first}", remedy)
@@ -386,8 +386,26 @@ def _check_shapes(shape, boxes, labels, targets):
             )
 
 
+def _image_sizes(sizes, size, names):
+    sizes = np.asarray(sizes)
+    most = [np.inf if length is None else length for length in size]
+    wrong = ~((sizes >= 1) & (sizes <= most)).all(axis=1)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            "image_size, the (height, width) of an image without its padding, lies within the images of "
+            f"{size[0]}x{size[1]} pixels: got {sizes[first].tolist()} for {_image(first, names)}. The sizes of the "
+            "files are other numbers: `kvision.data.letterbox` and the readers give those of the scaled images."
+        )
+    return sizes
+
+
+def _image(index, names):
+    return f"image {index if names is None else names[index]}"
+
+
 def _row(position, values, names):
     image, row = (int(index) for index in position)
     value = values[image, row]
     shown = f"[{', '.join(f'{number:g}' for number in value)}]" if np.ndim(value) else f"{value:g}"
-    return f"image {image if names is None else names[image]}, row {row}: {shown}"
+    return f"{_image(image, names)}, row {row}: {shown}"

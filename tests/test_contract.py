@@ -72,6 +72,11 @@ def test_good_targets_pass(good):
             with_box(0, 1, [10, 4, 40, 30]) | {"image_size": [[32, 9], [32, 48]]},
             r"in the padding .*\[32, 9\]: image 0, row 1: \[10, 4, 40, 30\].*cut boxes with their images",
         ),
+        (
+            targets(image_size=[[32, 48], [33, 48]]),
+            r"lies within the images of 32x48 pixels: got \[33, 48\] for image 1\..*letterbox",
+        ),
+        (targets(image_size=[[0, 48], [32, 48]]), r"got \[0, 48\] for image 0"),
         (targets(crowds=np.zeros((2, 3))), r"have 'crowds', which nothing reads: did you mean 'crowd'\?"),
         (with_label(0, 2, 0), r"without area: image 0, row 2: \[0, 0, 0, 0\].*not 0, which is the first class"),
         (with_label(0, 1, 3), r"beyond the last of 3 classes, 2: image 0, row 1: 3"),

@@ -4,6 +4,7 @@ import os
 
 import keras
 import numpy as np
+from keras import ops
 
 from kvision.contract import (
     check_class_names,
@@ -108,6 +109,7 @@ class Detector(TaskModel):
         """As `keras.Model.predict`: detections in pixels of the padded images; of photos, see `detect`."""
         self.check_image_size(x)
         self._check_pixels(x)
+        self._check_given_labels(x)
         return super().predict(x, *arguments, **options)
 
     def fit(self, x=None, y=None, *arguments, **options):
@@ -133,6 +135,7 @@ class Detector(TaskModel):
                 "for images without boxes a row of zeros with the label -1."
             )
         self._check_pixels(x)
+        self._check_given_labels(x)
         super().check(x, y)
 
     def check_image_size(self, x):
@@ -163,6 +166,15 @@ class Detector(TaskModel):
         images = x.get("images") if hasattr(x, "keys") else x
         if self.trunk is not None and hasattr(images, "shape") and len(images.shape) == 4:
             check_pixels(images, self.name)
+
+    def _check_given_labels(self, x):
+        """Raise on detections given beside the images, such as those to draw masks of, of classes it does not have."""
+        labels = np.asarray(ops.convert_to_numpy(x["labels"])) if hasattr(x, "keys") and "labels" in x else np.zeros(0)
+        if labels.size and labels.max() >= self.head.classes:
+            raise ValueError(
+                f"{self.name} has {self.head.classes} classes, counted from 0: the detections given beside the images "
+                f"have the label {labels.max()}. Build it with the classes of the detector that found them."
+            )
 
     def check_step(self, x, y):
         """One number of boxes an image: each other would be compiled anew."""

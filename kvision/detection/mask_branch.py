@@ -1,6 +1,7 @@
 """The branch that draws masks of regions: He, Gkioxari, Dollár, Girshick, "Mask R-CNN" (2017), section 3."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from kvision.detection.assigner import matched, read_targets
@@ -67,7 +68,7 @@ class MaskBranch(Part):
         self.complete()
 
     def check(self, x, y):
-        """Raises unless the targets have masks."""
+        """Raises on targets without masks, or whose masks show nothing."""
         check_masks(y)
 
     def predict(self, features, boxes_xyxy, labels, training=False):
@@ -110,12 +111,31 @@ class MaskBranch(Part):
 
 
 def check_masks(targets):
-    """Raises unless the targets have masks."""
-    if targets.get("masks") is None and targets.get("box_masks") is None:
+    """Raises on targets without masks, and on a batch in which no object's mask has a pixel or is of 0…1."""
+    name = _name_of_masks(targets)
+    labels = np.asarray(ops.convert_to_numpy(targets["labels"]))
+    highest = []
+    for masks, present in zip(targets[name], labels >= 0, strict=True):  # one image at a time: all may be large
+        if present.any():
+            highest.append(float(np.max(np.asarray(ops.convert_to_numpy(masks))[present], initial=0)))
+            if highest[-1] > 0:
+                break
+    if highest and not 0 < highest[-1] <= 1:
+        found = f"one has the value {highest[-1]:g}" if highest[-1] else "none of an object has a pixel"
         raise ValueError(
-            'Training masks needs targets with "masks" [b, n, h, w] or "box_masks" [b, n, s, s]: got '
-            f"{sorted(targets)}. Pass masks=True to the reader (`kvision.data.coco`, `kvision.data.shapes`, …)."
+            f"Masks of targets are 0 or 1, and 1 where the object is: in {name!r} {found}. Masks of 0 and 255 become "
+            "such by `masks > 0`."
         )
+
+
+def _name_of_masks(targets):
+    for name in ("masks", "box_masks"):
+        if targets.get(name) is not None:
+            return name
+    raise ValueError(
+        'Training masks needs targets with "masks" [b, n, h, w] or "box_masks" [b, n, s, s]: got '
+        f"{sorted(targets)}. Pass masks=True to the reader (`kvision.data.coco`, `kvision.data.shapes`, …)."
+    )
 
 
 def mask_targets(targets, matches, boxes_xyxy, size, aligned=True):
@@ -128,10 +148,10 @@ def mask_targets(targets, matches, boxes_xyxy, size, aligned=True):
         size: Bins along each side.
         aligned: Half-pixel alignment, as that of the regions.
     """
-    if targets.get("masks") is not None:
-        return crop_masks(targets["masks"], matches, boxes_xyxy, size, aligned=aligned)
-    check_masks(targets)
-    masks = targets["box_masks"]
+    name = _name_of_masks(targets)
+    masks = targets[name]
+    if name == "masks":
+        return crop_masks(masks, matches, boxes_xyxy, size, aligned=aligned)
     around = matched(read_targets(targets).boxes, matches)
     corner, sides = around[..., :2], ops.maximum(around[..., 2:] - around[..., :2], 1e-3)
     corner, sides = ops.tile(corner, (1, 1, 2)), ops.tile(sides, (1, 1, 2))

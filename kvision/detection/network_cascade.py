@@ -219,7 +219,7 @@ class NetworkCascadeHead(Part):
         return kind if self.stages == 3 else f"{kind}_{index + 1}"
 
     def check(self, x, y):
-        """Raises on targets without masks."""
+        """Raises on targets without masks, or whose masks show nothing."""
         self.proposals.check(x, y)
         check_masks(y)
 

@@ -8,7 +8,7 @@ from kvision import applications as A
 from kvision import data
 from kvision.callbacks import DetectionMetrics
 from kvision.detection.assigner import Sample
-from kvision.detection.mask_branch import MaskBranch, mask_head
+from kvision.detection.mask_branch import MaskBranch, check_masks, mask_head
 from kvision.layers import GroupNormalization, RoIAlign
 from kvision.metrics import COCOAveragePrecision
 from kvision.ops.masks import crop_masks
@@ -39,6 +39,21 @@ def targets_with_masks():
     rows, columns = (np.mgrid[:112, :112] + 0.5) / 56 - 1
     real = (targets["labels"] >= 0)[..., None, None]
     return targets, (real * (rows**2 + columns**2 < 1)).astype("uint8")
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(0, "in 'masks' none of an object has a pixel"), (255, r"in 'masks' one has the value 255\. .*masks > 0")],
+)
+def test_masks_that_show_nothing_or_are_not_of_one_are_refused(factor, message):
+    targets, relative = targets_with_masks()
+    check_masks(targets)
+    check_masks(targets | {"masks": None, "box_masks": relative / 2})
+    first_image_empty = targets["masks"] * np.array([0, 1], "uint8")[:, None, None, None]
+    check_masks(targets | {"masks": first_image_empty})
+    check_masks(targets | {"masks": targets["masks"] * 0, "labels": targets["labels"] * 0 - 1})  # there is no object
+    with pytest.raises(ValueError, match=message):
+        check_masks(targets | {"masks": targets["masks"] * np.uint8(factor)})
 
 
 def sample():

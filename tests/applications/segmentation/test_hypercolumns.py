@@ -225,6 +225,13 @@ def test_what_is_missing_is_told():
         model.fit(images, targets)
 
 
+def test_detections_of_other_classes_are_refused():
+    images, targets = data()
+    given = {"images": images, "boxes": targets["boxes"], "labels": targets["labels"] + 2}
+    with pytest.raises(ValueError, match=r"has 3 classes, counted from 0: .* have the label 3\."):
+        tiny().predict(given, verbose=0)
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
