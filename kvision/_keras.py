@@ -130,6 +130,12 @@ def loss_weights(model):
     return model._compile_loss._user_loss_weights
 
 
+def is_sparse_loss(loss):
+    """Whether a loss, as `compile` takes it, is Keras's of integer labels: by name, for there is no other sign."""
+    named = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    return "sparse_categorical" in named
+
+
 def calls_variable(optimizer):
     """The variable that counts calls of `apply`; the public `iterations` divides it by the accumulated batches."""
     return optimizer._iterations

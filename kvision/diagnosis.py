@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import layers_of, loss_mean, replaced, step_loss
+from kvision._keras import is_sparse_loss, layers_of, loss_mean, replaced, step_loss
 
 _FACTS = "facts"
 
@@ -258,9 +258,8 @@ def _labels(model, data):
     """A sentence on labels outside the classes of a model with a loss of integer labels, in a list; or none."""
     _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
     loss = getattr(model, "loss", None)
-    named = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
     shape = getattr(model, "output_shape", None) if getattr(model, "inputs", None) else None
-    if "sparse_categorical" not in named or not hasattr(y, "shape") or not isinstance(shape, tuple):
+    if not is_sparse_loss(loss) or not hasattr(y, "shape") or not isinstance(shape, tuple):
         return []
     labels, classes = np.asarray(ops.convert_to_numpy(y)), shape[-1]
     wrong = ((labels < 0) | (labels >= classes)) & (labels != getattr(loss, "ignore_class", None))

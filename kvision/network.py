@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import build_compiled_metrics
+from kvision._keras import build_compiled_metrics, is_sparse_loss
 from kvision.batches import first_given
 from kvision.contract import check_label_maps
 from kvision.errors import checked_names
@@ -120,12 +120,6 @@ def _entry(structure, name):
     if isinstance(structure, dict):
         return structure.get(name)
     return structure[0] if isinstance(structure, tuple | list) and len(structure) == 1 else structure
-
-
-def _is_sparse(loss):
-    """Whether a loss, as `compile` takes it, is Keras's of integer labels."""
-    named = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    return "sparse_categorical" in named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +239,7 @@ class Network(keras.Model):
         """Raises on maps that the outputs [b, h, w, classes] of a network with Keras's sparse loss are not for."""
         names = list(self.output) if isinstance(self.output, dict) else [None]
         losses = {name: _entry(getattr(self, "loss", None), name) for name in names}
-        outputs = {name: _entry(self.output, name) for name in names if _is_sparse(losses[name])}
+        outputs = {name: _entry(self.output, name) for name in names if is_sparse_loss(losses[name])}
         outputs = {name: output for name, output in outputs.items() if len(getattr(output, "shape", ())) == 4}
         if not outputs:
             return

@@ -366,6 +366,13 @@ def runs_in_a_pipeline_and_knows_where(capsys):
     ]
 
 
+def knows_losses_of_labels_by_name(capsys):
+    kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+    functions = (keras.losses.sparse_categorical_crossentropy, keras.losses.categorical_crossentropy)
+    pairs = (functions, [kind() for kind in kinds], [function.__name__ for function in functions])
+    return all(_keras.is_sparse_loss(yes) and not _keras.is_sparse_loss(no) for yes, no in pairs)
+
+
 # What Keras does not make public, and a function that is true while it is as the package needs it.
 PRIVATE = {
     "keras.src.utils.io_utils.print_msg": prints_a_line,
@@ -382,6 +389,7 @@ PRIVATE = {
     "Model._loss_tracker": gives_the_step_its_own_loss,
     "Layer._trainable_variables of all layers": finds_what_a_forward_pass_changes,
     "Model._compile_loss._user_loss_weights": gives_the_loss_weights,
+    "names of the losses": knows_losses_of_labels_by_name,
     "Optimizer._iterations": counts_calls_not_steps,
     "Optimizer._trainable_variables": knows_what_it_was_built_for,
     "Optimizer._get_variable_index": finds_the_slot_of_a_variable,

@@ -32,6 +32,11 @@ def in_xla():
     return not tf.executing_eagerly() and in_xla_context(tf.compat.v1.get_default_graph())
 
 
+def _in_graph():
+    """Whether a graph for TensorFlow's own runtime is traced, which alone takes calls of functions."""
+    return not (tf.executing_eagerly() or in_xla() or runtime() is not None)
+
+
 def reuse(function):
     """`function` of tensors, traced once per shape and called by name wherever a graph needs it again.
 
@@ -43,8 +48,7 @@ def reuse(function):
 
     @functools.wraps(function)
     def call(*tensors, **constants):
-        in_graph = not tf.executing_eagerly() and not in_xla() and runtime() is None
-        if not in_graph:
+        if not _in_graph():
             return function(*tensors, **constants)
         return by_shape(*map(tf.convert_to_tensor, tensors), **constants)  # variables by their value
 
@@ -60,7 +64,7 @@ def reuse_for_any_size(function):
 
     @functools.wraps(function)
     def call(*tensors, **constants):
-        if tf.executing_eagerly() or in_xla() or runtime() is not None:
+        if not _in_graph():
             return function(*tensors, **constants)
         tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
         return by_shape.get_concrete_function(*map(_of_any_size, tensors), **constants)(*tensors)
