@@ -4,7 +4,7 @@
 
 AP50 on held-out images and seconds of training, on two CPU cores:
 
-    retinanet       0.959    263 s    128 px, 600 images, 12 epochs, narrow ResNet-18 (2026-11-22, busy)
+    retinanet       0.957    124 s    128 px, 600 images, 12 epochs, narrow ResNet-18 (2026-11-30)
     yolo            0.803    158 s    128 px, 3,000 images, 20 epochs, a grid of 8x8 cells (2026-11-30)
     efficientdet    0.936    231 s    128 px, 600 images, 12 epochs, D0 at half its width (2026-11-30)
 

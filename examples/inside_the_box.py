@@ -9,16 +9,17 @@ refines every anchor by convolutions, without a second stage. YOLO (Redmon 2016)
 sees the image at 448x448. Proposals and weights are random here, which does not change the time. Selective search,
 which took 2 s per image for the first two (Ren 2015, section 1), is not counted. All of R-CNN's proposals are computed.
 
-Seconds for an image of 480x640, on 2026-11-25, on two CPU cores of which other work took one, so only a rough guide;
-about six minutes in all:
+Seconds for an image of 480x640, medians on two quiet CPU cores (2026-11-30); four minutes in all:
 
-    R-CNN, 2,000 proposals            199    trunk 162, head 35, warping 2
-    Fast R-CNN, the same               42    trunk 1, pooling 6, head 35
-    Faster R-CNN, 2,000 of its own     48    trunk 1, pooling 5, head 41, proposals 0.01
-    Faster R-CNN, 300 of its own        9    trunk 2, pooling 1, head 6, proposals 0.02
+    R-CNN, 2,000 external             84.4    trunk 68.7, head 15.2, warping 0.5
+    Fast R-CNN, 2,000 external        17.2    trunk 0.2, pooling 1.1, head 15.8
+    Faster R-CNN, 2,000 of its own    17.7    trunk 0.4, pooling 1.0, head 16.3, proposals 0.005
+    Faster R-CNN, 300 of its own       2.9    trunk 0.4, pooling 0.2, head 2.3, proposals 0.004
+    RetinaNet, every anchor            0.8    trunk, pyramid and heads
+    YOLO, a grid of cells              0.3    trunk with its dense layers, at 448x448
 
-Sharing the trunk makes it 4.7 times faster, where Girshick saw 146 (VGG-16): the last stage of a ResNet-50, a fifth of
-its multiplications, still runs on every proposal, and then takes five sixths of the time. The second gain comes from
+Sharing the trunk makes it 4.9 times faster, where Girshick saw 146 (VGG-16): the last stage of a ResNet-50, a fifth of
+its multiplications, still runs on every proposal, and then takes nine tenths of the time. The second gain comes from
 few, good proposals. `--quick` only checks that everything runs.
 """
 

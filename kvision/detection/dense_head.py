@@ -154,7 +154,8 @@ class DenseDecoder(Part):
             anchors_of_levels = [np.concatenate(anchors_of_levels)]
         levels, begin = [], 0
         for anchors in anchors_of_levels:
-            rows = slice(begin, begin := begin + len(anchors))
+            rows = slice(begin, begin + len(anchors))
+            begin = rows.stop
             levels.append(self._candidates(logits[:, rows], deltas[:, rows], anchors, image_size))
         boxes, scores, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
         return select_detections(boxes, scores, labels, self.nms_threshold, self.num_detections)
