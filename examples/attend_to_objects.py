@@ -15,8 +15,8 @@ minutes for all three (2026-11-30):
     "no object" weighs 1               0.12  0.57  0.70  0.75  0.80  0.82 after 280 s
 
 With two layers to supervise the auxiliary losses are worth 0.06; with six queries to three objects "no object" is no
-majority that needs a small weight, though a weight of 1 makes the beginning slow. Needs `pip install
-"kvision[examples]"`.
+majority that needs a small weight, though a weight of 1 makes the beginning slow.
+Needs `pip install "kvision[examples]"`.
 """
 
 import argparse

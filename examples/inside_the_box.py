@@ -9,7 +9,7 @@ refines every anchor by convolutions, without a second stage. YOLO (Redmon 2016)
 sees the image at 448x448. Proposals and weights are random here, which does not change the time. Selective search,
 which took 2 s per image for the first two (Ren 2015, section 1), is not counted. All of R-CNN's proposals are computed.
 
-Seconds for an image of 480x640, medians on two quiet CPU cores (2026-11-30); four minutes in all:
+Seconds for an image of 480x640 on two quiet CPU cores (2026-11-30), medians but for R-CNN's one; four minutes in all:
 
     R-CNN, 2,000 external             84.4    trunk 68.7, head 15.2, warping 0.5
     Fast R-CNN, 2,000 external        17.2    trunk 0.2, pooling 1.1, head 15.8
