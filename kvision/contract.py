@@ -104,6 +104,40 @@ def check_targets(images, targets, classes=None, names=None):
         )
 
 
+def check_labels(labels, classes, ignored, who, what="batch"):
+    """Refuse class numbers that a model does not have: an accelerator would train on them and say nothing.
+
+    Args:
+        labels: [b] or [b, 1], the class of each image; what has another shape is left to the loss.
+        classes: Number of classes.
+        ignored: The label of images that do not count, or None.
+        who, what: Who asks, and the name of the data, for the message.
+
+    Raises:
+        ValueError: at the first label that is no class.
+
+    >>> check_labels(np.array([1, 3, 2]), classes=3, ignored=None, who="resnet")
+    Traceback (most recent call last):
+        ...
+    ValueError: resnet: row 1 of the batch has the label 3; the model has 3 classes, counted from 0. All labels lie ...
+    """
+    labels = np.asarray(labels)
+    if labels.ndim not in (1, 2) or labels.size != len(labels) or labels.dtype.kind not in "biuf":
+        return
+    wrong = ~((labels >= 0) & (labels < classes)).reshape(-1)
+    if ignored is not None:
+        wrong &= labels.reshape(-1) != ignored
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        cure = "Mend the labels, or build the model with more classes."
+        if labels.min() >= 1 and labels.max() == classes:
+            cure = f"All labels lie in 1…{classes}: subtract 1."
+        raise ValueError(
+            f"{who}: row {row} of the {what} has the label {labels.reshape(-1)[row]}; the model has {classes} classes, "
+            f"counted from 0. {cure}"
+        )
+
+
 def check_label_maps(maps, size, classes, ignored, who, what="batch"):
     """Refuse label maps that no network learns segmentation from, and say which image and which pixel.
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from kvision._keras import build_compiled_metrics, is_sparse_loss
 from kvision.batches import first_given
-from kvision.contract import check_label_maps
+from kvision.contract import check_label_maps, check_labels
 from kvision.errors import checked_names
 from kvision.moments import Variance, pixels_of
 from kvision.ops import operations_for
@@ -220,36 +220,39 @@ class Network(keras.Model):
         return {layer.name for layer in self.layers if not isinstance(layer, keras.layers.InputLayer)}
 
     def fit(self, x=None, y=None, *arguments, **options):
-        """Train; as `keras.Model.fit`, after a check of label maps (of a data set: of its first batch)."""
-        self._check_label_maps(x, y, "training data")
+        """Train; as `keras.Model.fit`, after a check of the labels: of arrays, and maps of a data set's first batch."""
+        self._check_labels(x, y, "training data")
         validation = options.get("validation_data")
         if isinstance(validation, tuple | list):
-            self._check_label_maps(*validation[:2], "validation data")
+            self._check_labels(*validation[:2], "validation data")
         elif validation is not None:
-            self._check_label_maps(validation, None, "validation data")
+            self._check_labels(validation, None, "validation data")
         return super().fit(x, y, *arguments, **options)
 
     def evaluate(self, x=None, y=None, *arguments, **options):
-        """As `keras.Model.evaluate`, after a check of label maps (of a data set: of its first batch)."""
+        """As `keras.Model.evaluate`, after the check of `fit`."""
         if not options.get("_use_cached_eval_dataset"):  # within `fit`, which has checked it
-            self._check_label_maps(x, y, "data")
+            self._check_labels(x, y, "data")
         return super().evaluate(x, y, *arguments, **options)
 
-    def _check_label_maps(self, x, y, what):
-        """Raises on maps that the outputs [b, h, w, classes] of a network with Keras's sparse loss are not for."""
+    def _check_labels(self, x, y, what):
+        """Raises on class numbers that the outputs of a network with Keras's sparse loss are not for."""
         names = list(self.output) if isinstance(self.output, dict) else [None]
         losses = {name: _entry(getattr(self, "loss", None), name) for name in names}
-        outputs = {name: _entry(self.output, name) for name in names if is_sparse_loss(losses[name])}
-        outputs = {name: output for name, output in outputs.items() if len(getattr(output, "shape", ())) == 4}
-        if not outputs:
-            return
-        _, y, *_ = (*(first_given(x, y) or ()), None, None)
-        for name, output in outputs.items():
-            maps = _entry(y, name)
-            if hasattr(maps, "shape") and hasattr(maps, "dtype"):
-                _, *size, classes = output.shape
-                ignored = getattr(losses[name], "ignore_class", None)
-                check_label_maps(ops.convert_to_numpy(maps), size, classes, ignored, self.name, what)
+        shapes = {name: getattr(_entry(self.output, name), "shape", ()) for name in names}
+        shapes = {name: shape for name, shape in shapes.items() if is_sparse_loss(losses[name])}
+        if any(len(shape) == 4 for shape in shapes.values()):
+            _, y, *_ = (*(first_given(x, y) or ()), None, None)
+        for name, shape in shapes.items():
+            labels = _entry(y, name)
+            if not (hasattr(labels, "shape") and hasattr(labels, "dtype")):
+                continue
+            labels, ignored = ops.convert_to_numpy(labels), getattr(losses[name], "ignore_class", None)
+            if len(shape) == 4:
+                _, *size, classes = shape
+                check_label_maps(labels, size, classes, ignored, self.name, what)
+            elif len(shape) == 2:
+                check_labels(labels, shape[-1], ignored, self.name, what)
 
     def make_train_function(self, force=False):
         # TensorFlow traces a step that makes variables twice, seconds each time, so they are made before.

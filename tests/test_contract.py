@@ -5,7 +5,14 @@ import warnings
 import numpy as np
 import pytest
 
-from kvision.contract import check_label_maps, check_pixels, check_targets, paste_mask_scores, paste_masks
+from kvision.contract import (
+    check_label_maps,
+    check_labels,
+    check_pixels,
+    check_targets,
+    paste_mask_scores,
+    paste_masks,
+)
 
 SHAPE = (2, 32, 48, 3)
 
@@ -211,6 +218,36 @@ def test_images_that_are_not_finite_are_refused_by_index(value, dtype):
     images[1, 2, 2] = value
     with pytest.raises(ValueError, match="net: image 1 has 3 pixel values of 48 that are NaN or infinite"):
         check_pixels(images, "net")
+
+
+# Labels of images
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 2, 1], [[0], [2]], [0.0, 2.0], [255, 1], [], np.eye(3)[:2], [[0, 1, 2]], ["a", "b"], 7],
+    ids=["numbers", "column", "floats", "ignored", "none", "one-hot", "one row", "texts", "scalar"],
+)
+def test_good_labels_pass_and_other_shapes_are_left_to_the_loss(labels):
+    check_labels(np.array(labels), classes=3, ignored=255, who="net")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3, 1], "row 1 of the data has the label 3; the model has 3 classes, counted from 0. Mend the labels"),
+        ([[1], [2], [3]], r"row 2 of the data has the label 3; .* All labels lie in 1…3: subtract 1\.$"),
+        ([1, 4], "row 1 of the data has the label 4; .* Mend the labels"),
+        ([2, -1], "row 1 of the data has the label -1"),
+        ([1.0, np.nan], "row 1 of the data has the label nan"),
+        ([254, 255], "row 0 of the data has the label 254"),
+    ],
+)
+def test_labels_that_are_no_class_are_told_by_row(labels, message):
+    with pytest.raises(ValueError, match=f"^net: {message}"):
+        check_labels(np.array(labels), classes=3, ignored=255, who="net", what="data")
+    with pytest.raises(ValueError, match="row 0 of the batch has the label 255"):
+        check_labels(np.array([255]), classes=3, ignored=None, who="net")
 
 
 # Label maps

@@ -402,6 +402,46 @@ def test_label_maps_are_checked_before_the_first_step(kind):
             model.evaluate(**given(kind, BAD), verbose=0)
 
 
+@pytest.mark.parametrize("kind", ["fit", "validation", "evaluate"])
+def test_labels_of_arrays_are_checked_before_the_first_step(kind):
+    images = keras.Input((4,))
+    model = Network(images, keras.layers.Dense(3)(images), name="net")
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=9))
+    x, fine, bad = np.zeros((3, 4), "float32"), np.array([0, 9, 2]), np.array([1, 2, 3])
+    calls = {
+        "fit": ("training data", lambda: model.fit(x, bad, verbose=0)),
+        "validation": ("validation data", lambda: model.fit(x, fine, validation_data=(x, bad), verbose=0)),
+        "evaluate": ("data", lambda: model.evaluate(x, bad, verbose=0)),
+    }
+    what, call = calls[kind]
+    with pytest.raises(ValueError, match=f"net: row 2 of the {what} has the label 3; the model has 3 classes"):
+        call()
+    assert int(model.optimizer.iterations) == 0
+    model.fit(x, fine, validation_data=(x, fine), verbose=0)
+
+
+def test_a_data_set_of_images_is_not_read_before_the_training():
+    reads = []
+
+    class Data(keras.utils.PyDataset):
+        num_batches = 1
+
+        def __getitem__(self, index):
+            reads.append(index)
+            return np.zeros((3, 4), "float32"), np.array([0, 1, 2])
+
+    images = keras.Input((4,))
+    model = Network(images, keras.layers.Dense(3)(images))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    plain = keras.Model(images, keras.layers.Dense(3)(images))
+    plain.compile("sgd", "sparse_categorical_crossentropy")
+    counts = []
+    for each in (plain, model):
+        each.fit(Data(), verbose=0)
+        counts.append(len(reads))
+    assert counts[1] == 2 * counts[0]
+
+
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy])
 def test_a_loss_that_ignores_nothing_is_told_so(loss):
     model = pixels()
