@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision._keras import build_compiled_metrics, is_sparse_loss
+from kvision._keras import build_compiled_metrics, is_sparse_loss, reading_arrays_untuned
 from kvision.batches import first_given
 from kvision.contract import check_label_maps, check_labels
 from kvision.errors import checked_names
@@ -253,6 +253,10 @@ class Network(keras.Model):
                 check_label_maps(labels, size, classes, ignored, self.name, what)
             elif len(shape) == 2:
                 check_labels(labels, shape[-1], ignored, self.name, what)
+
+    @property
+    def distribute_strategy(self):  # of TensorFlow alone
+        return reading_arrays_untuned(self, super().distribute_strategy)
 
     def make_train_function(self, force=False):
         # TensorFlow traces a step that makes variables twice, seconds each time, so they are made before.

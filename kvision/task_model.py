@@ -8,7 +8,7 @@ import re
 import keras
 from keras import ops
 
-from kvision._keras import layers_of
+from kvision._keras import layers_of, reading_arrays_untuned
 from kvision.batches import first_given
 from kvision.errors import checked_names, unknown
 from kvision.ops import operations_for
@@ -125,6 +125,10 @@ class TaskModel(keras.Model):
         """Before the first step: TensorFlow traces a step that makes variables twice, seconds each time."""
         with self.scope():
             self.optimizer.build(self.trainable_variables)
+
+    @property
+    def distribute_strategy(self):  # of TensorFlow alone
+        return reading_arrays_untuned(self, super().distribute_strategy)
 
     def scope(self):
         """The context in which variables of the training step are made: that of the model's replicas."""

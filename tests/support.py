@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from kvision._keras import replaced
+
 # (relative, absolute) by the dtype the computation ran in. Loosening one needs a reason on the line that does it.
 TOLERANCES = {
     "float32": (1e-5, 1e-5),
@@ -21,3 +23,13 @@ def assert_close(got, want, dtype="float32", tolerance=None):
     got, want = (np.asarray(keras.ops.convert_to_numpy(value), dtype="float64") for value in (got, want))
     rtol, atol = tolerance or TOLERANCES[dtype]
     np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+def are_untuned(call):
+    """Whether each data set that a model reads within a call is one that TensorFlow does not tune as it runs."""
+    import tensorflow as tf
+
+    strategy, read = tf.distribute.get_strategy(), []
+    with replaced([(strategy, "experimental_distribute_dataset", lambda data: read.append(data) or data)]):
+        call()
+    return [data.options().autotune.enabled is False for data in read]

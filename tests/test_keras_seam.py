@@ -373,6 +373,31 @@ def knows_losses_of_labels_by_name(capsys):
     return all(_keras.is_sparse_loss(yes) and not _keras.is_sparse_loss(no) for yes, no in pairs)
 
 
+def reads_arrays_untuned(capsys):
+    """Keras's pipeline of arrays, in `fit` as elsewhere; a data set that was given stays as it is."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+
+    class Untuned(keras.Model):
+        @property
+        def distribute_strategy(self):
+            return _keras.reading_arrays_untuned(self, super().distribute_strategy)
+
+    inputs = keras.Input((4,))
+    model, read = Untuned(inputs, keras.layers.Dense(2)(inputs)), []
+    model.compile("sgd", "mse")
+    x, y, strategy = np.zeros((4, 4), "float32"), np.zeros((4, 2), "float32"), tf.distribute.get_strategy()
+    given, chosen = tf.data.Dataset.from_tensors((x, y)), tf.data.Options()
+    chosen.experimental_optimization.apply_default_optimizations = False
+    chosen.autotune.enabled = True
+    with _keras.replaced([(strategy, "experimental_distribute_dataset", lambda data: read.append(data) or data)]):
+        model.fit(x, y, validation_data=(x, y), verbose=0)
+        model.predict(x, verbose=0)
+        model.fit(given, shuffle=False, verbose=0)
+        model.evaluate(given.with_options(chosen), verbose=0)
+    return [data.options().autotune.enabled for data in read] == [False] * 3 + [None, True]
+
+
 # What Keras does not make public, and a function that is true while it is as the package needs it.
 PRIVATE = {
     "keras.src.utils.io_utils.print_msg": prints_a_line,
@@ -390,6 +415,7 @@ PRIVATE = {
     "Layer._trainable_variables of all layers": finds_what_a_forward_pass_changes,
     "Model._compile_loss._user_loss_weights": gives_the_loss_weights,
     "names of the losses": knows_losses_of_labels_by_name,
+    "Model._distribute_strategy and the options of its arrays": reads_arrays_untuned,
     "Optimizer._iterations": counts_calls_not_steps,
     "Optimizer._trainable_variables": knows_what_it_was_built_for,
     "Optimizer._get_variable_index": finds_the_slot_of_a_variable,

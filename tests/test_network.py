@@ -10,7 +10,7 @@ import pytest
 from kvision import weights
 from kvision.applications import VGG, GoogLeNet, ResNet, cut
 from kvision.network import Network, Preprocessing
-from tests.support import assert_close
+from tests.support import are_untuned, assert_close
 
 OTHER = Preprocessing(mean=(0.1, 0.2, 0.3), deviation=0.5)
 PUBLISHED = weights.Published("someone/net", "net.safetensors", "timm", "MIT", 50.0, "none", preprocessing=OTHER)
@@ -418,6 +418,14 @@ def test_labels_of_arrays_are_checked_before_the_first_step(kind):
         call()
     assert int(model.optimizer.iterations) == 0
     model.fit(x, fine, validation_data=(x, fine), verbose=0)
+
+
+@pytest.mark.tensorflow_only
+def test_what_reads_arrays_is_not_tuned_so_that_an_epoch_ends_with_its_last_step():
+    images = keras.Input((4,))
+    model = Network(images, keras.layers.Dense(3)(images))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert are_untuned(lambda: model.fit(np.zeros((3, 4), "float32"), np.array([0, 1, 2]), verbose=0)) == [True]
 
 
 def test_a_data_set_of_images_is_not_read_before_the_training():

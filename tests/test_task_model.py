@@ -11,7 +11,7 @@ from keras import ops
 
 from kvision.part import Part
 from kvision.task_model import TaskModel
-from tests.support import assert_close
+from tests.support import are_untuned, assert_close
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -108,6 +108,12 @@ def test_it_learns_and_logs_every_loss(mode):
     assert history["loss"][-1] < 0.3 * history["loss"][0]
     assert_close(history["loss"][-1], history["colour_loss"][-1] + history["brightness_loss"][-1])
     assert model.predict(x, batch_size=4, verbose=0)["colour"].shape == (6, 3)
+
+
+@pytest.mark.tensorflow_only
+def test_what_reads_arrays_is_not_tuned_so_that_an_epoch_ends_with_its_last_step():
+    model, (x, y) = model_of(), batch()
+    assert are_untuned(lambda: model.fit(x, y, verbose=0)) == [True]
 
 
 def test_losses_are_means_over_images_not_over_batches():

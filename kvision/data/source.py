@@ -18,6 +18,7 @@ from kvision.data.pending import finished
 
 SEEDS_A_SAMPLE = 1_009  # by which the seeds of a sample's transforms lie apart from those of the next
 FEWEST_THREADS = 4  # of a pipeline
+CHUNK, CHUNK_BYTES = 32, 2**20  # samples read at once, at most, and their bytes unless one alone has more
 
 
 class Order:
@@ -103,13 +104,21 @@ class Order:
         return np.stack([indices, np.full_like(indices, epoch)], axis=1)
 
 
-def _enough_threads():
-    """Threads of its own for a pipeline, at least four.
+def _threads():
+    """Threads of a pipeline, and how many samples are made at a time."""
+    return max(FEWEST_THREADS, os.cpu_count() or 1)
 
-    On two cores it would have TensorFlow's two, of which one at times waits for a whole epoch, and a core with it.
+
+def _options():
+    """A pipeline has threads of its own and is not tuned as it runs.
+
+    On two cores it would have TensorFlow's two, of which one at times waits for a whole epoch, and a core with it. What
+    tunes it wakes 10, 30, 70, 150 … ms after the start, and the end of an epoch at times waits for that: as long again
+    as the epoch took, up to a minute.
     """
     options = tf.data.Options()
-    options.threading.private_threadpool_size = max(FEWEST_THREADS, os.cpu_count() or 1)
+    options.threading.private_threadpool_size = _threads()
+    options.autotune.enabled = False
     return options
 
 
@@ -119,7 +128,8 @@ class Source:
 
     Args:
         example: A function of `tf.data` from the index of a sample (int64 scalar) to the sample, of static shapes, or
-            to a `Pending` of it.
+            to a `Pending` of it. One with the attribute `of_many`, a function from indices, int64 [n], to n samples in
+            a batch, is called by that: a call of Python costs more than what it reads. It has no `lost`.
         order: The `Order` of the samples.
         drop_remainder: Whether to leave out the last batch where it is smaller, so that shapes are wholly static.
         facts: Attributes that the data set gets: `class_names`, `files`, `counts`, `problems`.
@@ -152,7 +162,9 @@ class Source:
     def unfinished(self, index, epoch=0):
         """As `sample`, or the `Pending` of it."""
         index, epoch = tf.cast(index, tf.int64), tf.cast(epoch, tf.int64)
-        sample = self.example(index)
+        return self._changed(self.example(index), index, epoch)
+
+    def _changed(self, sample, index, epoch):
         for position, transform in enumerate(self.transforms):
             seed = tf.stack([epoch * 1_000_003 + self.order.seed, index * SEEDS_A_SAMPLE + position])
             sample = transform(sample if getattr(transform, "takes_pending", False) else finished(sample), seed)
@@ -170,7 +182,7 @@ class Source:
             data = data.map(_of_one_size) if _differ_in_size(data) else data
             data = data.batch(order.batch_size, drop_remainder=self.drop_remainder)
             batches = len(order) // order.batch_size if self.drop_remainder else batches
-        data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE).with_options(_enough_threads())
+        data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE).with_options(_options())
         for name, fact in {**self.facts, "source": self}.items():
             setattr(data, name, fact)
         return data
@@ -178,11 +190,13 @@ class Source:
     def _samples(self, pairs):
         """The samples of an epoch, of which `pairs` are index and epoch: int64 [samples, 2]."""
         data = tf.data.Dataset.from_tensor_slices(pairs)
+        if hasattr(self.example, "of_many"):
+            return self._read_in_chunks(data)
         if self.lost is None:
-            return data.map(lambda pair: self.sample(pair[0], pair[1]), tf.data.AUTOTUNE)
+            return data.map(lambda pair: self.sample(pair[0], pair[1]), _threads())
         count = tf.shape(pairs, tf.int64)[0]
         made = data.enumerate().map(  # in order whatever the options say, since a gap in it is what was lost
-            lambda at, pair: (at, self.sample(pair[0], pair[1])), tf.data.AUTOTUNE, deterministic=True
+            lambda at, pair: (at, self.sample(pair[0], pair[1])), _threads(), deterministic=True
         )
         spec = made.element_spec[1]
         end = tf.data.Dataset.range(1).map(
@@ -202,6 +216,15 @@ class Source:
 
         made = made.scan(tf.constant(-1, tf.int64), lambda before, element: between(before, *element))
         return made.filter(lambda at, _: at < count).map(lambda _, sample: sample)
+
+    def _read_in_chunks(self, pairs):
+        spec = tf.data.Dataset.range(1).map(self.example).element_spec
+        size = sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
+        chunks = pairs.batch(max(1, min(CHUNK, CHUNK_BYTES // max(size, 1))))
+        data = chunks.map(lambda pairs: (pairs, self.example.of_many(pairs[:, 0])), _threads()).unbatch()
+        if not self.transforms:
+            return data.map(lambda _, sample: sample)
+        return data.map(lambda pair, sample: finished(self._changed(sample, pair[0], pair[1])), _threads())
 
     def _tell(self, indices):
         self.lost(indices)

@@ -1,5 +1,6 @@
 """The order of samples is a function of seed and epoch, and an iterator may begin anywhere."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -39,6 +40,36 @@ def test_an_iterator_begins_at_a_batch_of_an_epoch_as_if_it_had_read_what_came_b
     ):
         np.testing.assert_array_equal(images, images_then)
         assert labels == labels_then
+
+
+@pytest.mark.parametrize("most", [1, 30, 2**20], ids=["one by one", "two at once", "all at once"])
+def test_samples_read_in_chunks_are_those_read_one_by_one(monkeypatch, most):
+    monkeypatch.setattr("kvision.data.source.CHUNK_BYTES", most)
+    single = source(101)
+    calls = []
+
+    def of_many(indices):
+        calls.append(1)
+        return tf.cast(indices, tf.float32)[:, None], indices
+
+    def example(index):
+        return single.example(index)
+
+    example.of_many = of_many
+    chunks = dataclasses.replace(single, example=example, order=source(101).order)
+    for _ in range(2):  # epochs
+        for (ours, labels), (want, expected) in zip(read(chunks.dataset()), read(single.dataset()), strict=True):
+            assert labels == expected
+            np.testing.assert_array_equal(ours, want)
+    assert calls
+    chunks.order.start(5, 7)
+    assert read(chunks.dataset())[0][1] == source(101).order.indices(5)[21:24].tolist()
+
+
+def test_nothing_tunes_a_data_set_so_that_an_epoch_ends_with_its_last_batch():
+    options = source().dataset().options()
+    assert options.autotune.enabled is False
+    assert options.threading.private_threadpool_size >= 4
 
 
 @pytest.mark.parametrize("drop, batch_size, expected", [(False, 3, 4), (True, 3, 3), (False, None, 10)])
