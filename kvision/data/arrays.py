@@ -47,11 +47,13 @@ def arrays(x, y=None, sample_weight=None, batch_size=32, shuffle=True, seed=0):
             f"{', '.join(found)}. Cut them to the same samples."
         )
 
-    def example(index):
-        taken = keras.tree.map_structure(lambda part: tf.gather(part, index), sample)
-        return taken if len(taken) > 1 else taken[0]
+    def taken(at):
+        """The sample at an index, or the samples at several."""
+        found = keras.tree.map_structure(lambda part: tf.gather(part, at), sample)
+        return found if len(found) > 1 else found[0]
 
-    return Source(example, Order(length, batch_size=batch_size, shuffle=shuffle, seed=seed)).dataset()
+    taken.of_many = taken
+    return Source(taken, Order(length, batch_size=batch_size, shuffle=shuffle, seed=seed)).dataset()
 
 
 def _tensor(part):

@@ -155,7 +155,7 @@ def records(
         print_message(f"kvision.data.records: {line}")
 
     def read(index):
-        shard, row = divmod(int(index), size)
+        shard, row = divmod(index, size)
         parts = [np.array(file[row]) for file in files[shard]]
         if _checksum(parts) != checksums[shard][row]:
             problem = Problem(str(_shard(directory, shard)), f"row {row}", f"the record is damaged: {DAMAGED}")
@@ -167,11 +167,18 @@ def records(
 
     specs = labels.renamed_specs([(file.dtype, file.shape[1:]) for file in files[0]])
 
+    def read_all(indices):
+        return [np.stack(parts) for parts in zip(*map(read, indices.tolist()), strict=True)]
+
     def example(index):
-        parts = tf.numpy_function(read, [tf.constant(kept)[index]], [dtype for dtype, _ in specs])
-        parts = [tf.ensure_shape(part, shape) for part, (_, shape) in zip(parts, specs, strict=True)]
+        return keras.tree.map_structure(lambda part: part[0], of_many(index[None]))
+
+    def of_many(indices):
+        parts = tf.numpy_function(read_all, [tf.gather(kept, indices)], [dtype for dtype, _ in specs])
+        parts = [tf.ensure_shape(part, (None, *shape)) for part, (_, shape) in zip(parts, specs, strict=True)]
         return keras.tree.pack_sequence_as(_tupled(manifest["structure"]), parts)
 
+    example.of_many = of_many
     order = Order(len(kept), batch_size=batch_size, shuffle=shuffle, seed=seed, shard=shard)
     facts = {name: tuple(fact) for name, fact in manifest["facts"].items()} | labels.facts(kept)
     if "class_names" in facts:

@@ -93,11 +93,8 @@ def test_a_flipped_bit_is_told_with_shard_and_row(tmp_path, capsys):
     content[-1] ^= 1  # the last image of the shard
     path.write_bytes(content)
     read = kvision.data.records(tmp_path, batch_size=None)
-    iterator = iter(read)
-    for index in range(5):
-        np.testing.assert_array_equal(next(iterator)[0], IMAGES[index])
     with pytest.raises(tf.errors.OpError, match=r"shard-00001, row 2: the record is damaged"):
-        next(iterator)
+        next(iter(read))
     with pytest.raises(tf.errors.OpError):
         list(read)
     told = capsys.readouterr().out
