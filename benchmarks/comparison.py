@@ -44,7 +44,9 @@ class Comparison:
     note: str = ""
 
 
-def training_step(name, title, case, *, torch_case=None, keras_case=None, hub_case=None, targets=None, note=""):
+def training_step(
+    name, title, case, *, torch_case=None, keras_case=None, hub_case=None, targets=None, memory=1.1, note=""
+):
     """Forward, backward and one SGD step with momentum, by `train_on_batch`, images of 224x224 pixels."""
     peers = {}
     if torch_case:
@@ -53,7 +55,7 @@ def training_step(name, title, case, *, torch_case=None, keras_case=None, hub_ca
         peers["Keras layers"] = Case("keras", "steps_keras.py", keras_case)
     if hub_case:
         peers["KerasHub"] = Case("keras_hub", "steps_keras_hub.py", hub_case)
-    memory = {"torchopt": 1.1} if torch_case else {}
+    memory = {"torchopt": memory} if torch_case else {}
     return Comparison(name, title, Case("kvision", "steps_kvision.py", case), peers, targets or {}, memory, note=note)
 
 
