@@ -141,7 +141,8 @@ FIT = [
         note=(
             "Three seeds, imports and reading the digits included; network, initializers, augmentation, optimizer and "
             "schedule are the same, in `digits_keras.py` and `digits_torch.py`. Ours writes its report, its vitals and "
-            "its W&B run meanwhile; memory is that of the process that waits."
+            "its W&B run meanwhile; memory is that of the process that waits. At 218 GFLOP/s importing Keras with "
+            "TensorFlow took 10 s, the digits and W&B 3, the first epoch 3 and another 1.2 (2026-11-30)."
         ),
     ),
 ]

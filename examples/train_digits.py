@@ -33,7 +33,7 @@ def main():
     keras.mixed_precision.set_dtype_policy(options.policy)
     train, test = digits(options)
     model = NETWORKS[options.network]((32, 32, 1), 10)
-    steps = int(train.cardinality()) * options.epochs
+    steps = len(train) * options.epochs
     rate = kvision.optimizers.OneCycle(options.rate, total_steps=steps)
     model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"])
 
@@ -79,13 +79,10 @@ def digits(options):
     if options.quick:
         kept = kept[::4]
 
-    def batches(rows):
-        pairs = tf.data.Dataset.from_tensor_slices((scaled(images[rows]), labels[rows]))
-        return pairs.cache().batch(options.batch_size)
+    def batches(rows, **order):
+        return data.arrays(scaled(images[rows]), labels[rows], batch_size=options.batch_size, **order)
 
-    train = tf.data.Dataset.from_tensor_slices((scaled(images[kept]), labels[kept]))
-    train = train.shuffle(len(kept), seed=options.seed).batch(options.batch_size)
-    return train, batches(held_out)
+    return batches(kept, seed=options.seed), batches(held_out, shuffle=False)
 
 
 def scaled(images):
