@@ -204,7 +204,7 @@ def draw(store):
                     found = line(xs, ys)
                     ends = np.array([0, max(xs)])
                     plot.plot(ends, found.start + found.slope * ends, "-", color=f"C{number}", linewidth=0.8)
-            plot.set(xlabel=axis.unit, xlim=(0, None), ylim=(0, 1.1 * plot.dataLim.ymax))
+            plot.set(xlabel=axis.unit, xlim=(0, None), ylim=(0, 1.05 * plot.get_ylim()[1]))
             if row == 0:
                 plot.set_title(axis.title.replace(", training", ",\ntraining").replace(", one", ",\none"), fontsize=8)
             if column == 0:
