@@ -104,6 +104,18 @@ def check_targets(images, targets, classes=None, names=None):
         )
 
 
+def wrong_labels(labels, classes, ignored=None):
+    """Which class numbers are none of `classes`, counted from 0, nor the ignored one: bool, as many as labels.
+
+    >>> wrong_labels(np.array([0, 3, 255, 0.5]), classes=3, ignored=255)
+    array([False,  True, False,  True])
+    """
+    wrong = ~((labels >= 0) & (labels < classes))
+    if labels.dtype.kind == "f":
+        wrong |= labels != np.floor(labels)
+    return wrong if ignored is None else wrong & (labels != ignored)
+
+
 def check_labels(labels, classes, ignored, who, what="batch"):
     """Refuse class numbers that a model does not have: an accelerator would train on them and say nothing.
 
@@ -124,9 +136,7 @@ def check_labels(labels, classes, ignored, who, what="batch"):
     labels = np.asarray(labels)
     if labels.ndim not in (1, 2) or labels.size != len(labels) or labels.dtype.kind not in "biuf":
         return
-    wrong = ~((labels >= 0) & (labels < classes)).reshape(-1)
-    if ignored is not None:
-        wrong &= labels.reshape(-1) != ignored
+    wrong = wrong_labels(labels.reshape(-1), classes, ignored)
     if wrong.any():
         row = int(np.argmax(wrong))
         cure = "Mend the labels, or build the model with more classes."
@@ -170,9 +180,7 @@ def check_label_maps(maps, size, classes, ignored, who, what="batch"):
         )
     for image, labels in enumerate(maps):  # one at a time: of all at once the masks would be as large as the data
         labels = np.asarray(labels).reshape(shape[1:3])
-        wrong = ~((labels >= 0) & (labels < classes))
-        if ignored is not None:
-            wrong &= labels != ignored
+        wrong = wrong_labels(labels, classes, ignored)
         if wrong.any():
             row, column = np.unravel_index(np.argmax(wrong), wrong.shape)
             also = "none is ignored" if ignored is None else f"{ignored} is ignored"

@@ -240,6 +240,7 @@ def test_good_labels_pass_and_other_shapes_are_left_to_the_loss(labels):
         ([1, 4], "row 1 of the data has the label 4; .* Mend the labels"),
         ([2, -1], "row 1 of the data has the label -1"),
         ([1.0, np.nan], "row 1 of the data has the label nan"),
+        ([0.5, 1.0], "row 0 of the data has the label 0.5"),
         ([254, 255], "row 0 of the data has the label 254"),
     ],
 )

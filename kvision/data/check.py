@@ -3,6 +3,7 @@
 import numpy as np
 
 from kvision.contract import check_targets as check_targets
+from kvision.contract import wrong_labels
 
 
 def check_labels(labels, classes, names=None):
@@ -27,7 +28,7 @@ def check_labels(labels, classes, names=None):
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise ValueError(f"Labels must be class indices of shape [n], got shape {labels.shape}. One-hot? Take argmax.")
-    wrong = (labels != np.floor(labels)) | (labels < 0) | (labels >= classes)
+    wrong = wrong_labels(labels, classes)
     if wrong.any():
         rows = np.flatnonzero(wrong)
         shown = ", ".join(f"{names[row] if names is not None else f'row {row}'}: {labels[row]}" for row in rows[:5])

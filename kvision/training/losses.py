@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from kvision.batches import for_arrays
+from kvision.contract import wrong_labels
 from kvision.diagnosis import batch_sentence, broken_samples
 from kvision.errors import unknown
 from kvision.ops import traced as compiled
@@ -75,7 +76,7 @@ def check_labels(model, y, outputs):
             f"one-hot labels. Compile with {name.removeprefix('sparse_')}, or pass y.argmax(axis=-1)."
         )
     classes, labels = wanted[-1], np.asarray(y).reshape(len(y), -1)
-    wrong = (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
+    wrong = wrong_labels(labels, classes)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise ValueError(
