@@ -3,8 +3,8 @@
     make train                                     5,000 real MNIST digits: 4,000 to train, 1,000 to test
     make train ARGS="--network resnet --policy mixed_bfloat16 --online"
 
-On two CPU cores, busy with other work, `make train` reached 98.5 % of the 1,000 test digits after 132 s of training
-(2026-11-22). `--quick` only checks that everything runs, within 30 s.
+On two quiet CPU cores `make train` reached 98.9 % of the 1,000 test digits after 60 s of training
+(2026-11-30). `--quick` only checks that everything runs, within 30 s.
 """
 
 import argparse
