@@ -1,9 +1,12 @@
 """The branch that draws masks of regions: He, Gkioxari, Dollár, Girshick, "Mask R-CNN" (2017), section 3."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
+from kvision._keras import layers_of
 from kvision.detection.assigner import matched, read_targets
 from kvision.detection.box_branch import read_regions, without_padding
 from kvision.layers.conventions import conventions, kernel_initializer
@@ -65,6 +68,8 @@ class MaskBranch(Part):
         conv = conventions(norm=None, initializer="he").conv
         self.mask_predictor = conv(classes + background, 1, name=f"{prefix}.mask_predictor.mask_fcn_logits")
         self.mask_predictor.build(mask_head.output_shape)
+        norms = [layer for layer in layers_of(mask_head) if isinstance(layer, keras.layers.BatchNormalization)]
+        self._mixes_rows = not all(getattr(norm, "frozen", False) for norm in norms)
         self.complete()
 
     def check(self, x, y):
@@ -93,7 +98,9 @@ class MaskBranch(Part):
         counted = ops.cast(rank > 0, "float32")
         boxes = take_rows(sample.boxes, indices)
         matches = ops.maximum(take_rows(sample.matches, indices), 0)
-        logits = self.predict(features, boxes, ops.maximum(matched(labels, matches), 0), training)
+        rows = boxes, ops.maximum(matched(labels, matches), 0)
+        predict = functools.partial(self.predict, features, training=training)
+        logits = predict(*rows) if self._mixes_rows else without_padding(predict, rank > 0, *rows)
         masks = self._targets(targets, matches, boxes, logits.shape[-1])
         entropy = ops.softplus(logits) - masks * logits
         entropy = ops.sum(ops.mean(entropy, axis=(2, 3)) * counted)

@@ -7,6 +7,7 @@ import pytest
 from kvision import applications as A
 from kvision import data
 from kvision.callbacks import DetectionMetrics
+from kvision.detection import mask_branch
 from kvision.detection.assigner import Sample
 from kvision.detection.mask_branch import MaskBranch, check_masks, mask_head
 from kvision.layers import GroupNormalization, RoIAlign
@@ -14,13 +15,15 @@ from kvision.metrics import COCOAveragePrecision
 from kvision.ops.masks import crop_masks
 from tests.applications.detection.rows import CLASSES, SHAPE, tiny_two_stage
 from tests.applications.detection.test_detectors import targets_of
+from tests.ops.differentiation import JIT_IS_SLOW, value_and_gradients
 from tests.support import assert_close
 
 BOXES = [(4, 6, 30, 34, 0), (20, 20, 60, 50, 2)]
 
 
-def branch(**options):
-    return MaskBranch(CLASSES, ("C4",), RoIAlign(14, spatial_scale=1 / 16, aligned=True), mask_head(4), **options)
+def branch(norm=None, **options):
+    pooling = RoIAlign(14, spatial_scale=1 / 16, aligned=True)
+    return MaskBranch(CLASSES, ("C4",), pooling, mask_head(4, norm=norm), **options)
 
 
 def features():
@@ -94,6 +97,31 @@ def test_positives_beyond_num_samples_are_left_out():
     layer, (targets, _) = branch(num_samples=1), targets_with_masks()
     first = Sample(*(rows[:, :1] for rows in sample()))
     assert_close(layer.loss(features(), sample(), targets), layer.loss(features(), first, targets))
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("mode", JIT_IS_SLOW)
+@pytest.mark.parametrize(("norm", "fewest"), [(None, 4), ("group", 4), ("frozen_batch", 4), ("batch", 6)])
+def test_a_step_computes_no_padding_unless_statistics_are_taken_over_it(norm, fewest, mode, monkeypatch):
+    layer, (targets, _), rows = branch(norm), targets_with_masks(), []
+    head = layer.mask_head.call
+
+    def counted(x, **options):
+        if mode == "eager":
+            rows.append(len(x))
+        return head(x, **options)
+
+    def loss_and_gradient():
+        of_maps = lambda maps: layer.loss({"C4": maps}, sample(), targets, training=True)  # noqa: E731
+        return value_and_gradients(of_maps, (features()["C4"],), 1.0, mode)
+
+    monkeypatch.setattr(layer.mask_head, "call", counted)
+    loss, (gradient,) = loss_and_gradient()
+    monkeypatch.setattr(mask_branch, "without_padding", lambda function, _, *tensors: function(*tensors))
+    whole_loss, (whole_gradient,) = loss_and_gradient()
+    assert rows == ([fewest, 6] if mode == "eager" else [])  # two of one image, one of the other, as much padding
+    assert_close(loss, whole_loss)
+    assert_close(gradient, whole_gradient)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
