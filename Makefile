@@ -7,8 +7,10 @@ PYTEST := -m pytest -n 2 --dist loadgroup
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
-# Python compiles what is imported; of 20,000 modules installed that is a fifth.
+# Python compiles what is imported; of 20,000 modules installed that is a fifth. It keeps what it compiled, also where the
+# environment forbids it: else each process compiles TensorFlow anew, for 8 s.
 export PIP_COMPILE ?= 0
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help train test check format bench gpu build clean test-slow test-parity test-jax test-real test-browser \
 	test-keras-cv

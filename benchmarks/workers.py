@@ -19,6 +19,7 @@ ROOT = HERE.parent
 MOST_FOREIGN = 0.08  # fraction of the cores that others may use in a round that counts
 ROUND_MS = 1 if QUICK else 1500  # a case is repeated within a round until about this much time has passed
 
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # a module is compiled once, as it is unless an environment forbids it
 MALLOC = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
 SHIM = "int mkl_serv_intel_cpu_true(void){return 1;}\nint mkl_serv_intel_cpu(void){return 1;}\n"
 
@@ -34,7 +35,7 @@ class Worker:
         python, environment = ENVIRONMENTS[case.environment]()
         self.process = subprocess.Popen(
             [python, str(HERE / case.file)],
-            env=os.environ | environment,
+            env=os.environ | COMPILED | environment,
             cwd=HERE,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
