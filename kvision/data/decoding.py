@@ -26,7 +26,8 @@ def decoder(paths, headers, upright, channels):
     fast = [header.is_fast(channels) for header in headers]
     by_window = [header.is_fast(channels) and header.kind == "JPEG" for header in headers]
     turns = [TURNS[header.orientation if turn else 1] for header, turn in zip(headers, upright, strict=True)]
-    sizes = [header.size for header in headers]
+    sizes = tf.constant([header.size for header in headers])
+    turned, turns = any(map(any, turns)), tf.constant(turns)
 
     def whole(index):
         def slow():
@@ -34,7 +35,7 @@ def decoder(paths, headers, upright, channels):
             return tf.numpy_function(load, [index], tf.uint8)
 
         def quick():
-            return tf.io.decode_image(tf.io.read_file(names[index]), channels, expand_animations=False)
+            return tf.io.decode_image(tf.io.read_file(tf.gather(names, index)), channels, expand_animations=False)
 
         return tf.ensure_shape(_either(fast, index, quick, slow), (None, None, channels))
 
@@ -44,21 +45,20 @@ def decoder(paths, headers, upright, channels):
 
         def quick():
             first = tf.maximum(left - BESIDE, 0)
-            last = tf.minimum(left + width + BESIDE, tf.constant(sizes)[index, 1])
+            last = tf.minimum(left + width + BESIDE, tf.gather(sizes, index)[1])
             around = tf.stack([top, first, height, last - first])
-            pixels = tf.io.decode_and_crop_jpeg(tf.io.read_file(names[index]), around, channels)
+            pixels = tf.io.decode_and_crop_jpeg(tf.io.read_file(tf.gather(names, index)), around, channels)
             return pixels[:, left - first : left - first + width]
 
         return _either(by_window, index, quick, lambda: cut(whole(index)))
 
     def image(index, window=None):
         """Builds only the branches that the files need."""
-        turned = any(map(any, turns))
-        turn = tf.constant(turns)[index] if turned else None
+        turn = tf.gather(turns, index) if turned else None
         if window is None:
             pixels = whole(index)
         else:
-            stored = _before_turn(window, turn, tf.constant(sizes)[index]) if turned else window
+            stored = _before_turn(window, turn, tf.gather(sizes, index)) if turned else window
             pixels = windowed(index, *stored)
         if turned:
             pixels = tf.cond(tf.reduce_any(turn), lambda: _turned(pixels, turn), lambda: pixels)
@@ -73,7 +73,7 @@ def _either(conditions, index, one, other):
         return one()
     if not any(conditions):
         return other()
-    return tf.cond(tf.constant(conditions)[index], one, other)
+    return tf.cond(tf.gather(conditions, index), one, other)
 
 
 def _turned(pixels, turn):

@@ -1,5 +1,6 @@
 """Batches of images with labels, out of what a reader of classes found."""
 
+import numpy as np
 import tensorflow as tf
 
 from kvision.data.decoding import decoder
@@ -33,11 +34,11 @@ def labelled_images(reading, paths, headers, labels, channels, facts, *, image_s
 
     def example(index):
         return Pending(
-            stored=stored[index],
+            stored=tf.gather(stored, index),
             read=lambda window: decode(index, window),
             view=view_of(index),
             put_together=lambda image, targets: (image, targets["label" if rows.shape.rank == 1 else "soft_label"]),
-            targets={"label" if rows.shape.rank == 1 else "soft_label": rows[index]},
+            targets={"label" if rows.shape.rank == 1 else "soft_label": tf.gather(rows, index)},
         )
 
     facts = {**facts, "files": {index: str(path) for index, path in enumerate(paths)}}
@@ -48,7 +49,8 @@ def as_stored(sizes):
     """A function from the index of an image to the view of all of it, of a static size if all have the same."""
     if len(set(sizes)) == 1:
         return lambda index: View.whole(sizes[0])
-    return lambda index: View.whole(tf.unstack(tf.constant(sizes, tf.int32)[index]))
+    sizes = tf.constant(sizes)
+    return lambda index: View.whole(tf.unstack(tf.gather(sizes, index)))
 
 
 def centred(reading, sizes, image_size):
@@ -57,12 +59,14 @@ def centred(reading, sizes, image_size):
     if min(image_size) < 1:
         raise ValueError(f"{reading.reader}: image_size must be at least 1, got {min(image_size)}.")
     scales, inner = zip(*(fit(size, image_size) for size in sizes), strict=True)
-    scales, inner = tf.constant(scales, tf.float32), tf.constant(inner, tf.float32)
-    first = (tf.constant(image_size, tf.float32) - inner) // 2
+    inner = np.array(inner, "float32")
+    low = (np.array(image_size, "float32") - inner) // 2
+    views = np.stack([np.broadcast_to(np.array(scales, "float32")[:, None], low.shape), low, low + inner], axis=1)
+    views = tf.constant(views)
 
     def view(index):
-        low = first[index]
-        return View(tf.fill([2], scales[index]), low, tf.stack([low, low + inner[index]]), tuple(image_size))
+        scale, low, high = tf.unstack(tf.gather(views, index))
+        return View(scale, low, tf.stack([low, high]), tuple(image_size))
 
     return view
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from kvision.data.resampling import resized
@@ -20,6 +21,15 @@ ROWS = {
     "area": 0,
     "difficult": 0,
 }
+
+
+def floats(numbers):
+    """Numbers as float32 [n]: an array where they are known, which spares `tf.data` operations at every sample."""
+    if tf.is_tensor(numbers):
+        return tf.cast(numbers, tf.float32)
+    if any(map(tf.is_tensor, numbers)):
+        return tf.stack([tf.cast(number, tf.float32) for number in numbers])
+    return np.array(numbers, "float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +52,8 @@ class View:
     @classmethod
     def whole(cls, size):
         """The image as it is stored."""
-        far = tf.cast(tf.stack(size), tf.float32)
-        return cls(tf.ones(2), tf.zeros(2), tf.stack([tf.zeros(2), far]), tuple(size), rigid=True)
+        none = np.zeros(2, "float32")
+        return cls(np.ones(2, "float32"), none, tf.stack([none, floats(size)]), tuple(size), rigid=True)
 
     def then(self, scale, offset, seen, valid, size, rigid):
         """This view scaled and moved once more.
@@ -71,7 +81,7 @@ class View:
     def window(self, stored):
         """Top and left, height and width of what is shown of an image of the size `stored`: two int32 [2]."""
         ends = (self.shown - self.offset) / self.scale
-        limit = tf.cast(tf.stack(stored), tf.float32)
+        limit = floats(stored)
         first = tf.clip_by_value(tf.floor(tf.reduce_min(ends, axis=0) + EDGE), 0.0, limit - 1.0)
         last = tf.clip_by_value(tf.math.ceil(tf.reduce_max(ends, axis=0) - EDGE), first + 1.0, limit)
         return tf.cast(first, tf.int32), tf.cast(last - first, tf.int32)

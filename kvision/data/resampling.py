@@ -44,22 +44,17 @@ def scale_and_translate(image, size, scale, offset, kernel="triangle"):
     Returns:
         [*size, c], float32.
     """
-    pairs = (tf.stack(size), tf.cast(tf.stack(scale), tf.float32), tf.cast(tf.stack(offset), tf.float32))
-    by_axis = (
-        tf.unstack(tf.stack([pair, tf.fill([2], tf.cast(still, pair.dtype))], axis=1))
-        for pair, still in zip(pairs, (1, 1, 0), strict=True)
-    )
-    sides = tf.unstack(size) if tf.is_tensor(size) else size
-    for side, *terms in zip(sides, *by_axis, strict=True):
+    pairs = (tf.unstack(pair) if tf.is_tensor(pair) else pair for pair in (size, scale, offset))
+    for side, *terms in zip(*pairs, strict=True):
         image = tf.transpose(_scaled_rows(image, side, *terms, kernel), (1, 0, 2))
     return image
 
 
-def _scaled_rows(image, height, size, scale, offset, kernel):
-    """An image with its rows scaled; size, scale and offset are of rows and of what stays, one column."""
+def _scaled_rows(image, height, scale, offset, kernel):
+    """An image with its rows scaled; all of a row counts as one pixel of many colours."""
     channels = image.shape[-1]
     rows = tf.reshape(image, [1, tf.shape(image)[0], 1, -1])
     scaled = tf.raw_ops.ScaleAndTranslate(
-        images=rows, size=size, scale=scale, translation=offset, kernel_type=kernel, antialias=True
+        images=rows, size=[height, 1], scale=[scale, 1.0], translation=[offset, 0.0], kernel_type=kernel, antialias=True
     )
     return tf.reshape(scaled, [height, image.shape[1] or -1, channels])

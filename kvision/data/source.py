@@ -59,6 +59,7 @@ class Order:
         self.shuffle = shuffle
         self.seed = seed
         self.shard = (index, count)
+        self.begun = None  # indices of the samples of the last iterator that began
         self._next = (0, 0)
         self._lock = threading.Lock()
 
@@ -97,11 +98,12 @@ class Order:
             self._next = (int(epoch), int(batch))
 
     def begin(self):
-        """What the iterator that begins now reads: int64 [samples, 2] of index and epoch."""
+        """What the iterator that begins now reads: int64 [samples, 4] of index, epoch, place and number of samples."""
         with self._lock:
             (epoch, batch), self._next = self._next, (self._next[0] + 1, 0)
-        indices = self.indices(epoch)[batch * (self.batch_size or 1) :]
-        return np.stack([indices, np.full_like(indices, epoch)], axis=1)
+        self.begun = self.indices(epoch)[batch * (self.batch_size or 1) :]
+        count = len(self.begun)
+        return np.stack([self.begun, np.full(count, epoch), np.arange(count), np.full(count, count)], axis=1)
 
 
 def _threads():
@@ -173,62 +175,87 @@ class Source:
     def dataset(self):
         """The `tf.data.Dataset` of the samples in batches; it carries `source` and the facts as attributes."""
         order = self.order
-        begin = tf.data.Dataset.range(1).map(
-            lambda _: tf.ensure_shape(tf.numpy_function(order.begin, [], tf.int64), (None, 2))
+        rows = tf.data.Dataset.range(1).map(
+            lambda _: tf.ensure_shape(tf.numpy_function(order.begin, [], tf.int64), (None, 4))
         )
-        data = begin.flat_map(self._samples)
-        batches = order.batches
-        if order.batch_size is not None:
-            data = data.map(_of_one_size) if _differ_in_size(data) else data
-            data = data.batch(order.batch_size, drop_remainder=self.drop_remainder)
-            batches = len(order) // order.batch_size if self.drop_remainder else batches
+        # Not by `flat_map`: what is built within is optimised with it, and again as it begins, at every epoch.
+        data, batches = self._made(rows.unbatch()), order.batches
+        if order.batch_size is not None and self.drop_remainder:
+            batches = len(order) // order.batch_size
         data = _of_length(data, batches).prefetch(tf.data.AUTOTUNE).with_options(_options())
         for name, fact in {**self.facts, "source": self}.items():
             setattr(data, name, fact)
         return data
 
-    def _samples(self, pairs):
-        """The samples of an epoch, of which `pairs` are index and epoch: int64 [samples, 2]."""
-        data = tf.data.Dataset.from_tensor_slices(pairs)
+    def _made(self, rows):
+        """The batches, or samples, of the rows of `Order.begin`."""
         if hasattr(self.example, "of_many"):
-            return self._read_in_chunks(data)
+            return self._in_batches(self._read_in_chunks(rows), self.drop_remainder)
         if self.lost is None:
-            return data.map(lambda pair: self.sample(pair[0], pair[1]), _threads())
-        count = tf.shape(pairs, tf.int64)[0]
-        made = data.enumerate().map(  # in order whatever the options say, since a gap in it is what was lost
-            lambda at, pair: (at, self.sample(pair[0], pair[1])), _threads(), deterministic=True
+            return self._in_batches(rows.map(lambda row: self.sample(row[0], row[1]), _threads()), self.drop_remainder)
+        made = rows.map(  # in order whatever the options say, since a gap in it is what was lost
+            lambda row: (row, self.sample(row[0], row[1])), _threads(), deterministic=True
         )
-        spec = made.element_spec[1]
-        end = tf.data.Dataset.range(1).map(
-            lambda _: (
-                count,
-                tf.nest.map_structure(lambda part: tf.zeros([n or 0 for n in part.shape], part.dtype), spec),
-            )
-        )
-        made = made.ignore_errors().concatenate(end)
+        return self._told(self._in_batches(made.ignore_errors()))
 
-        def between(before, at, sample):
-            """What lies between two samples that arrive was lost."""
-            indices = pairs[before + 1 : at, 0]
-            told = lambda: tf.numpy_function(self._tell, [indices], tf.int64)  # noqa: E731
-            with tf.control_dependencies([tf.cond(at > before + 1, told, lambda: tf.constant(0, tf.int64))]):
-                return tf.identity(at), (at, sample)
+    def _in_batches(self, samples, drop_remainder=False):
+        if self.order.batch_size is None:
+            return samples
+        samples = samples.map(_of_one_size) if _differ_in_size(samples) else samples
+        return samples.batch(self.order.batch_size, drop_remainder=drop_remainder)
 
-        made = made.scan(tf.constant(-1, tf.int64), lambda before, element: between(before, *element))
-        return made.filter(lambda at, _: at < count).map(lambda _, sample: sample)
+    def _told(self, made):
+        """The batches, or samples, that come with their rows; those that do not come are told."""
+        size, spec = self.order.batch_size, made.element_spec
+        nothing = lambda part: tf.zeros([side or 0 for side in part.shape], part.dtype)  # noqa: E731
+        end = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(nothing, spec))
 
-    def _read_in_chunks(self, pairs):
+        def after(state, rows, made):
+            rows = tf.reshape(rows, [-1, 4])
+            return tf.ensure_shape(tf.numpy_function(self._tell, [state, rows], tf.int64), (3,)), (rows, made)
+
+        def stays(rows, _):
+            whole = tf.shape(rows)[0] == size if self.drop_remainder else True
+            return tf.reduce_any(rows[:, 3] > 0) & whole
+
+        def of_known_size(part):
+            return tf.ensure_shape(part, (size, *part.shape[1:])) if self.drop_remainder else part
+
+        start = tf.constant([-1, 0, -1], tf.int64)
+        made = made.concatenate(end).scan(start, lambda state, element: after(state, *element))
+        return made.filter(stays).map(lambda _, sample: tf.nest.map_structure(of_known_size, sample))
+
+    def _tell(self, state, rows):
+        """Tells the samples that were due and did not come: those before these rows, or up to the epoch's end.
+
+        Args:
+            state: int64 [3]: the epoch, the place that is due in it, and its number of samples; −1 as it begins.
+            rows: int64 [n, 4], as of `Order.begin`, fewer than a batch at the end; none, or zeros, where nothing comes.
+
+        Returns:
+            The next state.
+        """
+        epoch, due, count = state
+        rows = rows[rows[:, 3] > 0]
+        if len(rows):
+            epoch, count = rows[0, 1], rows[0, 3]
+        elif epoch < 0:
+            count = len(self.order.begun)
+        ends = len(rows) < (self.order.batch_size or 1)
+        following = count if ends else rows[-1, 2] + 1
+        if following - due > len(rows):
+            indices = self.order.begun if epoch < 0 else self.order.indices(epoch)[-count:]
+            self.lost(indices[np.setdiff1d(np.arange(due, following), rows[:, 2])])
+        return np.array([epoch, following, count], "int64")
+
+    def _read_in_chunks(self, rows):
         spec = tf.data.Dataset.range(1).map(self.example).element_spec
         size = sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
-        chunks = pairs.batch(max(1, min(CHUNK, CHUNK_BYTES // max(size, 1))))
-        data = chunks.map(lambda pairs: (pairs, self.example.of_many(pairs[:, 0])), _threads()).unbatch()
+        chunks = rows.batch(max(1, min(CHUNK, CHUNK_BYTES // max(size, 1))))
         if not self.transforms:
-            return data.map(lambda _, sample: sample)
-        return data.map(lambda pair, sample: finished(self._changed(sample, pair[0], pair[1])), _threads())
-
-    def _tell(self, indices):
-        self.lost(indices)
-        return np.int64(len(indices))
+            return chunks.map(lambda rows: self.example.of_many(rows[:, 0]), _threads()).unbatch()
+        data = chunks.map(lambda rows: (rows, self.example.of_many(rows[:, 0])), _threads()).unbatch()
+        return data.map(lambda row, sample: finished(self._changed(sample, row[0], row[1])), _threads())
 
 
 def _differ_in_size(data):

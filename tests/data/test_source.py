@@ -103,7 +103,7 @@ def test_what_is_out_of_range_is_refused():
             source(batch_size=size)
 
 
-def fragile(bad, **options):
+def fragile(bad, batch_size=3, drop_remainder=False, **options):
     """Samples 0…9 of which some cannot be made, and a list of those that are told."""
     told = []
 
@@ -115,18 +115,31 @@ def fragile(bad, **options):
     def example(index):
         return tf.ensure_shape(tf.numpy_function(make, [index], tf.float32), ()), {"index": index}
 
-    return Source(example, Order(10, batch_size=3, **options), lost=lambda indices: told.extend(indices)), told
+    order = Order(10, batch_size=batch_size, **options)
+    return Source(example, order, drop_remainder, lost=lambda indices: told.extend(indices)), told
 
 
+@pytest.mark.parametrize("batch_size", [3, 1, 5, None])
 @pytest.mark.parametrize(
-    "bad, shuffle", [((), False), ((0,), True), ((9,), False), ((0, 4, 5, 6, 9), False), (range(10), True)]
+    "bad, shuffle",
+    [((), False), ((0,), True), ((9,), False), ((8, 9), False), ((0, 4, 5, 6, 9), False), (range(10), True)],
 )
-def test_samples_that_cannot_be_made_are_told_and_the_others_come_in_order(bad, shuffle):
-    made, told = fragile(bad, shuffle=shuffle)
-    seen = [index for _, targets in made.dataset() for index in targets["index"].numpy().tolist()]
+def test_samples_that_cannot_be_made_are_told_and_the_others_come_in_order(bad, shuffle, batch_size):
+    made, told = fragile(bad, batch_size, shuffle=shuffle)
+    batches = [targets["index"].numpy().reshape(-1).tolist() for _, targets in made.dataset()]
     order = made.order.indices(0).tolist()
-    assert seen == [index for index in order if index not in bad]
+    assert [index for batch in batches for index in batch] == [index for index in order if index not in bad]
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size or 1}
     assert told == [index for index in order if index in bad]
+
+
+@pytest.mark.parametrize(("bad", "batches"), [((), 3), ((0, 4), 2), ((1, 2, 3, 4, 5, 6, 7, 8), 0)])
+def test_what_cannot_be_made_leaves_whole_batches_where_the_remainder_is_dropped(bad, batches):
+    made, told = fragile(bad, drop_remainder=True)
+    data = made.dataset()
+    assert data.element_spec[0].shape == (3,)
+    assert [len(images) for images, _ in data] == [3] * batches
+    assert told == list(bad)
 
 
 def test_a_sample_that_is_late_is_not_lost_where_the_order_is_free():

@@ -7,7 +7,7 @@ import tensorflow as tf
 from kvision.data.augmentation.moving import box_masks_at, place_objects
 from kvision.data.augmentation.samples import LABEL_MAP_FILL, rows_of, size_of, take_apart, valid_size
 from kvision.data.augmentation.warps import AxisAligned
-from kvision.data.pending import ROWS, Pending, View, taken
+from kvision.data.pending import ROWS, Pending, View, floats, taken
 
 MASKS = ("masks", "box_masks")
 
@@ -58,11 +58,10 @@ def moved(pending, warp, interpolation="bilinear", min_visibility=0.0, keep=None
         interpolation = pending.interpolation
     elif not pending.view.rigid and not _is_same(pending.interpolation, interpolation):
         pending = pend(pending.finished())
-    (scale, offset), valid = warp.linear(), tf.cast(tf.stack(warp.valid), tf.float32)
-    source = tf.cast(tf.stack(warp.source), tf.float32)
+    (scale, offset), valid, source = warp.linear(), floats(warp.valid), floats(warp.source)
     first, last = source[:2], source[:2] + source[2:]
     if chosen is not None:
-        size = tf.cast(tf.stack(warp.size), tf.float32)  # a change that is made at times keeps it
+        size = floats(warp.size)  # a change that is made at times keeps it
         before = tf.cast(valid_size(pending, pending.targets), tf.float32)
         still = tf.stack([tf.ones(2), tf.zeros(2), tf.zeros(2), size, before])
         either = tf.where(chosen, tf.stack([scale, offset, first, last, valid]), still)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from kvision.data.augmentation.geometric import Geometric, region_of
 from kvision.data.augmentation.samples import objects, size_of, uniform, valid_size
 from kvision.data.augmentation.warps import AxisAligned
+from kvision.data.pending import floats
 from kvision.data.resampling import INTERPOLATIONS
 
 
@@ -38,6 +39,9 @@ class Crop(Geometric):
         valid = valid_size(image, targets)
         spare = tf.maximum(valid + 2 * self.padding - self.size, 0)
         first = tf.floor(tf.random.stateless_uniform([2], seed) * tf.cast(spare + 1, tf.float32))
+        if self._fits(image, targets):  # no more than a slice
+            corner = tf.unstack(tf.cast(first, tf.int32))
+            return AxisAligned((*corner, *self.size), self.size, valid=self.size, whole_pixels=True)
         return AxisAligned(
             source=region_of(image, targets)["source"],
             size=self.size,
@@ -45,6 +49,13 @@ class Crop(Geometric):
             offset=tuple(tf.unstack(self.padding - first)),
             whole_pixels=True,
         )
+
+    def _fits(self, image, targets):
+        """Whether the window is known to lie in the image."""
+        if self.padding or "image_size" in targets:
+            return False
+        sides = zip(size_of(image), self.size, strict=True)
+        return all(isinstance(side, int) and side >= cut for side, cut in sides)
 
 
 def _check_size(transform):
@@ -92,7 +103,7 @@ def window_warp(window, size):
     scale = tuple(
         tf.cast(new, tf.float32) / tf.cast(old, tf.float32) for new, old in zip(size, window[2:], strict=True)
     )
-    return AxisAligned(source=window, size=size, valid=tf.stack(size), scale=scale)
+    return AxisAligned(source=window, size=size, valid=size, scale=scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +187,8 @@ class IoUCrop(_Resampled):
         if "labels" not in targets:
             raise ValueError("IoUCrop needs boxes; where there are none, take RandomResizedCrop.")
         window = self._window(valid_size(image, targets), objects(targets)["boxes"], seed)
-        first = tf.cast(tf.stack(window[1::-1]), tf.float32)
-        last = first + tf.cast(tf.stack(window[:1:-1]), tf.float32)
+        first = floats(window[1::-1])
+        last = first + floats(window[:1:-1])
 
         def keep(boxes):
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -13,6 +13,7 @@ from kvision.data.augmentation.chains import moved
 from kvision.data.augmentation.moving import move
 from kvision.data.augmentation.samples import Transform, size_of, uniform, valid_size
 from kvision.data.augmentation.warps import AxisAligned, Field, Projective, bilinear, matrix3
+from kvision.data.pending import floats
 
 INTERPOLATIONS = ("bilinear", "nearest")
 
@@ -113,6 +114,14 @@ class _Flip(Geometric):
         side = region["source"][2 + self.axis]
         scale[self.axis], offset[self.axis] = -1.0, float(side) if isinstance(side, int) else tf.cast(side, tf.float32)
         return AxisAligned(**region, scale=tuple(scale), offset=tuple(offset), whole_pixels=True)
+
+    def changed(self, image, targets, seed):
+        if self.rate == 1 or not set(targets) <= {"label", "soft_label"}:
+            return super().changed(image, targets, seed)
+        chance, _ = tf.unstack(tf.random.split(seed))
+        chosen = tf.random.stateless_uniform([], chance) < self.rate  # cheaper than two branches
+        mirrored = tf.stack([chosen if axis == self.axis else False for axis in range(3)])
+        return tf.raw_ops.Reverse(tensor=tf.cast(image, tf.float32), dims=mirrored), targets
 
     def on_pending(self, pending, seed):
         return None if self.keypoint_pairs else super().on_pending(pending, seed)
@@ -250,7 +259,7 @@ class Perspective(Geometric):
 
     def warp(self, image, targets, seed):
         region = region_of(image, targets)
-        far = tf.cast(tf.stack(region["source"][:1:-1]), tf.float32)
+        far = floats(region["source"][:1:-1])
         corners = tf.constant([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * far
         inwards = tf.constant([[1.0, 1], [-1, 1], [-1, -1], [1, -1]]) * far / 2 * self.distortion
         moved = corners + inwards * tf.random.stateless_uniform([4, 2], seed)
@@ -291,7 +300,7 @@ class LensDistortion(Geometric):
 
     def warp(self, image, targets, seed):
         region = region_of(image, targets)
-        centre = tf.cast(tf.stack(region["source"][:1:-1]), tf.float32) / 2
+        centre = floats(region["source"][:1:-1]) / 2
         (strength,) = uniform(seed, (-self.strength, self.strength))
 
         def backward(points):
@@ -329,7 +338,7 @@ class Elastic(Geometric):
 
     def warp(self, image, targets, seed):
         region = region_of(image, targets)
-        spacing = tf.cast(tf.stack(region["source"][:1:-1]), tf.float32) / self.cells
+        spacing = floats(region["source"][:1:-1]) / self.cells
         nodes = tf.random.stateless_normal([1, self.cells + 3, self.cells + 3, 2], seed)
         nodes = tf.clip_by_value(nodes, -2.0, 2.0) * spacing * self.strength
         steps = 8  # of the tabulated field, a cell; between them it is linear

@@ -9,7 +9,7 @@ import functools
 
 import tensorflow as tf
 
-from kvision.data.pending import picked
+from kvision.data.pending import floats, picked
 from kvision.data.resampling import INTERPOLATIONS, KERNELS, scale_and_translate
 
 
@@ -76,7 +76,7 @@ class AxisAligned(Warp):
     whole_pixels: bool = False
 
     def _terms(self):
-        return tuple(_pair(value) for value in (self.source[:2], self.scale, self.offset))
+        return tuple(floats(value) for value in (self.source[:2], self.scale, self.offset))
 
     def linear(self):
         """Scale and offset, (y, x), of `new = old * scale + offset`: two float32 [2]."""
@@ -92,7 +92,7 @@ class AxisAligned(Warp):
         return (points - offset) / scale + corner
 
     def local_scale(self):
-        return tf.sqrt(tf.abs(tf.reduce_prod(_pair(self.scale))))
+        return tf.sqrt(tf.abs(tf.reduce_prod(floats(self.scale))))
 
     def image(self, image, interpolation, fill):
         if not isinstance(interpolation, str):
@@ -117,10 +117,11 @@ class AxisAligned(Warp):
         return index, (index >= 0) & (index < self.source[2 + axis])
 
     def _kept(self, direction):
-        """1 or −1 where an axis is known to stay or to be mirrored, as a whole; else 0."""
-        side, scale, offset = self.size[direction], self.scale[direction], self.offset[direction]
-        known = all(isinstance(value, int | float) for value in (*self.source, side, scale, offset))
-        if not known or self.source[2 + direction] != side or (scale, offset) not in ((1, 0), (-1, side)):
+        """1 or −1 where what is seen is known to stay or to be mirrored along an axis, as a whole; else 0."""
+        seen, side = self.source[2 + direction], self.size[direction]
+        scale, offset = self.scale[direction], self.offset[direction]
+        known = all(isinstance(value, int | float) for value in (seen, side, scale, offset))
+        if not known or seen != side or (scale, offset) not in ((1, 0), (-1, side)):
             return 0
         return int(scale)
 
@@ -131,12 +132,13 @@ class AxisAligned(Warp):
         return known and terms == (0, 1, 0) and self.size[direction] == length
 
     def _gather(self, pixels, fill, axis):
+        kept = [self._kept(direction) for direction in (0, 1)]
+        if all(kept):  # cheaper than picking rows and columns
+            mirrored = [axis + direction for direction in (0, 1) if kept[direction] < 0]
+            pixels = self.visible(pixels, axis)
+            return tf.reverse(pixels, mirrored) if mirrored else pixels
         seen = None
         for direction in (0, 1):
-            kept = self._kept(direction)
-            if kept:  # cheaper than picking rows or columns
-                pixels = tf.reverse(pixels, [axis + direction]) if kept < 0 else pixels
-                continue
             index, inside = self._indices(direction)
             inside = inside[:, None] if direction == 0 else inside[None]
             seen = inside if seen is None else seen & inside
@@ -144,8 +146,6 @@ class AxisAligned(Warp):
                 continue
             last = self.source[2 + direction] - 1
             pixels = picked(pixels, tf.clip_by_value(index, 0, last) + self.source[direction], axis + direction)
-        if seen is None:
-            return pixels
         seen = seen[..., None] if axis == 0 else seen
         if fill == 0 and not pixels.dtype.is_floating:
             return pixels * tf.cast(seen, pixels.dtype)  # faster than `tf.where`
@@ -220,7 +220,7 @@ class Field(Warp):
         """Where the pixels of the new image lay in the source, [h, w, 2] (x, y)."""
         y, x = (tf.range(side, dtype=tf.float32) + 0.5 for side in self.size)
         points = self.backward(tf.stack(tf.meshgrid(x, y), axis=-1))
-        return points - tf.cast(tf.stack(self.source[1::-1]), tf.float32)
+        return points - floats(self.source[1::-1])
 
     def image(self, image, interpolation, fill):
         image, points = tf.cast(self.visible(image), tf.float32), self._positions()
@@ -237,11 +237,6 @@ class Field(Warp):
         x, y = tf.unstack(tf.clip_by_value(indices, 0, wide_high - 1), axis=-1)
         flat = tf.gather(tf.reshape(maps, [-1, height * width]), y * width + x, axis=1)
         return tf.where(inside, flat, tf.cast(fill, maps.dtype))
-
-
-def _pair(numbers):
-    """Two numbers as float32 [2]."""
-    return numbers if tf.is_tensor(numbers) else tf.stack([tf.cast(number, tf.float32) for number in numbers])
 
 
 def pixels_at(image, indices, fill):
