@@ -124,8 +124,8 @@ FIT = [
         throughput=True,
         note=(
             "From a batch in memory the steps take 0.90 s on both sides (218 GFLOP/s, 2026-11-30). Our input takes "
-            "0.13 s of processor time; alone it is done after 0.11 s, torch's two workers after 0.06 s. An epoch begins "
-            "after 0.03 s, in which TensorFlow optimises the pipeline's graphs."
+            "0.13 s of processor time; alone it is done after 0.11 s, torch's two workers after 0.06 s. An epoch "
+            "begins after 0.03 s, in which TensorFlow optimises the pipeline's graphs."
         ),
     ),
     Comparison(
