@@ -112,6 +112,28 @@ def compiled_offset(crop, seed):
     return -float(crop.warp(image(), {}, seed).linear()[1][1])
 
 
+@pytest.mark.parametrize(
+    "transform", [data.Crop((44, 40)), data.Crop(SIZE), data.HorizontalFlip(), data.VerticalFlip(rate=0.3)]
+)
+def test_what_is_known_when_traced_changes_no_number(transform):
+    rng = np.random.default_rng(0)
+    pixels = tf.constant(rng.uniform(0, 255, (*SIZE, 3)), tf.float32)
+    labels = tf.constant(rng.integers(0, 9, SIZE), tf.int32)
+    spec = [tf.TensorSpec([None, None, 3]), tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([2], tf.int32)]
+    of_any_size = tf.function(lambda *sample: transform(sample[:2], sample[2]), input_signature=spec)
+    images = set()
+    for seed in tf.stack([tf.fill([6], 3), tf.range(6)], axis=1):
+        expected, expected_labels = of_any_size(pixels, labels, seed)
+        image_alone, (image, found) = transform(pixels, seed), transform((pixels, labels), seed)
+        with_label, label = transform((pixels, tf.constant(4)), seed)
+        np.testing.assert_array_equal(found, expected_labels)
+        for made in (image_alone, image, with_label):
+            np.testing.assert_array_equal(made, expected)
+        assert int(label) == 4
+        images.add(expected.numpy().tobytes())
+    assert len(images) > 1 or transform == data.Crop(SIZE)
+
+
 @pytest.mark.parametrize("left_out", ["masks", "box_masks"])
 def test_tight_boxes_enclose_the_mask(left_out):
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
