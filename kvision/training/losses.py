@@ -41,7 +41,7 @@ def prepare(model, batch):
         return
     with untouched(model):
         outputs = model(tensors(x), training=False)
-        check_labels(model, y, outputs)
+        check_targets(model, y, outputs)
         loss = model.compute_loss(tensors(x), tensors(y), outputs, tensors(weight), training=False)
         if not np.isfinite(ops.convert_to_numpy(loss)):  # a loss may mask targets that are not finite
             check_finite((y, weight))
@@ -56,7 +56,7 @@ def check_finite(arrays):
         )
 
 
-def check_labels(model, y, outputs):
+def check_targets(model, y, outputs):
     """Raise on labels that are none of the loss: on a GPU, of an index without an output it is NaN without a word."""
     name = loss_name(model.loss)
     if not hasattr(outputs, "shape") or not hasattr(y, "shape") or "categorical" not in name:
@@ -76,7 +76,7 @@ def check_labels(model, y, outputs):
             f"one-hot labels. Compile with {name.removeprefix('sparse_')}, or pass y.argmax(axis=-1)."
         )
     classes, labels = wanted[-1], np.asarray(y).reshape(len(y), -1)
-    wrong = wrong_labels(labels, classes)
+    wrong = wrong_labels(labels, classes, getattr(model.loss, "ignore_class", None))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise ValueError(

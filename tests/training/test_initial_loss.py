@@ -139,6 +139,17 @@ def test_labels_that_no_output_is_for(labels):
         check_initial_loss(compiled(convnet()), (batch()[0], labels))
 
 
+def test_the_label_that_a_loss_ignores_is_none_of_the_classes_and_stays():
+    x, y = batch()
+    y = np.where(np.arange(len(y)) < 5, 255, y)
+    model = compiled(
+        convnet("softmax", kernel_initializer="zeros"), loss=L.SparseCategoricalCrossentropy(ignore_class=255)
+    )
+    assert check_initial_loss(model, (x, y)).loss == pytest.approx(math.log(CLASSES), rel=1e-5)
+    with pytest.raises(ValueError, match="integers from 0 to 3: got 254 at index 2"):
+        check_initial_loss(model, (x, np.where(np.arange(len(y)) == 2, 254, y)))
+
+
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
