@@ -5,11 +5,14 @@ import math
 import numbers
 
 import keras
+import numpy as np
 
 from kvision.errors import unknown
+from kvision.optimizers.schedules import Schedule
 from kvision.trackers.clock import clock_of, last_learning_rate, optimizer_steps
 
 UNITS = ("step", "epoch", "images")
+AHEAD = 1_000  # steps whose rates are asked for at once, since asking takes a dozen operations
 
 
 class LearningRate(keras.callbacks.Callback):
@@ -83,6 +86,7 @@ class LearningRate(keras.callbacks.Callback):
         self._takes_rate = takes_rate
         self._factor, self._set = 1.0, None  # what others made of the rate; the rate that was set last
         self._start = None  # where the schedule began in the run, if restored
+        self._ahead = {}  # rates of positions to come
 
     def get_state(self):
         """What other callbacks made of the rate, `factor`, and where in the run the schedule began, `start`."""
@@ -108,6 +112,7 @@ class LearningRate(keras.callbacks.Callback):
             clock_of(self.model).scheduled = self.params
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._ahead = {}
         clock_of(self.model).begin(self, epoch)
         if not self._begun:
             self._begun = True
@@ -166,7 +171,7 @@ class LearningRate(keras.callbacks.Callback):
             rate = _number(self.schedule(position, _number(model.optimizer.learning_rate)))
         else:
             self._notice()
-            rate = _number(self.schedule(position) if callable(self.schedule) else self.schedule) * self._factor
+            rate = self._rate_at(position) * self._factor
         if not (math.isfinite(rate) and rate >= 0):
             raise ValueError(
                 f"Unusable learning rate: got {rate} from the schedule at {self.unit} {position}, expected a finite "
@@ -174,6 +179,18 @@ class LearningRate(keras.callbacks.Callback):
             )
         model.optimizer.learning_rate = rate
         self._set = _number(model.optimizer.learning_rate)
+
+    def _rate_at(self, position):
+        """The schedule's rate."""
+        if not callable(self.schedule):
+            return _number(self.schedule)
+        if self.unit == "epoch" or not isinstance(self.schedule, Schedule):
+            return _number(self.schedule(position))
+        if position not in self._ahead:
+            positions = position + (self.batch_size or 1) * np.arange(AHEAD)
+            rates = np.broadcast_to(keras.ops.convert_to_numpy(self.schedule(positions)), AHEAD)
+            self._ahead = dict(zip(positions.tolist(), rates.tolist(), strict=True))
+        return self._ahead[position]
 
 
 def _number(value):

@@ -14,7 +14,9 @@ import math
 import keras
 from keras import ops
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The base of these schedules: each takes a step, or an array of steps at once."""
 
 
 def check_positive(**arguments):

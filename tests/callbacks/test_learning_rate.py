@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.callbacks import LearningRate, ReduceOnPlateau
+from kvision.callbacks import LearningRate, ReduceOnPlateau, learning_rate
+from kvision.optimizers import MultiStep, OneCycle
 from tests.callbacks.runs import STEPS, fit_tiny, tiny_model
 
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
@@ -36,13 +37,31 @@ def place(unit):
 
 @pytest.mark.parametrize("unit", ["step", "epoch", "images"])
 @pytest.mark.parametrize(
-    "schedule", [DECAY, STAIRS, lambda place: 0.1 / (1 + place)], ids=["decay", "stairs", "function"]
+    "schedule",
+    [DECAY, STAIRS, lambda place: 0.1 / (1 + place), OneCycle(0.1, 50), MultiStep(0.1, [])],
+    ids=["decay", "stairs", "function", "one cycle", "constant"],
 )
 def test_every_step_has_the_rate_of_the_schedule(schedule, unit):
     rates, logged = rates_of(LearningRate(schedule, unit, batch_size=8 if unit == "images" else None))
     want = [float(schedule(step)) for step in place(unit)]
     np.testing.assert_allclose(rates, want, rtol=1e-6)
     np.testing.assert_allclose(logged, want[STEPS - 1 :: STEPS], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("step", 1), ("images", 8)])
+@pytest.mark.parametrize("ahead", [1, 3, 1000])
+def test_a_schedule_of_kvision_is_asked_for_many_steps_at_once(unit, size, ahead, monkeypatch):
+    class Asked(OneCycle):
+        def __call__(self, step):
+            asked.append(np.array(step).tolist())
+            return super().__call__(step)
+
+    monkeypatch.setattr(learning_rate, "AHEAD", ahead)
+    schedule, asked = Asked(0.1, 50), []
+    rates, _ = rates_of(LearningRate(schedule, unit, batch_size=size if unit == "images" else None))
+    first = [place for epoch in (0, 4) for place in range(epoch, epoch + 4, ahead)]
+    assert asked == [[size * (place + step) for step in range(ahead)] for place in first]
+    np.testing.assert_allclose(rates, [float(OneCycle(0.1, 50)(size * step)) for step in range(8)], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_cyclical_rates_equal_tensorflow_addons(schedule):
 @each_schedule
 def test_equals_its_closed_form(schedule, twin, steps):
     assert_close(rates(schedule, steps), [twin(step) for step in steps], tolerance=RELATIVE)
+    assert_close(schedule(np.array(steps)), [twin(step) for step in steps], tolerance=RELATIVE)
 
 
 @each_schedule
