@@ -46,6 +46,8 @@ class MaskBranch(Part):
         prefix: Of the names of the layers made here.
     """
 
+    _mixes_rows = False  # whether a region's mask depends on the other regions of a step
+
     def __init__(
         self,
         classes,
