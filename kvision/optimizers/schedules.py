@@ -1,7 +1,8 @@
 """Learning-rate schedules that Keras lacks.
 
 Each is a `keras.optimizers.schedules.LearningRateSchedule`: pass it as an optimizer's `learning_rate`, or call it with
-a step. Arguments bear the names of the reference each schedule equals. Rates are float32 under any policy.
+a step, or an array of steps. Arguments bear the names of the reference each schedule equals. Rates are float32 under
+any policy.
 
 Keras has the others: a drop every n steps, or a continuous exponential one, is `ExponentialDecay` (`staircase=True` or
 False); a table of rates is `PiecewiseConstantDecay`; the cosine, with a linear warm-up if asked, is `CosineDecay`, with
@@ -14,9 +15,7 @@ import math
 import keras
 from keras import ops
 
-
-class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The base of these schedules: each takes a step, or an array of steps at once."""
+Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 def check_positive(**arguments):

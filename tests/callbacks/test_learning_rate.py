@@ -51,17 +51,25 @@ def test_every_step_has_the_rate_of_the_schedule(schedule, unit):
 @pytest.mark.parametrize(("unit", "size"), [("step", 1), ("images", 8)])
 @pytest.mark.parametrize("ahead", [1, 3, 1000])
 def test_a_schedule_of_kvision_is_asked_for_many_steps_at_once(unit, size, ahead, monkeypatch):
-    class Asked(OneCycle):
-        def __call__(self, step):
-            asked.append(np.array(step).tolist())
-            return super().__call__(step)
-
+    asked, call = [], OneCycle.__call__
+    monkeypatch.setattr(
+        OneCycle, "__call__", lambda self, step: asked.append(np.array(step).tolist()) or call(self, step)
+    )
     monkeypatch.setattr(learning_rate, "AHEAD", ahead)
-    schedule, asked = Asked(0.1, 50), []
+    schedule = OneCycle(0.1, 50)
     rates, _ = rates_of(LearningRate(schedule, unit, batch_size=size if unit == "images" else None))
     first = [place for epoch in (0, 4) for place in range(epoch, epoch + 4, ahead)]
     assert asked == [[size * (place + step) for step in range(ahead)] for place in first]
-    np.testing.assert_allclose(rates, [float(OneCycle(0.1, 50)(size * step)) for step in range(8)], rtol=1e-6)
+    np.testing.assert_allclose(rates, [float(call(schedule, size * step)) for step in range(8)], rtol=1e-6)
+
+
+def test_a_schedule_derived_from_one_of_kvision_may_take_one_step_only():
+    class Held(OneCycle):
+        def __call__(self, step):
+            return 0.5 if step < 5 else super().__call__(step)
+
+    rates, _ = rates_of(LearningRate(Held(0.1, 50)))
+    np.testing.assert_allclose(rates, [0.5] * 5 + [float(OneCycle(0.1, 50)(step)) for step in (5, 6, 7)], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
