@@ -85,7 +85,7 @@ class LearningRate(keras.callbacks.Callback):
         self._takes_rate = takes_rate
         self._factor, self._set = 1.0, None  # what others made of the rate; the rate that was set last
         self._start = None  # where the schedule began in the run, if restored
-        self._ahead = {}  # rates of positions to come
+        self._ahead, self._asked = {}, None  # rates of positions to come, and of which schedule
 
     def get_state(self):
         """What other callbacks made of the rate, `factor`, and where in the run the schedule began, `start`."""
@@ -111,7 +111,6 @@ class LearningRate(keras.callbacks.Callback):
             clock_of(self.model).scheduled = self.params
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._ahead = {}
         clock_of(self.model).begin(self, epoch)
         if not self._begun:
             self._begun = True
@@ -186,7 +185,9 @@ class LearningRate(keras.callbacks.Callback):
         takes_arrays = type(self.schedule).__module__.startswith("kvision.")  # what others wrote may take one number
         if self.unit == "epoch" or not takes_arrays:
             return _number(self.schedule(position))
-        if position not in self._ahead:
+        asked = (self.schedule, str(self.schedule.get_config()))  # which may be changed as the run goes
+        if position not in self._ahead or self._asked != asked:
+            self._asked = asked
             positions = position + (self.batch_size or 1) * np.arange(AHEAD)
             rates = np.broadcast_to(keras.ops.convert_to_numpy(self.schedule(positions)), AHEAD)
             self._ahead = dict(zip(positions.tolist(), rates.tolist(), strict=True))

@@ -58,9 +58,24 @@ def test_a_schedule_of_kvision_is_asked_for_many_steps_at_once(unit, size, ahead
     monkeypatch.setattr(learning_rate, "AHEAD", ahead)
     schedule = OneCycle(0.1, 50)
     rates, _ = rates_of(LearningRate(schedule, unit, batch_size=size if unit == "images" else None))
-    first = [place for epoch in (0, 4) for place in range(epoch, epoch + 4, ahead)]
-    assert asked == [[size * (place + step) for step in range(ahead)] for place in first]
+    assert asked == [[size * (place + step) for step in range(ahead)] for place in range(0, 8, ahead)]
     np.testing.assert_allclose(rates, [float(call(schedule, size * step)) for step in range(8)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_schedule_that_is_changed_counts_from_the_next_step(replaced):
+    callback = LearningRate(MultiStep(0.1, [1000]))
+
+    def change(batch, logs=None):
+        if batch == 1 and replaced:
+            callback.schedule = MultiStep(0.01, [1000])
+        elif batch == 1:
+            callback.schedule.initial_learning_rate = 0.01
+
+    rates, model = Rates(), tiny_model()
+    callbacks = [callback, rates, keras.callbacks.LambdaCallback(on_train_batch_end=change)]
+    fit_tiny(model, callbacks, epochs=1, validation_data=None)
+    np.testing.assert_allclose(rates.rates, [0.1, 0.1, 0.01, 0.01], rtol=1e-6)
 
 
 def test_a_schedule_derived_from_one_of_kvision_may_take_one_step_only():

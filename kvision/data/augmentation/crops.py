@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import tensorflow as tf
 
@@ -60,8 +61,9 @@ class Crop(Geometric):
 
 def _check_size(transform):
     size = transform.size
-    holds = isinstance(size, tuple | list) and len(size) == 2 and all(int(side) == side and side > 0 for side in size)
-    transform.check("size", holds, "(height, width) in pixels")
+    holds = isinstance(size, tuple | list) and len(size) == 2
+    holds = holds and all(isinstance(side, numbers.Integral) and side > 0 for side in size)
+    transform.check("size", holds, "(height, width) in whole pixels")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

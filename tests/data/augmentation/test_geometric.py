@@ -168,7 +168,8 @@ def test_crops_by_overlap_keep_what_has_its_centre_inside():
 
 WRONG = [
     (data.HorizontalFlip, {"rate": 1.5}, r"rate must be a probability in \[0, 1\], got 1.5"),
-    (data.Crop, {"size": 32}, r"size must be \(height, width\) in pixels, got 32"),
+    (data.Crop, {"size": 32}, r"size must be \(height, width\) in whole pixels, got 32"),
+    (data.RandomResizedCrop, {"size": (24.0, 24)}, r"size must be \(height, width\) in whole pixels, got \(24.0, 24\)"),
     (data.Crop, {"size": (32, 32), "rate": 0.5}, "every image gets the size of the crop"),
     (data.RandomResizedCrop, {"size": (8, 8), "area": (0.5, 1.5)}, r"area must be \(smallest, largest\)"),
     (data.RandomResizedCrop, {"size": (8, 8), "interpolation": "cubic"}, "interpolation must be one of nearest"),
