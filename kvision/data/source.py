@@ -101,9 +101,9 @@ class Order:
         """What the iterator that begins now reads: int64 [samples, 4] of index, epoch, place and number of samples."""
         with self._lock:
             (epoch, batch), self._next = self._next, (self._next[0] + 1, 0)
-        self.begun = self.indices(epoch)[batch * (self.batch_size or 1) :]
-        count = len(self.begun)
-        return np.stack([self.begun, np.full(count, epoch), np.arange(count), np.full(count, count)], axis=1)
+        indices = self.begun = self.indices(epoch)[batch * (self.batch_size or 1) :]
+        count = len(indices)
+        return np.stack([indices, np.full(count, epoch), np.arange(count), np.full(count, count)], axis=1)
 
 
 def _threads():
